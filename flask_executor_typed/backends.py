@@ -1,0 +1,145 @@
+"""Where calls run: a pool of threads for plain functions, loop threads for coroutine functions.
+
+The only module that makes pools.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from typing import Any, Protocol, TypeVar
+
+from .calls import Call
+from .config import ExecutorConfig
+from .errors import ExecutorClosedError
+from .loops import LoopPool, is_async_callable
+from .threads import close_at_exit, start_thread
+
+__all__ = ("Backend", "ThreadBackend", "open_backend")
+
+R = TypeVar("R")
+
+
+class Backend(Protocol):
+    """Runs calls somewhere. Every method may be called from any thread."""
+
+    def submit(self, call: Call[Any]) -> None:
+        """Run ``call``, or raise ``ExecutorClosedError``; an accepted call settles its future."""
+
+    def shutdown(self, *, wait: bool, cancel_pending: bool) -> None:
+        """Refuse calls from now on and end the workers when what was accepted is done."""
+
+
+def open_backend(config: ExecutorConfig, name: str) -> Backend:
+    """The backend that ``config`` asks for; its threads are called after ``name``."""
+    backend = ThreadBackend(name, config.max_workers or default_max_workers(), config.max_loops)
+    close_at_exit(backend)
+    return backend
+
+
+def default_max_workers() -> int:
+    """As many threads as the standard library's pool: the processors plus 4, 32 at most."""
+    processors: int | None = getattr(os, "process_cpu_count", os.cpu_count)()
+    return min(32, (processors or 1) + 4)
+
+
+class ThreadBackend:
+    """Threads of this process. A job's contexts, arguments and result never leave it."""
+
+    def __init__(self, name: str, max_workers: int, max_loops: int) -> None:
+        self._loops = LoopPool(name, max_loops)
+        self._pool = _ThreadPool(name, max_workers, self._loops)
+
+    def submit(self, call: Call[Any]) -> None:
+        if is_async_callable(call.fn):
+            self._loops.submit(call)
+        else:
+            self._pool.submit(call)
+
+    def shutdown(self, *, wait: bool, cancel_pending: bool) -> None:
+        self._loops.refuse(cancel_pending)
+        self._pool.shutdown(wait, cancel_pending)
+        if wait:
+            self._loops.join()
+
+
+class _ThreadPool:
+    """Workers on one queue, started one by one while all of them are busy."""
+
+    def __init__(self, name: str, max_workers: int, loops: LoopPool) -> None:
+        self._name = name
+        self._max_workers = max_workers
+        self._loops = loops
+        self._queue: queue.SimpleQueue[Call[Any] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._workers: list[threading.Thread] = []  # guarded by _lock; only grows
+        self._ended = 0  # workers that have; guarded by _lock
+        self._unfinished = 0  # calls queued or running, while workers grow; guarded by _lock
+        self._closed = False  # set under _lock
+
+    def submit(self, call: Call[Any]) -> None:
+        if not self._closed:
+            self._queue.put(call)
+            if len(self._workers) < self._max_workers:
+                self._start_worker_if_busy(call)
+            if not self._closed:
+                return
+        # No lock is held over put(), so shutdown() may have come in between. Its end marker may
+        # be before our call, which then nobody gets, or behind it. Whoever takes the right to
+        # start decides: if a worker has, the call was accepted and runs; if we have, it was not.
+        if call.future._abandon():
+            raise ExecutorClosedError(self._name)
+
+    def _start_worker_if_busy(self, call: Call[Any]) -> None:
+        with self._lock:
+            self._unfinished += 1
+            if self._closed or len(self._workers) >= min(self._unfinished, self._max_workers):
+                return
+            try:
+                worker = start_thread(f"{self._name}-worker-{len(self._workers)}", self._work)
+            except RuntimeError:  # the system has no more threads, or the interpreter is ending
+                if not self._workers and call.future._abandon():
+                    raise
+            else:
+                self._workers.append(worker)
+
+    def _work(self) -> None:
+        wait_for = self._loops.wait_for
+        get = self._queue.get
+        self._loops.bridge_this_thread()
+        while (call := get()) is not None:
+            call.run(wait_for)
+            del call  # an idle worker keeps nothing alive
+            if len(self._workers) < self._max_workers:
+                with self._lock:
+                    self._unfinished -= 1
+        self._queue.put(None)  # the end marker goes round
+        with self._lock:
+            self._ended += 1
+            last = self._ended == len(self._workers)
+        if last:
+            self._loops.end()
+
+    def shutdown(self, wait: bool, cancel_pending: bool) -> None:
+        with self._lock:
+            self._closed = True  # no worker starts from now on
+            workers = self._workers
+        if cancel_pending:
+            self._cancel_pending()
+        self._queue.put(None)
+        if not workers:
+            self._loops.end()
+        if wait:
+            for worker in workers:
+                if worker is not threading.current_thread():
+                    worker.join()
+
+    def _cancel_pending(self) -> None:
+        try:
+            while True:
+                call = self._queue.get_nowait()
+                if call is not None:
+                    call.future.cancel()
+        except queue.Empty:
+            pass

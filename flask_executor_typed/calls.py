@@ -1,0 +1,142 @@
+"""One accepted call, and how a worker runs it: on a thread, or on a loop.
+
+The only module that runs a user's function. Whatever the function returns or raises ends up in the
+call's future; nothing gets past it into the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
+from typing import Any, Generic, TypeVar
+
+from . import signals
+from .context import ContextSnapshot
+from .futures import FutureProxy, LoopInbox
+
+__all__ = ("Call", "name_of")
+
+R = TypeVar("R")
+
+
+def name_of(fn: Callable[..., object]) -> str:
+    """The qualified name of a callable, through partials and instances."""
+    name = getattr(fn, "__qualname__", None)
+    if isinstance(name, str):
+        return name
+    return name_of(fn.func if isinstance(fn, functools.partial) else type(fn))
+
+
+def _is_awaitable(result: object) -> bool:
+    return hasattr(type(result), "__await__")
+
+
+class Call(Generic[R]):
+    """A function with its arguments, the contexts it runs in, and the future that it settles."""
+
+    __slots__ = ("_inbox", "args", "fn", "future", "kwargs", "logs", "snapshot", "task")
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        snapshot: ContextSnapshot,
+        future: FutureProxy[R],
+        logs: bool = True,
+    ) -> None:
+        self.fn = fn
+        self.args = args
+        self.kwargs = kwargs
+        self.snapshot = snapshot
+        self.future = future
+        self.logs = logs
+        """Whether an exception is logged."""
+        self.task: asyncio.Task[None] | None = None
+        """The task that runs the call, on a loop; read and written by the loop's thread alone."""
+        self._inbox: LoopInbox | None = None
+
+    def run(self, wait_for: Callable[[Awaitable[Any]], Any]) -> None:
+        """Run the call in this thread. ``wait_for`` blocks until an awaitable has a result."""
+        future = self.future
+        try:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                result = self.snapshot.variables.copy().run(self._run_in_context, wait_for)
+            except BaseException as error:
+                future._settle(FINISHED, None, error)
+            else:
+                future._settle(FINISHED, result)
+        finally:
+            # A failed call's exception refers to this frame; without this it would be a cycle
+            # with the future, which only the garbage collector ends.
+            del self, future
+
+    def _run_in_context(self, wait_for: Callable[[Awaitable[Any]], Any]) -> Any:
+        with self.snapshot.pushed():
+            self._announce_start()
+            try:
+                result: Any = self.fn(*self.args, **self.kwargs)
+                if _is_awaitable(result):
+                    # Nobody could know: a lambda, say, that calls an async def. The thread
+                    # waits, so that the contexts stay and are torn down once, at the end.
+                    result = wait_for(result)
+                return result
+            except BaseException as error:
+                self._log(error)
+                raise
+
+    async def run_async(self) -> None:
+        """Run the call in the current task."""
+        future = self.future
+        try:
+            try:
+                with self.snapshot.pushed():
+                    self._announce_start()
+                    try:
+                        result: Any = self.fn(*self.args, **self.kwargs)
+                        if _is_awaitable(result):
+                            result = await result
+                    except asyncio.CancelledError:
+                        raise
+                    except BaseException as error:
+                        self._log(error)
+                        raise
+            except asyncio.CancelledError:
+                future._settle(CANCELLED_AND_NOTIFIED)
+            except BaseException as error:
+                # SystemExit and KeyboardInterrupt too: asyncio would end the loop with them.
+                future._settle(FINISHED, None, error)
+            else:
+                future._settle(FINISHED, result)
+        finally:
+            del self, future  # see run()
+
+    def interruptible_through(self, inbox: LoopInbox) -> None:
+        """Let the future's ``cancel()`` stop the coroutine on the loop of ``inbox``."""
+        self._inbox = inbox
+        self.future._interruptible = self
+
+    def interrupt(self) -> None:
+        if self._inbox is not None:
+            self._inbox.post(self._cancel_task)
+
+    def _cancel_task(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+
+    def _announce_start(self) -> None:
+        if signals.job_started.receivers:
+            signals.announce(signals.job_started, self.snapshot.app, self.future)
+
+    def _log(self, error: BaseException) -> None:
+        if self.logs:
+            self.snapshot.app.logger.error(
+                "Exception in background job %s [%s]",
+                self.future.name,
+                self.future.id,
+                exc_info=error,
+            )

@@ -1,0 +1,119 @@
+"""From ``app.config`` to one typed, frozen value.
+
+The only module that reads ``app.config``. Everything is checked here, at ``init_app``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from .errors import ConfigError
+
+__all__ = ("ExecutorConfig",)
+
+# Booleans as they are spelled in environment files. Anything else is refused: "flase" must not
+# silently mean either of them.
+_BOOLEANS = {
+    "true": True, "yes": True, "on": True, "1": True, "t": True, "y": True,
+    "false": False, "no": False, "off": False, "0": False, "f": False, "n": False,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutorConfig:
+    """How one named executor behaves in one app. Read once, by ``init_app``.
+
+    The setting of ``field`` is ``EXECUTOR_FIELD``, or ``NAME_EXECUTOR_FIELD`` for an executor
+    with a name. Values are Python values, or strings as they come from the environment.
+    """
+
+    type: str = "thread"
+    """Where calls run. ``"thread"`` is the only kind so far."""
+
+    max_workers: int | None = None
+    """Threads for plain functions at most; ``None``: the processors plus 4, 32 at most."""
+
+    max_loops: int = 1
+    """Threads that keep an event loop for ``async def`` jobs, at most."""
+
+    futures_max_length: int | None = 50
+    """Futures kept by key at most. ``None`` means the default, as in Flask-Executor."""
+
+    push_app_context: bool = True
+    """Whether a job runs in an app context of its own, with a copy of the submitter's ``g``."""
+
+    push_request_context: bool = True
+    """Whether a job submitted in a request also sees ``request`` and ``session``."""
+
+    log_exceptions: bool = True
+    """Whether a job's exception is logged, once, on ``app.logger``."""
+
+    propagate_exceptions: bool = False
+    """Whether a job's exception is also raised in a done callback, as in Flask-Executor."""
+
+    @classmethod
+    def from_mapping(cls, config: Mapping[str, Any], *, name: str = "") -> ExecutorConfig:
+        """Parse the settings of the executor called ``name``.
+
+        Raises:
+            ConfigError: a value cannot be used; the error names its key.
+
+        Warns:
+            UserWarning: a key looks like a setting of this executor, and is none.
+        """
+        prefix = f"{name.upper()}_EXECUTOR_" if name else "EXECUTOR_"
+        known = {prefix + field.name.upper(): field.name for field in fields(cls)}
+        for key in config:
+            if key.startswith(prefix) and key not in known:
+                near = difflib.get_close_matches(key, known, n=1, cutoff=0)
+                warnings.warn(
+                    f"{key} is not a setting of flask_executor_typed; did you mean {near[0]}?",
+                    stacklevel=4,
+                )
+        values: dict[str, Any] = {
+            field: _PARSERS[field](key, config[key])
+            for key, field in known.items()
+            # None is "not set" for every setting, so that config can be built with .get()
+            if config.get(key) is not None
+        }
+        return cls(**values)
+
+
+def _count(key: str, value: object) -> int:
+    """A whole number of 1 or more. ``True``, ``2.5`` and ``"2.5"`` are refused, not rounded."""
+    try:
+        if isinstance(value, (int, str)) and not isinstance(value, bool) and int(value) >= 1:
+            return int(value)
+    except ValueError:
+        pass
+    raise ConfigError(key, value, "a whole number, 1 or more, or None for the default")
+
+
+def _boolean(key: str, value: object) -> bool:
+    if isinstance(value, (bool, int, str)):
+        parsed = _BOOLEANS.get(str(value).strip().lower())
+        if parsed is not None:
+            return parsed
+    raise ConfigError(key, value, "a boolean (True, False, or 'true', 'yes', 'on', '1' and so on)")
+
+
+def _type(key: str, value: object) -> str:
+    if value != "thread":
+        raise ConfigError(key, value, "'thread'")
+    return "thread"
+
+
+_PARSERS: dict[str, Callable[[str, object], object]] = {
+    "type": _type,
+    "max_workers": _count,
+    "max_loops": _count,
+    "futures_max_length": _count,
+    "push_app_context": _boolean,
+    "push_request_context": _boolean,
+    "log_exceptions": _boolean,
+    "propagate_exceptions": _boolean,
+}

@@ -1,0 +1,348 @@
+"""Flask's contexts and the contextvars of one moment: captured here, pushed in a worker.
+
+The only module that knows Flask's private context names and how its versions differ.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import os
+from collections.abc import Callable, Collection
+from io import BufferedReader, BytesIO, RawIOBase
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import flask.globals
+from flask import Flask, Request
+from flask.ctx import AppContext
+from werkzeug.datastructures import FileStorage, MultiDict
+from werkzeug.local import release_local
+
+from .errors import BodyNotReadError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+__all__ = ("CarryG", "ContextSnapshot", "current_app_or_none", "without_resources")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+CarryG = Collection[str] | Callable[[str, object], bool]
+"""Which names of ``g`` travel to a job: the names, or a function of name and value."""
+
+
+def without_resources(name: str, value: object) -> bool:
+    """Whether ``g.<name>`` travels to a job by default: unless it is something to be closed.
+
+    A value whose type has ``close`` or ``aclose`` (a database connection, a client, a file)
+    belongs to the context that opened it, and often to its thread; that context's teardown
+    closes it. A job that finds ``g`` without it opens its own, as the view did.
+    """
+    kind: type = type(value)
+    return not (hasattr(kind, "close") or hasattr(kind, "aclose"))
+
+
+class _StackSlot:
+    """A context stack of Flask 2.0 and 2.1, used as the ContextVar that followed it."""
+
+    def __init__(self, stack: Any) -> None:
+        self.stack = stack
+
+    def get(self, default: None) -> Any:
+        return self.stack.top
+
+    def set(self, context: object) -> None:
+        self.stack.push(context)
+
+
+# Flask 2.0 and 2.1 keep two stacks, 2.2 to 3.1 two ContextVars, 3.2 one for both contexts.
+_names: dict[str, Any] = flask.globals.__dict__
+_MERGED = hasattr(AppContext, "has_request")
+_HAS_STACKS = "_cv_app" not in _names
+_app_slot: Any = _StackSlot(_names["_app_ctx_stack"]) if _HAS_STACKS else _names["_cv_app"]
+_request_slot: Any = (
+    _app_slot
+    if _MERGED
+    else _StackSlot(_names["_request_ctx_stack"])
+    if _HAS_STACKS
+    else _names["_cv_request"]
+)
+
+
+def current_app_or_none() -> Flask | None:
+    """The app of the active context, itself rather than a proxy, or ``None`` outside of one."""
+    context = _app_slot.get(None)
+    return None if context is None else context.app
+
+
+def _request_context() -> Any:
+    context = _request_slot.get(None)
+    return None if _MERGED and context is not None and not context.has_request else context
+
+
+class ContextSnapshot:
+    """One moment's app, request, ``g`` and contextvars.
+
+    It is never changed after :meth:`capture`, so any thread may push it, many at once. Each push
+    makes contexts of its own: two runs never share ``g``, a request or a database session that an
+    extension keeps by context.
+    """
+
+    __slots__ = ("app", "g_items", "pushes_app", "request", "variables")
+
+    app: Flask
+    """The app itself, never a proxy."""
+
+    def __init__(
+        self,
+        app: Flask,
+        variables: contextvars.Context,
+        *,
+        pushes_app: bool = True,
+        g_items: dict[str, Any] | None = None,
+        request: _RequestSnapshot | None = None,
+    ) -> None:
+        self.app = app
+        self.variables = variables
+        self.pushes_app = pushes_app
+        self.g_items = g_items
+        self.request = request
+
+    @classmethod
+    def capture(
+        cls,
+        app: Flask,
+        *,
+        push_app: bool = True,
+        push_request: bool = True,
+        carry_g: Callable[[str, object], bool] = without_resources,
+    ) -> ContextSnapshot:
+        """Capture what is current in this thread, for jobs of ``app``.
+
+        ``g`` travels only if it is a ``g`` of ``app``; its values are shared, its names copied.
+        """
+        app_context = _app_slot.get(None)
+        g_items = None
+        if push_app and app_context is not None and app_context.app is app:
+            attributes: dict[str, Any] = app_context.g.__dict__
+            g_items = {name: value for name, value in attributes.items() if carry_g(name, value)}
+        request_context = _request_context()
+        if request_context is None:
+            request = None
+        elif push_request and request_context.app is app:
+            request = _RequestSnapshot(request_context)
+        else:
+            return cls(app, _without_flask(), pushes_app=push_app, g_items=g_items)
+        pushes_app = push_app or request is not None  # Flask has no request without an app context
+        variables = contextvars.copy_context() if pushes_app else _without_flask()
+        return cls(app, variables, pushes_app=pushes_app, g_items=g_items, request=request)
+
+    def run(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call ``fn`` with this snapshot pushed, in a copy of its contextvars."""
+        return self.variables.copy().run(self._run, fn, args, kwargs)
+
+    def _run(self, fn: Callable[..., R], args: Any, kwargs: Any) -> R:
+        with self.pushed():
+            return fn(*args, **kwargs)
+
+    def pushed(self) -> _Pushed:
+        """Make the snapshot current until the ``with`` block ends.
+
+        Use it inside a copy of :attr:`variables`, as :meth:`run` does. Flask's teardown functions
+        run when the block ends, with the block's exception; what they raise is logged.
+        """
+        return _Pushed(self)
+
+
+class _Pushed:
+    """Contexts of one run. A class, not a generator: this runs for every job."""
+
+    __slots__ = ("_context", "_snapshot")
+
+    def __init__(self, snapshot: ContextSnapshot) -> None:
+        self._snapshot = snapshot
+
+    def __enter__(self) -> None:
+        # A new context goes on top although the copied contextvars already resolve current_app:
+        # what they hold is the submitter's own, and a job would write to a g still in use there.
+        snapshot = self._snapshot
+        if not snapshot.pushes_app:
+            self._context = None
+            return
+        context: Any = snapshot.app.app_context()
+        if snapshot.g_items:
+            context.g.__dict__.update(snapshot.g_items)
+        self._context = (
+            snapshot.request.push(context) if snapshot.request is not None else _push(context)
+        )
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._context is None:
+            return
+        try:
+            self._context.pop(exc)
+        except BaseException:
+            # The job is over and its result stands; a worker must survive any teardown.
+            self._snapshot.app.logger.exception("teardown after a background job failed")
+        finally:
+            self._context = None
+
+
+def _push(context: Any) -> Any:
+    context.push()
+    return context
+
+
+def _without_flask() -> contextvars.Context:
+    """A copy of the current contextvars in which no Flask context is active."""
+    clean = contextvars.Context()
+    for variable, value in contextvars.copy_context().items():
+        if variable is not _app_slot and variable is not _request_slot:
+            clean.run(variable.set, value)
+    if _HAS_STACKS:  # their variables are buried in werkzeug, so empty them instead
+        clean.run(release_local, _app_slot.stack)
+        clean.run(release_local, _request_slot.stack)
+    return clean
+
+
+class _RequestSnapshot:
+    """What a request context held, with a request that a job can own.
+
+    A job gets its own shallow copy of the request: what the view had read (form, JSON, data) is
+    there, attributes set on it too; ``session`` is the same object, as in Flask-Executor.
+    """
+
+    __slots__ = ("_context", "_kind", "_request", "_uploads")
+
+    def __init__(self, context: Any) -> None:
+        # ``_request`` on Flask 3.2, where ``request`` is a property that cannot be set
+        request: Any = context._request if _MERGED else context.request
+        self._context = context
+        self._kind: type[Request] = type(request)
+        values: dict[str, Any] = request.__dict__.copy()
+        environ: dict[str, Any] = values["environ"].copy()
+        # The connection belongs to the server. Werkzeug reads the body through ``stream``, made
+        # anew from the environ when it is missing; an exhausted one reads nothing more.
+        environ["wsgi.input"] = _UnreadBody()
+        if not getattr(values.get("stream"), "is_exhausted", False):
+            values.pop("stream", None)
+        values["environ"] = environ
+        self._request: dict[str, Any] = values
+        files: MultiDict[str, FileStorage] | None = values.get("files")
+        self._uploads = _shared_uploads(request) if files else None
+
+    def _request_copy(self) -> Request:
+        request: Request = object.__new__(self._kind)
+        request.__dict__.update(self._request)
+        if self._uploads is not None:
+            files = MultiDict((name, upload.open()) for name, upload in self._uploads)
+            request.__dict__["files"] = files
+        return request
+
+    def push(self, app_context: Any) -> Any:
+        """Push ``app_context`` with the request; return what has the ``pop`` that ends both.
+
+        Flask's own push would match the URL again and build another URL adapter for every job:
+        most of what a job costs in Flask-Executor. Its pop is right, teardown order included.
+        """
+        parent = self._context
+        if _MERGED:
+            app_context._request = self._request_copy()
+            app_context._session = parent._session
+            app_context.url_adapter = None  # push() matches the URL only if there is one
+            app_context.push()
+            app_context.url_adapter = parent.url_adapter
+            return app_context
+        context: Any = object.__new__(parent.__class__)
+        context.__dict__.update(parent.__dict__)
+        context.request = self._request_copy()
+        context._after_request_functions = []
+        app_context.push()
+        if _HAS_STACKS:
+            context._implicit_app_ctx_stack = [app_context]
+            _request_slot.set(context)
+        else:
+            context._cv_tokens = [(_request_slot.set(context), app_context)]
+        return context
+
+
+class _UnreadBody(RawIOBase):
+    """Stands where the connection was: reading it says what to do instead."""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        raise BodyNotReadError
+
+
+class _Upload:
+    """One uploaded file, readable many times at once and after its request closed it."""
+
+    def __init__(self, upload: FileStorage) -> None:
+        self._upload = upload
+        stream: Any = upload.stream
+        self._content: bytes | None = None
+        self._file: IO[bytes] | None = None
+        if isinstance(stream, BytesIO):
+            self._content = stream.getvalue()
+        elif hasattr(stream, "fileno") and hasattr(os, "pread"):
+            # A descriptor of our own outlives the request's; pread leaves its position alone.
+            self._file = os.fdopen(os.dup(stream.fileno()), "rb")
+        else:  # Windows, or a stream of the app's own making
+            position = stream.tell()
+            stream.seek(0)
+            self._content = stream.read()
+            stream.seek(position)
+
+    def open(self) -> FileStorage:
+        if self._content is not None:
+            stream: IO[bytes] = BytesIO(self._content)
+        else:
+            assert self._file is not None
+            stream = BufferedReader(_SharedFile(self._file))
+        upload = self._upload
+        return FileStorage(stream, upload.filename, upload.name, headers=upload.headers)
+
+
+class _SharedFile(RawIOBase):
+    """A reader with a position of its own over a file that others read too."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file  # kept: closed when the last reader and snapshot are gone
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        start = (0, self._position, os.fstat(self._file.fileno()).st_size)[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        view = memoryview(buffer).cast("B")
+        data = os.pread(self._file.fileno(), len(view), self._position)
+        view[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+def _shared_uploads(request: Any) -> list[tuple[str, _Upload]]:
+    """The uploads of a request, opened once for all jobs that the request submits."""
+    key = "flask_executor_typed.uploads"
+    if key not in request.environ:
+        request.environ[key] = [
+            (name, _Upload(file)) for name, file in request.files.items(multi=True)
+        ]
+    uploads: list[tuple[str, _Upload]] = request.environ[key]
+    return uploads

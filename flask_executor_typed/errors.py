@@ -1,0 +1,85 @@
+"""Everything this package raises on purpose.
+
+The only module that defines exceptions. Each derives from :class:`ExecutorError` *and* from the
+builtin that a caller would expect, keeps its facts as attributes, and survives pickling.
+"""
+
+from __future__ import annotations
+
+__all__ = (
+    "BodyNotReadError",
+    "ConfigError",
+    "DuplicateKeyError",
+    "ExecutorClosedError",
+    "ExecutorError",
+    "NoAppError",
+)
+
+
+class ExecutorError(Exception):
+    """Base of every error that this package defines."""
+
+
+class ConfigError(ExecutorError, ValueError):
+    """A value in ``app.config`` cannot be used. Raised by ``init_app``."""
+
+    def __init__(self, key: str, value: object, expected: str) -> None:
+        super().__init__(key, value, expected)  # facts are the args: pickle calls type(*args)
+        self.key, self.value, self.expected = key, value, expected
+
+    def __str__(self) -> str:
+        given = f"{self.key}={self.value!r} ({type(self.value).__name__})"
+        return f"{given}: expected {self.expected}; set it before init_app()"
+
+
+class NoAppError(ExecutorError, RuntimeError):
+    """A call was submitted, and no app that uses this executor could be found for it."""
+
+    def __init__(self, reason: str, cure: str) -> None:
+        super().__init__(reason, cure)
+        self.reason, self.cure = reason, cure
+
+    def __str__(self) -> str:
+        return f"{self.reason}; {self.cure}"
+
+
+class ExecutorClosedError(ExecutorError, RuntimeError):
+    """A call was submitted after ``shutdown()``, or while the interpreter is going down."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return (
+            f"cannot submit to {self.name} after shutdown; "
+            "init_app() makes the executor accept calls again"
+        )
+
+
+class DuplicateKeyError(ExecutorError, ValueError):
+    """A future is already kept under this key."""
+
+    def __init__(self, key: object) -> None:
+        super().__init__(key)
+        self.key = key
+
+    def __str__(self) -> str:
+        return (
+            f"future_key {self.key!r} already exists; pop it first, "
+            "or submit with using(key=..., on_duplicate='join' or 'replace')"
+        )
+
+
+class BodyNotReadError(ExecutorError, RuntimeError):
+    """A job read a request body that the view had not read before it submitted the job.
+
+    By then the body belongs to the server: reading it from a job would race with the view, or
+    take bytes of the next request on the same connection.
+    """
+
+    def __str__(self) -> str:
+        return (
+            "the body of this request was not read before the job was submitted; read it in the "
+            "view first (request.form, request.files, request.get_data() or request.get_json())"
+        )

@@ -1,0 +1,881 @@
+"""The Flask extension: finds the app, captures the contexts, hands the call to a backend.
+
+The only module that touches ``app.extensions``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import itertools
+import os
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Hashable,
+    Iterable,
+    Iterator,
+)
+from dataclasses import dataclass
+from datetime import date, timedelta
+from datetime import time as time_of_day
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
+from typing import (
+    Any,
+    ClassVar,
+    Concatenate,
+    Generic,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    overload,
+)
+from uuid import UUID
+from weakref import WeakKeyDictionary, WeakSet, finalize
+
+from flask import Flask
+from typing_extensions import Self
+from typing_extensions import TypeVar as TypeVarWithDefault
+from werkzeug.wrappers import Response
+
+from . import signals
+from .backends import Backend, open_backend
+from .calls import Call, name_of
+from .config import ExecutorConfig
+from .context import CarryG, ContextSnapshot, current_app_or_none, without_resources
+from .errors import ExecutorClosedError, NoAppError
+from .futures import FutureCollection, FutureKey, FutureProxy, OnDuplicate
+from .jobs import ExecutorJob, JobDecorator
+from .loops import is_async_callable
+
+__all__ = ("Executor", "propagate_exceptions_callback")
+
+
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+PlainData = (
+    bool | int | float | complex | str | bytes | Iterable[Any] | Enum | date | time_of_day
+    | timedelta | Decimal | UUID | PurePath | BaseException | Response | _Dataclass | None
+)  # fmt: skip
+"""What is certainly not awaitable. Helps mypy to tell a function that returns a union of these
+from one that may return an awaitable."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+D = TypeVar("D", bound=PlainData)
+T = TypeVarWithDefault("T", default=Any)
+A1 = TypeVar("A1")
+A2 = TypeVar("A2")
+A3 = TypeVar("A3")
+A4 = TypeVar("A4")
+A5 = TypeVar("A5")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Options:
+    """What :meth:`Executor.using` was told."""
+
+    key: Any = None
+    on_duplicate: OnDuplicate = "error"
+    name: str | None = None
+
+
+_NO_OPTIONS = _Options()
+
+
+class _AppState:
+    """What one executor keeps for one app. It does not refer to the app, which may go away."""
+
+    def __init__(self, config: ExecutorConfig, name: str) -> None:
+        self.config = config
+        self.name = name
+        self._backend: Backend | None = None  # set under _lock
+        self._finalizer: finalize[Any, Any] | None = None
+        self._closed = False  # set under _lock
+        self._lock = threading.Lock()
+        _states.add(self)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
+    def logs(self) -> bool:
+        """Whether exceptions are logged here; a callback that raises them is logged as well."""
+        return self.config.log_exceptions and not self.config.propagate_exceptions
+
+    def backend(self) -> Backend:
+        """The backend of this process, made when it is first needed."""
+        backend = self._backend
+        if backend is not None:
+            return backend
+        with self._lock:
+            if self._closed:
+                raise ExecutorClosedError(self.name)
+            if self._backend is None:
+                backend = open_backend(self.config, self.name)
+                # An executor or app that is dropped without shutdown() leaves no thread behind.
+                self._finalizer = finalize(self, backend.shutdown, wait=False, cancel_pending=False)
+                self._finalizer.atexit = False  # threads.py sees to that
+                self._backend = backend
+            return self._backend
+
+    def shutdown(self, wait: bool, cancel_pending: bool) -> None:
+        with self._lock:
+            self._closed = True
+            backend = self._backend
+        if backend is not None:
+            backend.shutdown(wait=wait, cancel_pending=cancel_pending)
+
+    def forget_parent(self) -> None:
+        """In the child of a fork: the backend's threads are the parent's, so make another."""
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        self._backend = None
+        self._lock = threading.Lock()  # the parent may have held it
+
+
+_states: WeakSet[_AppState] = WeakSet()
+
+
+def _forget_parent() -> None:
+    for state in _states:
+        state.forget_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parent)
+
+
+class Executor(concurrent.futures.Executor, Generic[T]):
+    """Runs functions and coroutine functions in the background, with Flask's contexts.
+
+    A ``concurrent.futures.Executor``, so that it can be used wherever one is expected. ``T`` is
+    the type of the results that :attr:`futures` keeps. Every method may be called from any
+    thread, and from a running event loop; only :meth:`shutdown` and the iterator of :meth:`map`
+    block.
+
+    Args:
+        app: The app to serve; or call :meth:`init_app` later, for as many apps as you like.
+        name: A name for the settings (``NAME_EXECUTOR_...``), for the threads, and in
+            ``app.extensions``: letters, digits and underscores.
+        carry_g: Which values of ``g`` a job finds in its own: their names, or a function of name
+            and value. By default all that cannot be closed; see :func:`without_resources`.
+    """
+
+    futures: FutureCollection[T]
+    """The futures that were submitted with a key; the same object for every app."""
+
+    name: str
+
+    def __init__(
+        self, app: Flask | None = None, name: str = "", *, carry_g: CarryG = without_resources
+    ) -> None:
+        if re.fullmatch(r"\w*", name) is None:
+            raise ValueError(
+                f"name={name!r}: expected letters, digits and underscores only; "
+                "the name becomes part of configuration keys"
+            )
+        self.name = name
+        self.futures = FutureCollection()
+        self._carries_g = _carry_predicate(carry_g)
+        self._default_done_callbacks: list[Callable[[FutureProxy[Any]], object]] = []
+        self._options = _NO_OPTIONS
+        self._states: WeakKeyDictionary[Flask, _AppState] = WeakKeyDictionary()
+        if app is not None:
+            self.init_app(app)
+
+    def __repr__(self) -> str:
+        apps = ", ".join(app.name for app in self._states) or "no app yet"
+        return f"<{type(self).__name__} {self._label!r} of {apps}>"
+
+    @property
+    def _label(self) -> str:
+        return f"{self.name}_executor" if self.name else "executor"
+
+    # -- apps ------------------------------------------------------------------------------------
+
+    def init_app(self, app: Flask) -> None:
+        """Read the settings of ``app`` and serve it. No thread starts before the first submit.
+
+        Once more for the same app: nothing changes while the settings are the same; otherwise, and
+        after :meth:`shutdown`, new calls use new workers, and what was accepted before is done.
+
+        Raises:
+            ConfigError: a setting cannot be used; a ``ValueError`` that names its key.
+        """
+        config = ExecutorConfig.from_mapping(app.config, name=self.name)
+        old = self._states.get(app)
+        if old is None or old.closed or old.config != config:
+            self._states[app] = _AppState(config, self._label)
+            if old is not None:
+                old.shutdown(wait=False, cancel_pending=False)
+        if config.futures_max_length is not None:
+            self.futures.max_length = config.futures_max_length
+        app.extensions[self.name + "executor"] = self
+
+    def _current(self) -> tuple[Flask, _AppState]:
+        """The app that a call belongs to: the active one, else the only one."""
+        app = current_app_or_none()
+        if app is not None:
+            state = self._states.get(app)
+            if state is not None:
+                return app, state
+            raise NoAppError(
+                f"the active app {app.name!r} does not use this executor",
+                "call executor.init_app(app) for it first",
+            )
+        states = list(self._states.items())
+        if len(states) == 1:
+            return states[0]
+        if not states:
+            raise NoAppError("this executor has no app", "call executor.init_app(app) first")
+        raise NoAppError(
+            f"this executor serves {len(states)} apps and no app context tells which is meant",
+            "submit inside 'with app.app_context():'",
+        )
+
+    # -- options ---------------------------------------------------------------------------------
+
+    def using(
+        self,
+        *,
+        key: Hashable | FutureKey[Any] | None = None,
+        on_duplicate: OnDuplicate = "error",
+        name: str | None = None,
+    ) -> Self:
+        """This executor with options for the calls submitted through it.
+
+        ``executor.using(key="report", on_duplicate="join").submit(build, 7)``: options have a
+        place of their own, so they never take a name from the arguments of the function.
+
+        Args:
+            key: Keep the future in :attr:`futures` under this key.
+            on_duplicate: What to do if the key is in use. ``"error"``: raise
+                ``DuplicateKeyError`` and run nothing. ``"join"``: if the kept future is not done,
+                return it and run nothing; else as ``"replace"``. ``"replace"``: keep the new
+                future instead; the old call, which is not cancelled, is forgotten here.
+            name: The future's ``name``, instead of the function's.
+        """
+        if on_duplicate not in ("error", "join", "replace"):
+            raise ValueError(
+                f"on_duplicate={on_duplicate!r}: expected 'error', 'join' or 'replace'"
+            )
+        clone = object.__new__(type(self))
+        vars(clone).update(vars(self))
+        clone._options = _Options(key=key, on_duplicate=on_duplicate, name=name)
+        return clone
+
+    def add_default_done_callback(self, fn: Callable[[FutureProxy[Any]], object]) -> None:
+        """Call ``fn(future)`` when a call is done, for every call submitted from now on.
+
+        It runs in the worker, with contexts like the call's own; what it raises is logged. Each
+        registration counts: do it once, where the executor is made, and not in a view.
+        """
+        self._default_done_callbacks.append(fn)
+
+    # -- calls -----------------------------------------------------------------------------------
+
+    # The order of the overloads matters. The second looks superfluous; without it mypy gives
+    # ``object`` for a function that returns a union, because it must solve the third.
+    @overload
+    def submit(
+        self, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> FutureProxy[R]: ...
+    @overload
+    def submit(
+        self, fn: Callable[P, D], /, *args: P.args, **kwargs: P.kwargs
+    ) -> FutureProxy[D]: ...
+    @overload
+    def submit(
+        self, fn: Callable[P, R | Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> FutureProxy[R]: ...
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> FutureProxy[Any]:
+        """Run ``fn(*args, **kwargs)`` in the background, with the contexts that are active now.
+
+        A coroutine function runs on an event loop of the executor, next to all others; any other
+        function runs in a worker thread. If what it returns can be awaited, it is awaited.
+
+        Returns:
+            The call's future: ``future.result()`` waits for it, and so does ``await future``.
+
+        Raises:
+            NoAppError: before :meth:`init_app`, or if it is not clear for which app; a
+                ``RuntimeError``.
+            ExecutorClosedError: after :meth:`shutdown`; a ``RuntimeError``.
+        """
+        return self._submit(self._options.key, fn, args, kwargs)
+
+    @overload
+    def submit_stored(
+        self,
+        future_key: FutureKey[R],
+        fn: Callable[P, Awaitable[R]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> FutureProxy[R]: ...
+    @overload
+    def submit_stored(
+        self, future_key: FutureKey[R], fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+    ) -> FutureProxy[R]: ...
+    @overload
+    def submit_stored(
+        self: Executor[object],
+        future_key: Hashable,
+        fn: Callable[P, Awaitable[R]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> FutureProxy[R]: ...
+    @overload
+    def submit_stored(
+        self: Executor[object],
+        future_key: Hashable,
+        fn: Callable[P, D],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> FutureProxy[D]: ...
+    @overload
+    def submit_stored(
+        self: Executor[object],
+        future_key: Hashable,
+        fn: Callable[P, R | Awaitable[R]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> FutureProxy[R]: ...
+    @overload
+    def submit_stored(
+        self,
+        future_key: Hashable,
+        fn: Callable[P, Awaitable[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> FutureProxy[T]: ...
+    @overload
+    def submit_stored(
+        self, future_key: Hashable, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> FutureProxy[T]: ...
+    def submit_stored(
+        self, future_key: Any, fn: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> FutureProxy[Any]:
+        """Like :meth:`submit`, and keep the future in :attr:`futures` under ``future_key``.
+
+        Raises:
+            DuplicateKeyError: the key is in use, and :meth:`using` said nothing else; the function
+                does not run. A ``ValueError``.
+        """
+        return self._submit(future_key, fn, args, kwargs)
+
+    def _submit(
+        self,
+        key: Any,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> FutureProxy[Any]:
+        app, state = self._current()
+        return self._start(state, self._capture(app, state), fn, args, kwargs, key)
+
+    def _capture(self, app: Flask, state: _AppState) -> ContextSnapshot:
+        config = state.config
+        return ContextSnapshot.capture(
+            app,
+            push_app=config.push_app_context,
+            push_request=config.push_request_context,
+            carry_g=self._carries_g,
+        )
+
+    def _start(
+        self,
+        state: _AppState,
+        snapshot: ContextSnapshot,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        key: Any = None,
+    ) -> FutureProxy[Any]:
+        if not callable(fn):
+            raise TypeError(f"expected a function to run, got {fn!r} ({type(fn).__name__})")
+        future: FutureProxy[Any] = FutureProxy(self._options.name or name_of(fn), snapshot)
+        for callback in self._default_done_callbacks:
+            future._add_default_callback(callback)
+        if state.config.propagate_exceptions:
+            future._add_default_callback(propagate_exceptions_callback)
+        if key is not None:
+            joined = self.futures._claim(key, future, self._options.on_duplicate)
+            if joined is not None:
+                return joined
+        try:
+            state.backend().submit(Call(fn, args, kwargs, snapshot, future, state.logs))
+        except BaseException:
+            if key is not None:
+                self.futures._forget(future)
+            raise
+        if signals.job_submitted.receivers:
+            signals.announce(signals.job_submitted, snapshot.app, future)
+        return future
+
+    @overload
+    def map(
+        self,
+        fn: Callable[[A1], Awaitable[R]],
+        i1: Iterable[A1],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[R]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[[A1], R | Awaitable[R]],
+        i1: Iterable[A1],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[R]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[[A1, A2], Awaitable[R]],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[R]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[[A1, A2], R | Awaitable[R]],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[R]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[[A1, A2, A3], Awaitable[R]],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        i3: Iterable[A3],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[R]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[[A1, A2, A3], R | Awaitable[R]],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        i3: Iterable[A3],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[R]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[[A1, A2, A3, A4], Awaitable[R]],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        i3: Iterable[A3],
+        i4: Iterable[A4],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[R]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[[A1, A2, A3, A4], R | Awaitable[R]],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        i3: Iterable[A3],
+        i4: Iterable[A4],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[R]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[[A1, A2, A3, A4, A5], Awaitable[R]],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        i3: Iterable[A3],
+        i4: Iterable[A4],
+        i5: Iterable[A5],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[R]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[[A1, A2, A3, A4, A5], R | Awaitable[R]],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        i3: Iterable[A3],
+        i4: Iterable[A4],
+        i5: Iterable[A5],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[R]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[Concatenate[Any, Any, Any, Any, Any, Any, ...], Awaitable[R]],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[R]: ...
+    @overload
+    def map(
+        self,
+        fn: Callable[Concatenate[Any, Any, Any, Any, Any, Any, ...], R | Awaitable[R]],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[R]: ...
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[Any]:
+        """Call ``fn`` with each item (or with one item of each iterable), in the background.
+
+        The calls are submitted now, all with the contexts that are active now; each has contexts
+        of its own. The results come in the order of the items, whenever they are asked for, even
+        after the view has returned. Closing the iterator cancels the calls that have not started.
+
+        Args:
+            fn: The function; for a coroutine function the iterator gives what it resolves to.
+            iterables: As for the builtin ``map``; the shortest ends it.
+            timeout: Seconds from now within which every result must be there.
+            chunksize: Plain functions only: this many calls make up one call to a worker, and
+                share one set of contexts. Far faster for small functions.
+            buffersize: Calls that may be submitted ahead of the results taken; ``None``: all.
+
+        Raises:
+            concurrent.futures.TimeoutError: by the iterator, when time is up.
+            BaseException: by the iterator, what a call raised, in place of its result.
+        """
+        window = self._window(fn, iterables, chunksize, buffersize)
+        end = None if timeout is None else timeout + time.monotonic()
+
+        def results() -> Iterator[Any]:
+            try:
+                while window.futures:
+                    future = window.futures[0]
+                    result = future.result(None if end is None else end - time.monotonic())
+                    window.advance()
+                    if window.chunked:
+                        yield from result
+                    else:
+                        yield result
+            finally:
+                window.cancel()
+
+        return results()
+
+    @overload
+    def amap(
+        self,
+        fn: Callable[[A1], Awaitable[R]],
+        i1: Iterable[A1],
+        /,
+        *,
+        timeout: float | None = None,
+        buffersize: int | None = None,
+    ) -> AsyncIterator[R]: ...
+    @overload
+    def amap(
+        self,
+        fn: Callable[[A1], R | Awaitable[R]],
+        i1: Iterable[A1],
+        /,
+        *,
+        timeout: float | None = None,
+        buffersize: int | None = None,
+    ) -> AsyncIterator[R]: ...
+    @overload
+    def amap(
+        self,
+        fn: Callable[[A1, A2], Awaitable[R]],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        /,
+        *,
+        timeout: float | None = None,
+        buffersize: int | None = None,
+    ) -> AsyncIterator[R]: ...
+    @overload
+    def amap(
+        self,
+        fn: Callable[[A1, A2], R | Awaitable[R]],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        /,
+        *,
+        timeout: float | None = None,
+        buffersize: int | None = None,
+    ) -> AsyncIterator[R]: ...
+    @overload
+    def amap(
+        self,
+        fn: Callable[[A1, A2, A3], Awaitable[R]],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        i3: Iterable[A3],
+        /,
+        *,
+        timeout: float | None = None,
+        buffersize: int | None = None,
+    ) -> AsyncIterator[R]: ...
+    @overload
+    def amap(
+        self,
+        fn: Callable[[A1, A2, A3], R | Awaitable[R]],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        i3: Iterable[A3],
+        /,
+        *,
+        timeout: float | None = None,
+        buffersize: int | None = None,
+    ) -> AsyncIterator[R]: ...
+    @overload
+    def amap(
+        self,
+        fn: Callable[[A1, A2, A3, A4], Awaitable[R]],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        i3: Iterable[A3],
+        i4: Iterable[A4],
+        /,
+        *,
+        timeout: float | None = None,
+        buffersize: int | None = None,
+    ) -> AsyncIterator[R]: ...
+    @overload
+    def amap(
+        self,
+        fn: Callable[[A1, A2, A3, A4], R | Awaitable[R]],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        i3: Iterable[A3],
+        i4: Iterable[A4],
+        /,
+        *,
+        timeout: float | None = None,
+        buffersize: int | None = None,
+    ) -> AsyncIterator[R]: ...
+    @overload
+    def amap(
+        self,
+        fn: Callable[[A1, A2, A3, A4, A5], Awaitable[R]],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        i3: Iterable[A3],
+        i4: Iterable[A4],
+        i5: Iterable[A5],
+        /,
+        *,
+        timeout: float | None = None,
+        buffersize: int | None = None,
+    ) -> AsyncIterator[R]: ...
+    @overload
+    def amap(
+        self,
+        fn: Callable[[A1, A2, A3, A4, A5], R | Awaitable[R]],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        i3: Iterable[A3],
+        i4: Iterable[A4],
+        i5: Iterable[A5],
+        /,
+        *,
+        timeout: float | None = None,
+        buffersize: int | None = None,
+    ) -> AsyncIterator[R]: ...
+    @overload
+    def amap(
+        self,
+        fn: Callable[Concatenate[Any, Any, Any, Any, Any, Any, ...], Awaitable[R]],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        buffersize: int | None = None,
+    ) -> AsyncIterator[R]: ...
+    @overload
+    def amap(
+        self,
+        fn: Callable[Concatenate[Any, Any, Any, Any, Any, Any, ...], R | Awaitable[R]],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        buffersize: int | None = None,
+    ) -> AsyncIterator[R]: ...
+    def amap(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        buffersize: int | None = None,
+    ) -> AsyncIterator[Any]:
+        """Like :meth:`map`, for ``async for``: waiting for a result does not block the loop."""
+        window = self._window(fn, iterables, 1, buffersize)
+        end = None if timeout is None else timeout + time.monotonic()
+
+        async def results() -> AsyncIterator[Any]:
+            try:
+                while window.futures:
+                    future = window.futures[0]
+                    if end is None:
+                        result = await future
+                    else:
+                        result = await asyncio.wait_for(future, end - time.monotonic())
+                    window.advance()
+                    yield result
+            finally:
+                window.cancel()
+
+        return results()
+
+    def _window(
+        self,
+        fn: Callable[..., Any],
+        iterables: tuple[Iterable[Any], ...],
+        chunksize: int,
+        buffersize: int | None,
+    ) -> _Window:
+        if self._options.key is not None:
+            raise TypeError("a key names one call; map() makes many, so use it without a key")
+        _check_count("chunksize", chunksize)
+        if buffersize is not None:
+            _check_count("buffersize", buffersize)
+        app, state = self._current()
+        snapshot = self._capture(app, state)
+        arguments: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
+        if chunksize > 1 and not is_async_callable(fn):
+            chunks = iter(lambda: tuple(itertools.islice(arguments, chunksize)), ())
+            calls = (self._start(state, snapshot, _run_chunk, (fn, chunk), {}) for chunk in chunks)
+            return _Window(calls, buffersize and -(-buffersize // chunksize), chunked=True)
+        calls = (self._start(state, snapshot, fn, args, {}) for args in arguments)
+        return _Window(calls, buffersize, chunked=False)
+
+    # -- jobs ------------------------------------------------------------------------------------
+
+    @overload
+    def job(self, fn: Callable[P, R], /) -> ExecutorJob[P, R, T]: ...
+    @overload
+    def job(self, fn: None = None, /, *, name: str | None = None) -> JobDecorator[T]: ...
+    def job(self, fn: Callable[..., Any] | None = None, /, *, name: str | None = None) -> Any:
+        """Decorate a function with ``submit``, ``submit_stored``, ``map`` and so on.
+
+        The function can be called as before. Works before :meth:`init_app`.
+
+        Args:
+            fn: The function; ``@executor.job(name="report")`` takes options instead.
+            name: The name of the futures, instead of the function's.
+        """
+        executor = self if name is None else self.using(name=name)
+
+        def decorate(fn: Callable[P, R], /) -> ExecutorJob[P, R, T]:
+            return ExecutorJob(executor, fn)
+
+        return decorate if fn is None else decorate(fn)
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Refuse calls from now on, for every app, and end the workers when they are done.
+
+        Args:
+            wait: Block until all accepted calls are done and the threads have ended.
+            cancel_futures: Cancel the calls that have not started.
+        """
+        for state in list(self._states.values()):
+            state.shutdown(wait, cancel_futures)
+
+
+class _Window:
+    """The calls of a ``map``: those that are submitted, and those still to be."""
+
+    def __init__(
+        self, calls: Iterator[FutureProxy[Any]], size: int | None, *, chunked: bool
+    ) -> None:
+        self._calls = calls
+        self.chunked = chunked
+        self.futures = deque(itertools.islice(calls, size))
+
+    def advance(self) -> None:
+        """Drop the first future, whose result is known, and submit another call if one is left."""
+        self.futures.popleft()
+        self.futures.extend(itertools.islice(self._calls, 1))
+
+    def cancel(self) -> None:
+        for future in self.futures:
+            future.cancel()
+
+
+def _run_chunk(fn: Callable[..., R], chunk: tuple[tuple[Any, ...], ...]) -> list[R]:
+    return [fn(*args) for args in chunk]
+
+
+def _check_count(name: str, value: object) -> None:
+    if not isinstance(value, int):
+        raise TypeError(f"{name}={value!r}: expected a whole number")
+    if value < 1:
+        raise ValueError(f"{name}={value!r}: expected 1 or more")
+
+
+def _carry_predicate(carry_g: CarryG) -> Callable[[str, object], bool]:
+    if isinstance(carry_g, str):
+        raise TypeError(f"carry_g={carry_g!r}: expected names; for one, use ({carry_g!r},)")
+    if callable(carry_g):
+        return carry_g
+    names = frozenset(carry_g)
+    return lambda name, value: name in names
+
+
+def propagate_exceptions_callback(future: FutureProxy[Any]) -> None:
+    """Raise a job's exception in its done callback; see ``EXECUTOR_PROPAGATE_EXCEPTIONS``."""
+    exception = future.exception()
+    if exception is not None:
+        raise exception

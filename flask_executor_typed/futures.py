@@ -1,0 +1,824 @@
+"""The handle of one call: wait for it, await it, cancel it, be called back by it.
+
+The only module that knows ``concurrent.futures.Future`` inside out. Futures can be kept by key in
+a :class:`FutureCollection`, with a typed :class:`FutureKey` where the checker should know the
+result's type.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Generator, Hashable
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures._base import (
+    CANCELLED,
+    CANCELLED_AND_NOTIFIED,
+    FINISHED,
+    LOGGER,
+    PENDING,
+    RUNNING,
+)
+from contextvars import Context
+from datetime import datetime, timezone
+from functools import partial
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    Protocol,
+    TypeVar,
+    final,
+    overload,
+)
+from weakref import ref
+
+from typing_extensions import Self
+from typing_extensions import TypeVar as TypeVarWithDefault
+
+from . import signals
+from .context import ContextSnapshot, current_app_or_none
+from .errors import DuplicateKeyError
+
+if TYPE_CHECKING:
+    from blinker import NamedSignal
+
+__all__ = (
+    "FutureCollection",
+    "FutureKey",
+    "FutureProxy",
+    "LoopInbox",
+    "OnDuplicate",
+    "ReadableFuture",
+    "Status",
+)
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+T = TypeVarWithDefault("T", default=Any)
+
+Status = Literal["pending", "running", "succeeded", "failed", "cancelled"]
+OnDuplicate = Literal["error", "join", "replace"]
+
+_DRAINED_AT_ONCE = 1000  # callbacks that an inbox runs before the loop sees to its other work
+
+_DONE = frozenset((CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED))
+
+
+class LoopInbox:
+    """Callbacks for one event loop, posted from any thread; many share one wake-up of the loop.
+
+    ``call_soon_threadsafe`` writes to the loop's self-pipe each time it is called; here it is
+    called once for all that arrives before the loop gets to it.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = ref(loop)
+        self._posted: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._awake = False
+
+    def is_of(self, loop: asyncio.AbstractEventLoop) -> bool:
+        return self._loop() is loop
+
+    def __len__(self) -> int:
+        return len(self._posted)
+
+    def post(self, fn: Callable[..., object], *args: Any) -> bool:
+        """Call ``fn(*args)`` on the loop soon, in order. ``False`` if the loop is gone."""
+        self._posted.append((fn, args))
+        # No lock: _drain() clears the flag before it looks at the deque, and we look at the flag
+        # after we filled the deque. Whoever is second sees what the other did: either _drain()
+        # finds our entry, or we find the flag cleared and wake the loop again. Two posters may
+        # both wake it; the second wake-up finds nothing to do.
+        return self._awake or self._wake()
+
+    def _wake(self) -> bool:
+        self._awake = True
+        loop = self._loop()
+        try:
+            if loop is not None:
+                loop.call_soon_threadsafe(self._drain)
+        except RuntimeError:  # closed
+            return False
+        return loop is not None
+
+    def _drain(self) -> None:
+        self._awake = False
+        try:
+            for _ in range(_DRAINED_AT_ONCE):
+                try:
+                    fn, args = self._posted.popleft()
+                except IndexError:
+                    return
+                fn(*args)
+        finally:
+            if self._posted and not self._awake:  # the loop's other work gets its turn first
+                self._wake()
+
+
+class _ThreadInbox(threading.local):
+    """The inbox of the loop that runs in this thread, made when something is awaited there."""
+
+    inbox: LoopInbox | None = None
+
+
+_thread_inbox = _ThreadInbox()
+
+
+def _inbox_of_running_loop() -> tuple[asyncio.AbstractEventLoop, LoopInbox]:
+    loop = asyncio.get_running_loop()
+    inbox = _thread_inbox.inbox
+    if inbox is None or not inbox.is_of(loop):
+        inbox = _thread_inbox.inbox = LoopInbox(loop)
+    return loop, inbox
+
+
+class _Ticket:
+    """Stands in a future's list of watchers for a right that exactly one caller may take."""
+
+    def __call__(self, future: FutureProxy[Any]) -> None:
+        """Nobody took the ticket, so there is nobody to tell."""
+
+
+_TO_START = _Ticket()
+"""Whoever removes it decides whether the call runs: the worker by starting, or ``cancel()``."""
+
+_TO_SETTLE = _Ticket()
+"""Whoever removes it decides the outcome: the worker with a result, or ``cancel()``."""
+
+
+class _Interruptible(Protocol):
+    """A running call that can be stopped: a coroutine on its loop."""
+
+    def interrupt(self) -> None: ...
+
+
+class FutureProxy(Future[R]):
+    """The handle of one submitted call: a real ``concurrent.futures.Future`` that can be awaited.
+
+    Every method may be called from any thread. ``await future`` works on any running asyncio
+    loop, for any number of awaiters; awaiting is waiting, as :meth:`result` is: when the awaiting
+    task is cancelled or times out, the call goes on. Use :meth:`cancel` to stop it.
+    """
+
+    # What makes a stdlib future slow is its Condition: made, taken and notified for every call,
+    # it passes the GIL back and forth. Here a call that nobody waits for needs no lock at all.
+    #
+    # ``_watchers`` holds two tickets and whoever wants to know. Removing an item from a list is
+    # atomic, with the GIL and without it, so of all that try to take a ticket one succeeds. The
+    # winner of _TO_SETTLE writes the result, then the state, then pops and calls every watcher.
+    # Who adds a watcher looks at the state afterwards: if it is final, the watcher may or may not
+    # have been popped, and removing it again tells which. So each watcher is called exactly once.
+    __slots__ = (
+        "_app",
+        "_exception",
+        "_finished",
+        "_id",
+        "_interruptible",
+        "_result",
+        "_shared",
+        "_snapshot",
+        "_started",
+        "_status",
+        "_submitted",
+        "_watchers",
+        "key",
+        "name",
+    )
+
+    name: str
+    """The qualified name of the function that was called."""
+
+    key: Hashable | None
+    """The key under which the executor keeps the future, if it was submitted with one."""
+
+    def __init__(
+        self,
+        name: str = "",
+        snapshot: ContextSnapshot | None = None,
+    ) -> None:
+        # Not super().__init__(): that makes the Condition.
+        self.name = name
+        self.key = None
+        self._id: str | None = None
+        self._status = PENDING
+        self._result: Any = None
+        self._exception: BaseException | None = None
+        self._snapshot = snapshot
+        self._app = None if snapshot is None else snapshot.app
+        self._interruptible: _Interruptible | None = None
+        self._shared: _SharedState | None = None
+        self._submitted = time.time()
+        self._started = self._finished = 0.0
+        self._watchers: list[Callable[[FutureProxy[R]], object]] = [_TO_START, _TO_SETTLE]
+
+    # -- what a person wants to know -------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """A name for this call that nobody can guess: 22 characters, safe in a URL."""
+        if self._id is None:
+            with _shared_lock:  # two first readers must see one id
+                if self._id is None:
+                    self._id = secrets.token_urlsafe(16)
+        return self._id
+
+    @property
+    def status(self) -> Status:
+        """``pending``, ``running``, ``succeeded``, ``failed`` or ``cancelled``."""
+        status = self._status
+        if status == FINISHED:
+            return "succeeded" if self._exception is None else "failed"
+        return _STATUS[status]
+
+    @property
+    def submitted_at(self) -> datetime:
+        """When the call was submitted, in UTC."""
+        return datetime.fromtimestamp(self._submitted, timezone.utc)
+
+    @property
+    def started_at(self) -> datetime | None:
+        """When a worker began to run the call, in UTC; ``None`` if it has not, or never did."""
+        return datetime.fromtimestamp(self._started, timezone.utc) if self._started else None
+
+    @property
+    def finished_at(self) -> datetime | None:
+        """When the future was settled, in UTC; ``None`` if it is not."""
+        return datetime.fromtimestamp(self._finished, timezone.utc) if self._finished else None
+
+    def __repr__(self) -> str:
+        name = f" {self.name}" if self.name else ""
+        key = "" if self.key is None else f" key={self.key!r}"
+        return f"<{type(self).__name__}{name}{key} {self.status} at {id(self):#x}>"
+
+    # -- concurrent.futures ----------------------------------------------------------------------
+
+    def done(self) -> bool:
+        """Whether the call has a result, has an exception, or was cancelled."""
+        return self._status in _DONE
+
+    def running(self) -> bool:
+        """Whether a worker runs the call now."""
+        return self._status == RUNNING
+
+    def cancelled(self) -> bool:
+        """Whether the call was cancelled, before or while it ran."""
+        return self._status in _DONE and self._status != FINISHED
+
+    def cancel(self) -> bool:
+        """Cancel the call if that is possible, and say whether it was.
+
+        A pending call never starts. A running coroutine gets ``CancelledError`` at its next
+        ``await``; the future is cancelled at once, the coroutine's cleanup follows on its loop.
+        A running plain function cannot be stopped: ``False``.
+        """
+        if self._take(_TO_START):
+            if self._settle(CANCELLED_AND_NOTIFIED):
+                return True
+        elif self._interruptible is not None:
+            interruptible = self._interruptible
+            if self._settle(CANCELLED_AND_NOTIFIED):
+                interruptible.interrupt()
+                return True
+        return self.cancelled()
+
+    def result(self, timeout: float | None = None) -> R:
+        """Wait until the call is done and return what it returned.
+
+        Args:
+            timeout: Seconds to wait at most; ``None`` waits for ever.
+
+        Raises:
+            concurrent.futures.CancelledError: the call was cancelled.
+            concurrent.futures.TimeoutError: it was not done in time; it goes on.
+            BaseException: what the call raised.
+        """
+        try:
+            exception = self.exception(timeout)
+            if exception is not None:
+                raise exception
+            result: R = self._result
+            return result
+        finally:
+            # The traceback of what we raise refers to this frame, and the future to it: without
+            # this, every failed call would be a cycle that only the garbage collector ends.
+            exception = None
+            del self
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait until the call is done and return what it raised, or ``None``.
+
+        Raises:
+            concurrent.futures.CancelledError: the call was cancelled.
+            concurrent.futures.TimeoutError: it was not done in time.
+        """
+        if self._status not in _DONE:
+            blocked = _Blocked()
+            if self._watch(blocked, first=True):
+                try:
+                    blocked.wait(timeout)
+                finally:
+                    self._take(blocked)
+            if self._status not in _DONE:
+                raise FutureTimeoutError
+        if self._status != FINISHED:
+            raise CancelledError
+        return self._exception
+
+    def add_done_callback(self, fn: Callable[[FutureProxy[R]], object]) -> None:
+        """Call ``fn(self)`` when the call is done, at once if it already is.
+
+        The callback runs in the thread that settles the future (the worker's; a coroutine job's
+        callbacks run on its loop, so they must not block), with contexts of its own like the ones
+        active here now; outside of any, with those of the call. What it raises is logged.
+        """
+        callback = _Callback(fn, self._snapshot_for_callback())
+        if not self._watch(callback):
+            callback(self)
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """Claim the call for running. For executors; ``False`` if it was cancelled."""
+        if self._take(_TO_START):
+            self._started = time.time()
+            self._status = RUNNING
+            return True
+        if self.cancelled():
+            return False
+        raise InvalidStateError(f"{self.status}: {self!r}")
+
+    def set_result(self, result: R) -> None:
+        """Settle the future with a result. For executors; raises ``InvalidStateError`` if done."""
+        if not self._settle(FINISHED, result):
+            raise InvalidStateError(f"{self.status}: {self!r}")
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """Settle the future with an exception. For executors, like :meth:`set_result`."""
+        if not self._settle(FINISHED, None, exception):
+            raise InvalidStateError(f"{self.status}: {self!r}")
+
+    # -- asyncio ---------------------------------------------------------------------------------
+
+    def __await__(self) -> Generator[Any, None, R]:
+        try:
+            if self._status not in _DONE:
+                loop, inbox = _inbox_of_running_loop()
+                awaiter = _Awaiter(inbox, loop.create_future())
+                if self._watch(awaiter, first=True):
+                    try:
+                        yield from awaiter.waiter.__await__()
+                    finally:
+                        self._take(awaiter)  # only there still if our task was cancelled
+            if self._status != FINISHED:
+                raise asyncio.CancelledError
+            return self.result()
+        finally:
+            del self  # see result()
+
+    def _add_default_callback(self, fn: Callable[[FutureProxy[Any]], object]) -> None:
+        """Like :meth:`add_done_callback`, for a call that is not submitted yet."""
+        self._watchers.append(_Callback(fn, self._snapshot))
+
+    # -- settling, for the workers of this package -----------------------------------------------
+
+    def _abandon(self) -> bool:
+        """Make sure that a refused call never starts; ``False`` if it already has."""
+        return self._take(_TO_START)
+
+    def _take(self, item: Callable[[FutureProxy[R]], object]) -> bool:
+        """Remove a ticket or a watcher; ``False`` if somebody else was first."""
+        try:
+            self._watchers.remove(item)
+        except ValueError:
+            return False
+        return True
+
+    def _watch(self, watcher: Callable[[FutureProxy[R]], object], *, first: bool = False) -> bool:
+        """Have ``watcher(self)`` called once when done; ``False`` if it already is.
+
+        ``first``: before the callbacks. Waiters are woken before any callback runs.
+        """
+        if self._status in _DONE:
+            return False
+        if first:
+            self._watchers.insert(0, watcher)
+        else:
+            self._watchers.append(watcher)
+        # Settled in between? If the watcher can be removed, it was not called and never will be.
+        return self._status not in _DONE or not self._take(watcher)
+
+    def _settle(
+        self, status: str, result: R | None = None, exception: BaseException | None = None
+    ) -> bool:
+        """Decide the outcome and tell all who watch; ``False`` if it was decided before."""
+        if not self._take(_TO_SETTLE):
+            return False
+        self._result = result
+        self._exception = exception
+        self._finished = time.time()
+        self._status = status  # after the result: who sees the state may read it
+        watchers = self._watchers
+        while watchers:
+            try:
+                watcher = watchers.pop(0)
+            except IndexError:  # its waiter gave up just now
+                break
+            watcher(self)
+        signal = signals.job_failed if exception is not None else _SIGNALS[status]
+        if signal.receivers and self._app is not None:
+            _Callback(partial(signals.announce, signal, self._app), self._snapshot)(self)
+        self._snapshot = self._interruptible = None  # what the call held is not ours to keep
+        return True
+
+    def _snapshot_for_callback(self) -> ContextSnapshot | None:
+        app = current_app_or_none()
+        if app is not None:
+            return ContextSnapshot.capture(app)
+        if self._snapshot is not None:
+            return self._snapshot
+        return None if self._app is None else ContextSnapshot(self._app, Context())
+
+    # -- for concurrent.futures.wait() and as_completed() ----------------------------------------
+    # They lock ``_condition``, read ``_state`` and add to ``_waiters``, and rely on the state not
+    # changing while they hold the lock. So what they see is a state of its own that changes under
+    # their lock, made when they first ask.
+
+    if not TYPE_CHECKING:  # the standard library's stubs call them attributes that can be set
+
+        @property
+        def _condition(self) -> threading.Condition:
+            return self._share().condition
+
+        @property
+        def _waiters(self) -> list[Any]:
+            return self._share().waiters
+
+        @property
+        def _state(self) -> str:
+            return self._status if self._shared is None else self._shared.state
+
+    def _share(self) -> _SharedState:
+        if self._shared is None:
+            with _shared_lock:  # two first readers must get one condition
+                if self._shared is None:
+                    shared = _SharedState()
+                    if not self._watch(shared, first=True):
+                        shared.state = self._status
+                    self._shared = shared
+        return self._shared
+
+
+_shared_lock = threading.RLock()  # reentrant: a finalizer may run while it is held
+
+_STATUS: dict[str, Status] = {
+    PENDING: "pending",
+    RUNNING: "running",
+    CANCELLED: "cancelled",
+    CANCELLED_AND_NOTIFIED: "cancelled",
+}
+
+_SIGNALS: dict[str, NamedSignal] = {
+    FINISHED: signals.job_succeeded,
+    CANCELLED_AND_NOTIFIED: signals.job_cancelled,
+}
+
+
+class _SharedState:
+    """A future as ``wait()`` and ``as_completed()`` see it."""
+
+    __slots__ = ("condition", "state", "waiters")
+
+    def __init__(self) -> None:
+        self.condition = threading.Condition()
+        self.state = PENDING  # guarded by condition
+        self.waiters: list[Any] = []  # guarded by condition
+
+    def __call__(self, future: FutureProxy[Any]) -> None:
+        with self.condition:
+            self.state = future._status
+            for waiter in self.waiters:
+                if future.cancelled():
+                    waiter.add_cancelled(future)
+                elif future._exception is not None:
+                    waiter.add_exception(future)
+                else:
+                    waiter.add_result(future)
+            self.condition.notify_all()
+
+
+class _Blocked:
+    """A thread that waits in ``result()``: one raw lock, held until the future is done."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def wait(self, timeout: float | None) -> None:
+        seconds = -1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX)
+        self._lock.acquire(timeout=seconds)
+
+    def __call__(self, future: FutureProxy[Any]) -> None:
+        self._lock.release()
+
+
+class _Awaiter:
+    """A task that waits in ``await future``, on the loop of ``inbox``."""
+
+    __slots__ = ("_inbox", "waiter")
+
+    def __init__(self, inbox: LoopInbox, waiter: asyncio.Future[None]) -> None:
+        self._inbox = inbox
+        self.waiter = waiter
+
+    def __call__(self, future: FutureProxy[Any]) -> None:
+        self._inbox.post(self._wake)  # False: the loop is closed, and nobody waits there any more
+
+    def _wake(self) -> None:
+        if not self.waiter.done():
+            self.waiter.set_result(None)
+
+
+class _Callback:
+    """A done callback with the contexts it runs in."""
+
+    __slots__ = ("_fn", "_snapshot")
+
+    def __init__(
+        self, fn: Callable[[FutureProxy[Any]], object], snapshot: ContextSnapshot | None
+    ) -> None:
+        self._fn = fn
+        self._snapshot = snapshot
+
+    def __call__(self, future: FutureProxy[Any]) -> None:
+        try:
+            if self._snapshot is None:
+                self._fn(future)
+            else:
+                self._snapshot.run(self._fn, future)
+        except BaseException:
+            # Nobody can catch what a callback raises: the worker that runs it must live on.
+            logger = LOGGER if future._app is None else future._app.logger
+            logger.exception("exception calling callback %r for %r", self._fn, future)
+
+
+class ReadableFuture(Protocol[R_co]):
+    """What a future gives: so that an ``Executor[float]`` may keep a future of ``int``."""
+
+    def cancel(self) -> bool: ...
+    def cancelled(self) -> bool: ...
+    def running(self) -> bool: ...
+    def done(self) -> bool: ...
+    def result(self, timeout: float | None = None) -> R_co: ...
+    def exception(self, timeout: float | None = None) -> BaseException | None: ...
+
+
+@final
+class FutureKey(Generic[R]):
+    """A key that knows the type of its results: ``REPORT = FutureKey[Report]("report")``.
+
+    ``REPORT[user_id]`` is a key of the same type for one user. Two keys are the same key if their
+    parts are equal; a key of one part names the same future as the bare part does.
+    """
+
+    __slots__ = ("parts",)
+
+    # Hashable to Python, but not to type checkers: otherwise a FutureKey[int] would also match
+    # the overloads for untyped keys, and a job that returns str could be stored under it.
+    __hash__: ClassVar[None]  # type: ignore[assignment]
+
+    def __init__(self, name: Hashable, /) -> None:
+        self.parts: tuple[Hashable, ...] = (name,)
+
+    def __getitem__(self, item: Hashable, /) -> Self:
+        key = type(self)(self.parts[0])
+        key.parts = (*self.parts, item)
+        return key
+
+    def __eq__(self, other: object, /) -> bool:
+        return isinstance(other, FutureKey) and self.parts == other.parts
+
+    def __repr__(self) -> str:
+        first, *rest = self.parts
+        return f"FutureKey({first!r})" + "".join(f"[{item!r}]" for item in rest)
+
+
+def _plain_key(key: Any) -> Hashable:
+    """The value under which a key is kept."""
+    if isinstance(key, FutureKey):
+        return key.parts[0] if len(key.parts) == 1 else key.parts
+    plain: Hashable = key
+    return plain
+
+
+class FutureCollection(Generic[T]):
+    """Futures by key, a bounded number of them. Every method may be called from any thread.
+
+    Methods named like those of a future take the key first and ask the future kept under it; for
+    a key that is not there they return ``None``. ``T`` is the type of the results; with a
+    :class:`FutureKey` the key's own type is used instead.
+    """
+
+    def __init__(self, max_length: int | None = 50) -> None:
+        self.max_length = max_length
+        """Futures kept at most; ``None`` keeps them all."""
+        self._futures: OrderedDict[Hashable, Future[Any]] = OrderedDict()  # guarded by _lock
+        self._lock = threading.RLock()  # reentrant: a key's __eq__ or a finalizer may come back
+
+    def __len__(self) -> int:
+        return len(self._futures)
+
+    def __contains__(self, future: object) -> bool:
+        """Whether this *future* is kept, under whatever key. For a key, use :meth:`get`."""
+        with self._lock:
+            return any(kept is future for kept in self._futures.values())
+
+    @overload
+    def add(self, future_key: FutureKey[R], future: ReadableFuture[R]) -> None: ...
+    @overload
+    def add(self, future_key: Hashable, future: ReadableFuture[T]) -> None: ...
+    def add(self, future_key: Any, future: Any) -> None:
+        """Keep a future. The oldest finished one goes if there is no room, else the oldest.
+
+        A future that goes is only forgotten here; its call runs on.
+
+        Raises:
+            DuplicateKeyError: the key is in use; a ``ValueError``.
+        """
+        self._claim(future_key, future, "error")
+
+    def _claim(
+        self, future_key: object, future: Future[Any], on_duplicate: OnDuplicate
+    ) -> FutureProxy[Any] | None:
+        """Keep ``future``, or return the one to join. One step: of two claims, one comes second."""
+        key = _plain_key(future_key)
+        with self._lock:
+            kept = self._futures.get(key)
+            if kept is not None:
+                if on_duplicate == "error":
+                    raise DuplicateKeyError(key)
+                if on_duplicate == "join" and not kept.done():
+                    return _as_proxy(kept)
+                del self._futures[key]
+            self._futures[key] = future
+            if isinstance(future, FutureProxy):
+                future.key = key
+            while self.max_length is not None and len(self._futures) > self.max_length:
+                finished = (k for k, kept in self._futures.items() if kept.done())
+                del self._futures[next(finished, next(iter(self._futures)))]
+        return None
+
+    def _forget(self, future: FutureProxy[Any]) -> None:
+        """Undo the claim of a future whose call was refused."""
+        with self._lock:
+            if self._futures.get(future.key) is future:
+                del self._futures[future.key]
+
+    @overload
+    def pop(self, future_key: FutureKey[R]) -> FutureProxy[R] | None: ...
+    @overload
+    def pop(self, future_key: Hashable) -> FutureProxy[T] | None: ...
+    def pop(self, future_key: Any) -> FutureProxy[Any] | None:
+        """Forget a key and return its future, or ``None``."""
+        with self._lock:
+            return _as_proxy(self._futures.pop(_plain_key(future_key), None))
+
+    @overload
+    def get(self, future_key: FutureKey[R]) -> FutureProxy[R] | None: ...
+    @overload
+    def get(self, future_key: Hashable) -> FutureProxy[T] | None: ...
+    def get(self, future_key: Any) -> FutureProxy[Any] | None:
+        """The future kept under a key, or ``None``."""
+        return _as_proxy(self._get(future_key))
+
+    def _get(self, future_key: object) -> Future[Any] | None:
+        with self._lock:
+            return self._futures.get(_plain_key(future_key))
+
+    @overload
+    def result(self, future_key: FutureKey[R], timeout: float | None = None) -> R | None: ...
+    @overload
+    def result(self, future_key: Hashable, timeout: float | None = None) -> T | None: ...
+    def result(self, future_key: Any, timeout: float | None = None) -> Any:
+        """Like :meth:`FutureProxy.result`."""
+        future = self._get(future_key)
+        return None if future is None else future.result(timeout)
+
+    @overload
+    def exception(
+        self, future_key: FutureKey[Any], timeout: float | None = None
+    ) -> BaseException | None: ...
+    @overload
+    def exception(
+        self, future_key: Hashable, timeout: float | None = None
+    ) -> BaseException | None: ...
+    def exception(self, future_key: Any, timeout: float | None = None) -> BaseException | None:
+        """Like :meth:`FutureProxy.exception`."""
+        future = self._get(future_key)
+        return None if future is None else future.exception(timeout)
+
+    @overload
+    def done(self, future_key: FutureKey[Any]) -> bool | None: ...
+    @overload
+    def done(self, future_key: Hashable) -> bool | None: ...
+    def done(self, future_key: Any) -> bool | None:
+        """Like :meth:`FutureProxy.done`."""
+        future = self._get(future_key)
+        return None if future is None else future.done()
+
+    @overload
+    def running(self, future_key: FutureKey[Any]) -> bool | None: ...
+    @overload
+    def running(self, future_key: Hashable) -> bool | None: ...
+    def running(self, future_key: Any) -> bool | None:
+        """Like :meth:`FutureProxy.running`."""
+        future = self._get(future_key)
+        return None if future is None else future.running()
+
+    @overload
+    def cancelled(self, future_key: FutureKey[Any]) -> bool | None: ...
+    @overload
+    def cancelled(self, future_key: Hashable) -> bool | None: ...
+    def cancelled(self, future_key: Any) -> bool | None:
+        """Like :meth:`FutureProxy.cancelled`."""
+        future = self._get(future_key)
+        return None if future is None else future.cancelled()
+
+    @overload
+    def cancel(self, future_key: FutureKey[Any]) -> bool | None: ...
+    @overload
+    def cancel(self, future_key: Hashable) -> bool | None: ...
+    def cancel(self, future_key: Any) -> bool | None:
+        """Like :meth:`FutureProxy.cancel`."""
+        future = self._get(future_key)
+        return None if future is None else future.cancel()
+
+    @overload
+    def status(self, future_key: FutureKey[Any]) -> Status | None: ...
+    @overload
+    def status(self, future_key: Hashable) -> Status | None: ...
+    def status(self, future_key: Any) -> Status | None:
+        """Like :attr:`FutureProxy.status`."""
+        future = self.get(future_key)
+        return None if future is None else future.status
+
+    @overload
+    def add_done_callback(
+        self, future_key: FutureKey[R], fn: Callable[[FutureProxy[R]], object]
+    ) -> None: ...
+    @overload
+    def add_done_callback(
+        self, future_key: Hashable, fn: Callable[[FutureProxy[T]], object]
+    ) -> None: ...
+    def add_done_callback(self, future_key: Any, fn: Callable[[Any], object]) -> None:
+        """Like :meth:`FutureProxy.add_done_callback`; a key that is not there does nothing."""
+        future = self._get(future_key)
+        if future is not None:
+            future.add_done_callback(fn)
+
+    def _state(self, future_key: object) -> str | None:
+        """``concurrent.futures``' own word for the status: ``"RUNNING"``, ``"FINISHED"``, ..."""
+        future = self._get(future_key)
+        return None if future is None else future._state
+
+
+@overload
+def _as_proxy(future: None) -> None: ...
+@overload
+def _as_proxy(future: Future[R]) -> FutureProxy[R]: ...
+def _as_proxy(future: Future[Any] | None) -> FutureProxy[Any] | None:
+    """Make a future of another executor awaitable, like ours."""
+    if future is None or isinstance(future, FutureProxy):
+        return future
+    return _ForeignProxy(future)
+
+
+class _ForeignProxy(FutureProxy[R]):
+    """A future of another executor with our face: settled and cancelled with it."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self, future: Future[R]) -> None:
+        super().__init__()
+        self._future = future
+        future.add_done_callback(self._follow)
+
+    def _follow(self, future: Future[R]) -> None:
+        if future.cancelled():
+            self._settle(CANCELLED_AND_NOTIFIED)
+        elif (exception := future.exception()) is not None:
+            self._settle(FINISHED, None, exception)
+        else:
+            self._settle(FINISHED, future.result())
+
+    def running(self) -> bool:
+        return self._future.running()
+
+    def cancel(self) -> bool:
+        return self._future.cancel()

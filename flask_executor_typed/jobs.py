@@ -1,0 +1,489 @@
+"""``@executor.job``: a function that can submit itself.
+
+The only module that wraps user functions. A job is called like the function, and looks like it to
+``inspect``, to Flask and to type checkers.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Iterator
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    overload,
+)
+
+from typing_extensions import Self
+from typing_extensions import TypeVar as TypeVarWithDefault
+
+from .futures import FutureKey, FutureProxy, OnDuplicate
+
+__all__ = ("ExecutorJob", "JobDecorator", "Submitter")
+
+P = ParamSpec("P")
+P2 = ParamSpec("P2")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+S = TypeVar("S")
+V = TypeVar("V")
+V_co = TypeVar("V_co", covariant=True)
+T_contra = TypeVarWithDefault("T_contra", contravariant=True, default=Any)
+A1 = TypeVar("A1")
+A2 = TypeVar("A2")
+A3 = TypeVar("A3")
+A4 = TypeVar("A4")
+A5 = TypeVar("A5")
+A1_contra = TypeVar("A1_contra", contravariant=True)
+A2_contra = TypeVar("A2_contra", contravariant=True)
+A3_contra = TypeVar("A3_contra", contravariant=True)
+A4_contra = TypeVar("A4_contra", contravariant=True)
+A5_contra = TypeVar("A5_contra", contravariant=True)
+
+
+class Submitter(Protocol):
+    """What a job needs of the executor it belongs to."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> FutureProxy[Any]: ...
+
+    def _submit(
+        self,
+        key: Any,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> FutureProxy[Any]: ...
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[Any]: ...
+
+    def amap(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        buffersize: int | None = None,
+    ) -> AsyncIterator[Any]: ...
+
+    def using(
+        self,
+        *,
+        key: Hashable | FutureKey[Any] | None = None,
+        on_duplicate: OnDuplicate = "error",
+        name: str | None = None,
+    ) -> Submitter: ...
+
+
+# A job whose plain call gives an awaitable, by the number of arguments that map() takes. Protocols,
+# because mypy does not accept ``self: Callable[[A1], Awaitable[V]]``.
+class _Async1(Protocol[A1_contra, V_co]):
+    def __call__(self, a1: A1_contra, /) -> Awaitable[V_co]: ...
+
+
+class _Async2(Protocol[A1_contra, A2_contra, V_co]):
+    def __call__(self, a1: A1_contra, a2: A2_contra, /) -> Awaitable[V_co]: ...
+
+
+class _Async3(Protocol[A1_contra, A2_contra, A3_contra, V_co]):
+    def __call__(self, a1: A1_contra, a2: A2_contra, a3: A3_contra, /) -> Awaitable[V_co]: ...
+
+
+class _Async4(Protocol[A1_contra, A2_contra, A3_contra, A4_contra, V_co]):
+    def __call__(
+        self, a1: A1_contra, a2: A2_contra, a3: A3_contra, a4: A4_contra, /
+    ) -> Awaitable[V_co]: ...
+
+
+class _Async5(Protocol[A1_contra, A2_contra, A3_contra, A4_contra, A5_contra, V_co]):
+    def __call__(
+        self, a1: A1_contra, a2: A2_contra, a3: A3_contra, a4: A4_contra, a5: A5_contra, /
+    ) -> Awaitable[V_co]: ...
+
+
+class ExecutorJob(Generic[P, R_co, T_contra]):
+    """A function bound to an executor. Calling it runs the function, as if it were not decorated.
+
+    ``R_co`` is what the plain call returns: for an ``async def`` a coroutine. What it resolves to
+    is what a future of the job gives. ``T_contra`` is the result type of the executor's store.
+    """
+
+    __name__: str
+    __qualname__: str
+    __wrapped__: Callable[P, R_co]
+
+    fn: Callable[P, R_co]
+    """The function itself."""
+
+    executor: Submitter
+    """The executor that the job submits to, with the options of :meth:`using`."""
+
+    def __init__(self, executor: Submitter, fn: Callable[P, R_co]) -> None:
+        given: object = fn
+        if not callable(given):
+            cure = "put @classmethod away and use executor.submit(Class.method, ...)"
+            raise TypeError(
+                f"@executor.job got {given!r}, which cannot be called"
+                + (f"; {cure}" if isinstance(given, classmethod) else "")
+            )
+        self.executor = executor
+        self.fn = fn
+        functools.update_wrapper(self, fn)
+        code = getattr(fn, "__code__", None)
+        if isinstance(code, types.CodeType):
+            # inspect takes an object with these for a function, and so an async job for a
+            # coroutine function. Flask asks inspect whether it must await a view.
+            self.__code__ = code
+            self.__defaults__: object = getattr(fn, "__defaults__", None)
+            self.__kwdefaults__: object = getattr(fn, "__kwdefaults__", None)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        return self.fn(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.fn!r}>"
+
+    @overload
+    def __get__(self, instance: None, owner: type | None = None, /) -> Self: ...
+    @overload
+    def __get__(
+        self: Callable[Concatenate[S, P2], object], instance: S, owner: type | None = None, /
+    ) -> ExecutorJob[P2, R_co, T_contra]: ...
+    @overload
+    def __get__(self, instance: object, owner: type | None = None, /) -> Self: ...
+    def __get__(self, instance: object, owner: type | None = None, /) -> Any:
+        """Bind the function to an instance, as a method."""
+        if instance is None or not hasattr(self.fn, "__get__"):
+            return self
+        bound: Callable[..., Any] = self.fn.__get__(instance, owner)
+        return ExecutorJob[..., Any, Any](self.executor, bound)
+
+    def using(
+        self,
+        *,
+        key: Hashable | FutureKey[Any] | None = None,
+        on_duplicate: OnDuplicate = "error",
+        name: str | None = None,
+    ) -> Self:
+        """The same job with options for its calls; see :meth:`Executor.using`."""
+        job = object.__new__(type(self))
+        vars(job).update(vars(self))
+        job.executor = self.executor.using(key=key, on_duplicate=on_duplicate, name=name)
+        return job
+
+    @overload
+    def submit(
+        self: ExecutorJob[P, Awaitable[V], T_contra], *args: P.args, **kwargs: P.kwargs
+    ) -> FutureProxy[V]: ...
+    @overload
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> FutureProxy[R_co]: ...
+    def submit(self, *args: Any, **kwargs: Any) -> FutureProxy[Any]:
+        """Run the function in the background; see :meth:`Executor.submit`."""
+        return self.executor.submit(self.fn, *args, **kwargs)
+
+    @overload
+    def submit_stored(
+        self: ExecutorJob[P, Awaitable[V], T_contra],
+        future_key: FutureKey[V],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> FutureProxy[V]: ...
+    @overload
+    def submit_stored(
+        self: ExecutorJob[P, V, T_contra],
+        future_key: FutureKey[V],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> FutureProxy[V]: ...
+    @overload
+    def submit_stored(
+        self: ExecutorJob[P, Awaitable[V], object],
+        future_key: Hashable,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> FutureProxy[V]: ...
+    @overload
+    def submit_stored(
+        self: ExecutorJob[P, V, object], future_key: Hashable, *args: P.args, **kwargs: P.kwargs
+    ) -> FutureProxy[V]: ...
+    @overload
+    def submit_stored(
+        self: ExecutorJob[P, Awaitable[V], V],
+        future_key: Hashable,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> FutureProxy[V]: ...
+    @overload
+    def submit_stored(
+        self: ExecutorJob[P, V, V], future_key: Hashable, *args: P.args, **kwargs: P.kwargs
+    ) -> FutureProxy[V]: ...
+    def submit_stored(self, future_key: Any, *args: Any, **kwargs: Any) -> FutureProxy[Any]:
+        """Run the function and keep its future; see :meth:`Executor.submit_stored`."""
+        return self.executor._submit(future_key, self.fn, args, kwargs)
+
+    @overload
+    def map(
+        self: _Async1[A1, V],
+        i1: Iterable[A1],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[V]: ...
+    @overload
+    def map(
+        self: _Async2[A1, A2, V],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[V]: ...
+    @overload
+    def map(
+        self: _Async3[A1, A2, A3, V],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        i3: Iterable[A3],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[V]: ...
+    @overload
+    def map(
+        self: _Async4[A1, A2, A3, A4, V],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        i3: Iterable[A3],
+        i4: Iterable[A4],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[V]: ...
+    @overload
+    def map(
+        self: _Async5[A1, A2, A3, A4, A5, V],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        i3: Iterable[A3],
+        i4: Iterable[A4],
+        i5: Iterable[A5],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[V]: ...
+    @overload
+    def map(
+        self: Callable[[A1], object],
+        i1: Iterable[A1],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[R_co]: ...
+    @overload
+    def map(
+        self: Callable[[A1, A2], object],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[R_co]: ...
+    @overload
+    def map(
+        self: Callable[[A1, A2, A3], object],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        i3: Iterable[A3],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[R_co]: ...
+    @overload
+    def map(
+        self: Callable[[A1, A2, A3, A4], object],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        i3: Iterable[A3],
+        i4: Iterable[A4],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[R_co]: ...
+    @overload
+    def map(
+        self: Callable[[A1, A2, A3, A4, A5], object],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        i3: Iterable[A3],
+        i4: Iterable[A4],
+        i5: Iterable[A5],
+        /,
+        *,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[R_co]: ...
+    def map(
+        self,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[Any]:
+        """Call the function for each item, in the background; see :meth:`Executor.map`."""
+        return self.executor.map(
+            self.fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize
+        )
+
+    @overload
+    def amap(
+        self: _Async1[A1, V],
+        i1: Iterable[A1],
+        /,
+        *,
+        timeout: float | None = None,
+        buffersize: int | None = None,
+    ) -> AsyncIterator[V]: ...
+    @overload
+    def amap(
+        self: _Async2[A1, A2, V],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        /,
+        *,
+        timeout: float | None = None,
+        buffersize: int | None = None,
+    ) -> AsyncIterator[V]: ...
+    @overload
+    def amap(
+        self: _Async3[A1, A2, A3, V],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        i3: Iterable[A3],
+        /,
+        *,
+        timeout: float | None = None,
+        buffersize: int | None = None,
+    ) -> AsyncIterator[V]: ...
+    @overload
+    def amap(
+        self: _Async4[A1, A2, A3, A4, V],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        i3: Iterable[A3],
+        i4: Iterable[A4],
+        /,
+        *,
+        timeout: float | None = None,
+        buffersize: int | None = None,
+    ) -> AsyncIterator[V]: ...
+    @overload
+    def amap(
+        self: _Async5[A1, A2, A3, A4, A5, V],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        i3: Iterable[A3],
+        i4: Iterable[A4],
+        i5: Iterable[A5],
+        /,
+        *,
+        timeout: float | None = None,
+        buffersize: int | None = None,
+    ) -> AsyncIterator[V]: ...
+    @overload
+    def amap(
+        self: Callable[[A1], object],
+        i1: Iterable[A1],
+        /,
+        *,
+        timeout: float | None = None,
+        buffersize: int | None = None,
+    ) -> AsyncIterator[R_co]: ...
+    @overload
+    def amap(
+        self: Callable[[A1, A2], object],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        /,
+        *,
+        timeout: float | None = None,
+        buffersize: int | None = None,
+    ) -> AsyncIterator[R_co]: ...
+    @overload
+    def amap(
+        self: Callable[[A1, A2, A3], object],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        i3: Iterable[A3],
+        /,
+        *,
+        timeout: float | None = None,
+        buffersize: int | None = None,
+    ) -> AsyncIterator[R_co]: ...
+    @overload
+    def amap(
+        self: Callable[[A1, A2, A3, A4], object],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        i3: Iterable[A3],
+        i4: Iterable[A4],
+        /,
+        *,
+        timeout: float | None = None,
+        buffersize: int | None = None,
+    ) -> AsyncIterator[R_co]: ...
+    @overload
+    def amap(
+        self: Callable[[A1, A2, A3, A4, A5], object],
+        i1: Iterable[A1],
+        i2: Iterable[A2],
+        i3: Iterable[A3],
+        i4: Iterable[A4],
+        i5: Iterable[A5],
+        /,
+        *,
+        timeout: float | None = None,
+        buffersize: int | None = None,
+    ) -> AsyncIterator[R_co]: ...
+    def amap(
+        self,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        buffersize: int | None = None,
+    ) -> AsyncIterator[Any]:
+        """Like :meth:`map`, for ``async for``; see :meth:`Executor.amap`."""
+        return self.executor.amap(self.fn, *iterables, timeout=timeout, buffersize=buffersize)
+
+
+class JobDecorator(Protocol[T_contra]):
+    """What ``executor.job(...)`` with options returns."""
+
+    def __call__(self, fn: Callable[P, R], /) -> ExecutorJob[P, R, T_contra]: ...

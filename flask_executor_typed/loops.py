@@ -1,0 +1,223 @@
+"""Threads that each keep one event loop alive, for coroutine jobs.
+
+The only module that creates event loops or imports asgiref.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context
+from types import FunctionType
+from typing import Any, TypeVar
+
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext
+
+from .calls import Call
+from .errors import ExecutorClosedError
+from .futures import LoopInbox
+from .threads import start_thread
+
+__all__ = ("LoopPool", "is_async_callable")
+
+R = TypeVar("R")
+
+
+def is_async_callable(fn: Callable[..., object]) -> bool:
+    """Whether calling ``fn`` gives a coroutine, as far as that can be told without calling it.
+
+    It can for ``async def`` functions and methods, partials of them, objects with an ``async``
+    ``__call__``, and what is marked as such (``asgiref.sync.sync_to_async``, for one).
+    """
+    if type(fn) is FunctionType and not fn.__dict__:  # the usual case, in a tenth of the time
+        return bool(fn.__code__.co_flags & inspect.CO_COROUTINE)
+    return (
+        inspect.iscoroutinefunction(fn)
+        or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004  # its own kind
+        or hasattr(fn, "_is_coroutine")  # asgiref's mark before Python 3.12
+    )
+
+
+class LoopPool:
+    """Loop threads, started one by one as they are needed. Every method is thread-safe."""
+
+    def __init__(self, name: str, max_loops: int) -> None:
+        self._name = name
+        self._max_loops = max_loops
+        self._lock = threading.Lock()
+        self._threads: list[_LoopThread] = []  # guarded by _lock; only grows
+        self._refusing = self._ended = False  # guarded by _lock
+
+    def submit(self, call: Call[Any]) -> None:
+        """Run the coroutine function of ``call`` on the least busy loop. Never blocks.
+
+        Raises:
+            ExecutorClosedError: the pool was shut down.
+        """
+        self._least_busy().submit(call)
+
+    def wait_for(self, awaitable: Awaitable[R]) -> R:
+        """Await ``awaitable`` on a loop, for a plain thread, which blocks until it is done."""
+        return self._least_busy().wait_for(awaitable)
+
+    def bridge_this_thread(self) -> None:
+        """Make ``async_to_sync`` in this thread use a loop of the pool, not a new one per call."""
+        # Where SyncToAsync notes the loop that called a thread, and AsyncToSync looks for it.
+        SyncToAsync.threadlocal.main_event_loop = self._least_busy().loop
+        SyncToAsync.threadlocal.main_event_loop_pid = os.getpid()
+
+    def _least_busy(self) -> _LoopThread:
+        threads = self._threads
+        if len(threads) < self._max_loops and all(thread.busy for thread in threads):
+            with self._lock:
+                if self._ended:
+                    raise ExecutorClosedError(self._name)
+                if len(threads) < self._max_loops:
+                    thread = _LoopThread(f"{self._name}-loop-{len(threads)}", self._name)
+                    if self._refusing:  # it is for a plain job that still runs, not for calls
+                        thread.refuse(cancel_pending=False)
+                    threads.append(thread)
+        if len(threads) == 1:
+            return threads[0]
+        return min(threads, key=lambda thread: thread.busy)
+
+    def refuse(self, cancel_pending: bool) -> None:
+        """Refuse calls from now on. The loops go on for what was accepted, until :meth:`end`."""
+        with self._lock:
+            self._refusing = True
+        for thread in self._threads:
+            thread.refuse(cancel_pending)
+
+    def end(self) -> None:
+        """End each loop when the calls that it has are done."""
+        with self._lock:
+            self._ended = True
+        for thread in self._threads:
+            thread.end()
+
+    def join(self) -> None:
+        """Wait until the loops have ended, unless this thread is one of them."""
+        for thread in self._threads:
+            thread.join()
+
+
+class _LoopThread:
+    """One event loop and the thread that runs it."""
+
+    def __init__(self, name: str, pool_name: str) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._pool_name = pool_name
+        self._inbox = LoopInbox(self.loop)
+        self._calls: set[Call[Any]] = set()  # that run here; only the loop's thread touches it
+        self._refusing = False  # these three are set once, and never unset
+        self._cancels_pending = False
+        self._ending = False
+        self._ended = False  # only the loop's thread touches it
+        self._thread = start_thread(name, self._main)
+
+    @property
+    def busy(self) -> int:
+        """Calls that run here or are about to; exact only in the loop's own thread."""
+        return len(self._calls) + len(self._inbox)
+
+    def submit(self, call: Call[Any]) -> None:
+        call.interruptible_through(self._inbox)
+        if not self._refusing:
+            self._inbox.post(self._start, call)
+            if not self._refusing:
+                return
+        # refuse() came in between, and the loop may or may not get to what was posted just now.
+        # Whoever takes the right to start decides: if the loop has, the call was accepted.
+        if call.future._abandon():
+            raise ExecutorClosedError(self._pool_name)
+
+    def wait_for(self, awaitable: Awaitable[R]) -> R:
+        async def wait() -> R:
+            return await awaitable
+
+        return asyncio.run_coroutine_threadsafe(wait(), self.loop).result()
+
+    def refuse(self, cancel_pending: bool) -> None:
+        self._cancels_pending = cancel_pending
+        self._refusing = True
+
+    def end(self) -> None:
+        self._ending = True
+        self._inbox.post(self._end_when_idle)
+
+    def join(self) -> None:
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _start(self, call: Call[Any]) -> None:
+        if self._cancels_pending:
+            call.future.cancel()
+        if call.future.set_running_or_notify_cancel():
+            self._calls.add(call)  # asyncio itself keeps only weak references to tasks
+            task = _create_task(self.loop, self._run(call), call.snapshot.variables.copy())
+            call.task = None if task.done() else task
+        elif self._ending:
+            self._end_when_idle()
+
+    async def _run(self, call: Call[Any]) -> None:
+        # Each job gets one thread of its own for thread-sensitive sync_to_async, instead of the
+        # one that all of a process share. asgiref makes the thread when it is first used, and
+        # ends it when the context variable's value is freed with the job's context.
+        SyncToAsync.thread_sensitive_context.set(ThreadSensitiveContext())
+        await call.run_async()
+        self._calls.discard(call)
+        call.task = None
+        if self._ending:
+            self._end_when_idle()
+
+    def _end_when_idle(self) -> None:
+        if not self.busy:
+            self._ended = True
+            self.loop.stop()
+
+    def _main(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        try:
+            while not self._ended:  # a job that stops the loop does not stop the others
+                self.loop.run_forever()
+            _finish(self.loop)
+        finally:
+            asyncio.set_event_loop(None)
+            self.loop.close()
+
+
+if sys.version_info >= (3, 12):
+
+    def _create_task(
+        loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None], context: Context
+    ) -> asyncio.Task[None]:
+        # Eager: a coroutine that never waits is done here and now, without a turn of the loop.
+        return asyncio.Task(coroutine, loop=loop, context=context, eager_start=True)
+
+elif sys.version_info >= (3, 11):
+
+    def _create_task(
+        loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None], context: Context
+    ) -> asyncio.Task[None]:
+        return loop.create_task(coroutine, context=context)
+
+else:
+
+    def _create_task(
+        loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None], context: Context
+    ) -> asyncio.Task[None]:
+        return context.run(loop.create_task, coroutine)  # the task runs in a copy of it
+
+
+def _finish(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what jobs left behind on the loop and let it clean up, as ``asyncio.run`` does."""
+    tasks = asyncio.all_tasks(loop)
+    for task in tasks:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.run_until_complete(loop.shutdown_default_executor())

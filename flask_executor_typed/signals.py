@@ -1,0 +1,44 @@
+"""What the executor announces: five blinker signals, sender the app, ``future`` the call's handle.
+
+The only module that makes signals. Nothing is sent, or even prepared, while nobody listens.
+Receivers run where the event happens: ``job_submitted`` in the submitter's thread, the others in
+the worker (``job_cancelled``: in the thread that cancels), with an app context pushed. What a
+receiver raises is logged and changes nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from blinker import NamedSignal
+    from flask import Flask
+
+__all__ = ("job_cancelled", "job_failed", "job_started", "job_submitted", "job_succeeded")
+
+# Flask's own namespace class: blinker's, or, on Flask before 2.3 without blinker, a stand-in
+# whose signals refuse to be connected and therefore never have receivers.
+_namespace = import_module("flask.signals").Namespace()
+
+
+def _signal(name: str, doc: str) -> NamedSignal:
+    signal: NamedSignal = _namespace.signal(name, doc)
+    if not hasattr(signal, "receivers"):
+        signal.receivers = {}
+    return signal
+
+
+job_submitted = _signal("job-submitted", "A call was accepted.")
+job_started = _signal("job-started", "A worker is about to run the call.")
+job_succeeded = _signal("job-succeeded", "The call returned; its future has the result.")
+job_failed = _signal("job-failed", "The call raised; its future has the exception.")
+job_cancelled = _signal("job-cancelled", "The call was cancelled, before or while it ran.")
+
+
+def announce(signal: NamedSignal, app: Flask, future: object) -> None:
+    """Send ``signal``; log what a receiver raises, since nobody is there to catch it."""
+    try:
+        signal.send(app, future=future)
+    except BaseException:
+        app.logger.exception("a receiver of %s raised for %r", signal.name, future)

@@ -1,0 +1,65 @@
+"""The threads of this package: daemons that the interpreter waits for when it exits.
+
+The only module that starts threads. Daemons, because an exit deadline could not leave a
+non-daemon thread behind; waited for, because accepted calls are to run, as with the standard
+library's pools.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from importlib import import_module
+from typing import Protocol
+from weakref import WeakSet
+
+__all__ = ("Closable", "close_at_exit", "start_thread")
+
+
+class Closable(Protocol):
+    """What refuses new work from now on, and ends its threads when it has none left."""
+
+    def shutdown(self, *, wait: bool, cancel_pending: bool) -> None: ...
+
+
+# Weak, and complete all the same: the interpreter keeps a running thread's object alive.
+_threads: WeakSet[threading.Thread] = WeakSet()
+_closables: WeakSet[Closable] = WeakSet()
+
+
+def start_thread(name: str, target: Callable[[], object]) -> threading.Thread:
+    """Start a daemon thread that interpreter exit waits for."""
+    thread = threading.Thread(target=target, name=name, daemon=True)
+    _threads.add(thread)
+    thread.start()
+    return thread
+
+
+def close_at_exit(closable: Closable) -> None:
+    """Shut ``closable`` down when the interpreter exits, unless it is gone by then."""
+    _closables.add(closable)
+
+
+def _finish_at_exit() -> None:
+    for closable in list(_closables):
+        closable.shutdown(wait=False, cancel_pending=False)
+    for thread in list(_threads):
+        thread.join()
+
+
+# Private, and without a public equal: atexit functions run after the standard library's pools
+# have shut down, and jobs that are still to run may use those pools. Handlers run in reverse
+# order of registration, and the standard library's module registers its own.
+import_module("concurrent.futures.thread")
+threading._register_atexit(_finish_at_exit)  # type: ignore[attr-defined]
+
+
+def _forget_parent() -> None:
+    """In the child of a fork: the threads, and what they serve, are the parent's."""
+    _threads.clear()
+    _closables.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parent)
