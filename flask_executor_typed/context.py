@@ -15,10 +15,12 @@ from typing import IO, TYPE_CHECKING, Any, ParamSpec, TypeVar
 import flask.globals
 from flask import Flask, Request
 from flask.ctx import AppContext
+from flask.signals import request_tearing_down
 from werkzeug.datastructures import FileStorage, MultiDict
 from werkzeug.local import release_local
 
 from .errors import BodyNotReadError
+from .signals import has_receivers
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -52,8 +54,11 @@ class _StackSlot:
     def get(self, default: None) -> Any:
         return self.stack.top
 
-    def set(self, context: object) -> None:
-        self.stack.push(context)
+    def set(self, context: object) -> object:
+        return self.stack.push(context)
+
+    def reset(self, token: object) -> None:
+        self.stack.pop()
 
 
 # Flask 2.0 and 2.1 keep two stacks, 2.2 to 3.1 two ContextVars, 3.2 one for both contexts.
@@ -158,24 +163,27 @@ class ContextSnapshot:
 class _Pushed:
     """Contexts of one run. A class, not a generator: this runs for every job."""
 
-    __slots__ = ("_context", "_snapshot")
+    __slots__ = ("_app_context", "_request_token", "_snapshot")
 
     def __init__(self, snapshot: ContextSnapshot) -> None:
         self._snapshot = snapshot
+        self._app_context: Any = None
+        self._request_token: Any = None
 
     def __enter__(self) -> None:
         # A new context goes on top although the copied contextvars already resolve current_app:
         # what they hold is the submitter's own, and a job would write to a g still in use there.
         snapshot = self._snapshot
         if not snapshot.pushes_app:
-            self._context = None
             return
-        context: Any = snapshot.app.app_context()
+        app_context: Any = snapshot.app.app_context()
         if snapshot.g_items:
-            context.g.__dict__.update(snapshot.g_items)
-        self._context = (
-            snapshot.request.push(context) if snapshot.request is not None else _push(context)
-        )
+            app_context.g.__dict__.update(snapshot.g_items)
+        if snapshot.request is None:
+            app_context.push()
+        else:
+            self._request_token = snapshot.request.push(app_context)
+        self._app_context = app_context
 
     def __exit__(
         self,
@@ -183,20 +191,27 @@ class _Pushed:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._context is None:
+        if self._app_context is None:
             return
         try:
-            self._context.pop(exc)
+            if self._request_token is None:
+                self._app_context.pop(exc)
+            else:
+                self._pop_both(exc)
         except BaseException:
             # The job is over and its result stands; a worker must survive any teardown.
             self._snapshot.app.logger.exception("teardown after a background job failed")
+
+    def _pop_both(self, exc: BaseException | None) -> None:
+        # As Flask's own pop of a request context, but for closing the request, which is a copy;
+        # and when nobody wants to hear of its end, nobody is looked for: that is half of the cost.
+        app: Any = self._snapshot.app
+        try:
+            if app.teardown_request_funcs or has_receivers(request_tearing_down):
+                app.do_teardown_request(exc)
         finally:
-            self._context = None
-
-
-def _push(context: Any) -> Any:
-    context.push()
-    return context
+            _request_slot.reset(self._request_token)
+            self._app_context.pop(exc)
 
 
 def _without_flask() -> contextvars.Context:
@@ -229,7 +244,7 @@ class _RequestSnapshot:
         environ: dict[str, Any] = values["environ"].copy()
         # The connection belongs to the server. Werkzeug reads the body through ``stream``, made
         # anew from the environ when it is missing; an exhausted one reads nothing more.
-        environ["wsgi.input"] = _UnreadBody()
+        environ["wsgi.input"] = _UNREAD_BODY
         if not getattr(values.get("stream"), "is_exhausted", False):
             values.pop("stream", None)
         values["environ"] = environ
@@ -246,10 +261,10 @@ class _RequestSnapshot:
         return request
 
     def push(self, app_context: Any) -> Any:
-        """Push ``app_context`` with the request; return what has the ``pop`` that ends both.
+        """Push ``app_context`` with the request; return the token that resets the request slot.
 
         Flask's own push would match the URL again and build another URL adapter for every job:
-        most of what a job costs in Flask-Executor. Its pop is right, teardown order included.
+        most of what a job costs in Flask-Executor.
         """
         parent = self._context
         if _MERGED:
@@ -258,28 +273,30 @@ class _RequestSnapshot:
             app_context.url_adapter = None  # push() matches the URL only if there is one
             app_context.push()
             app_context.url_adapter = parent.url_adapter
-            return app_context
+            return None
         context: Any = object.__new__(parent.__class__)
         context.__dict__.update(parent.__dict__)
         context.request = self._request_copy()
         context._after_request_functions = []
         app_context.push()
+        token = _request_slot.set(context)
         if _HAS_STACKS:
-            context._implicit_app_ctx_stack = [app_context]
-            _request_slot.set(context)
+            context._implicit_app_ctx_stack = [None]
         else:
-            context._cv_tokens = [(_request_slot.set(context), app_context)]
-        return context
+            context._cv_tokens = [(token, None)]  # pushed once: the job may push it once more
+        return token
 
 
-class _UnreadBody(RawIOBase):
+class _UnreadBody:
     """Stands where the connection was: reading it says what to do instead."""
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: WriteableBuffer, /) -> int:
+    def _refuse(self, *args: object) -> bytes:
         raise BodyNotReadError
+
+    read = readline = readlines = readinto = __iter__ = __next__ = _refuse
+
+
+_UNREAD_BODY = _UnreadBody()
 
 
 class _Upload:

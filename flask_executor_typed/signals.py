@@ -29,6 +29,11 @@ def _signal(name: str, doc: str) -> NamedSignal:
     return signal
 
 
+def has_receivers(signal: object) -> bool:
+    """Whether anybody listens to a signal of Flask's own, which may be a stand-in."""
+    return bool(getattr(signal, "receivers", None))
+
+
 job_submitted = _signal("job-submitted", "A call was accepted.")
 job_started = _signal("job-started", "A worker is about to run the call.")
 job_succeeded = _signal("job-succeeded", "The call returned; its future has the result.")
