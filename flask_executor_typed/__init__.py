@@ -11,6 +11,9 @@ from .errors import (
     ExecutorClosedError,
     ExecutorError,
     NoAppError,
+    OutsideContextError,
+    UnpicklableError,
+    WorkerError,
 )
 from .executor import Executor
 from .futures import FutureCollection, FutureKey, FutureProxy
@@ -30,6 +33,9 @@ __all__ = (
     "FutureKey",
     "FutureProxy",
     "NoAppError",
+    "OutsideContextError",
+    "UnpicklableError",
+    "WorkerError",
     "job_cancelled",
     "job_failed",
     "job_started",

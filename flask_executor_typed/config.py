@@ -13,7 +13,7 @@ from typing import Any
 
 from .errors import ConfigError
 
-__all__ = ("ExecutorConfig",)
+__all__ = ("ExecutorConfig", "warn_of_unknown_keys")
 
 # Booleans as they are spelled in environment files. Anything else is refused: "flase" must not
 # silently mean either of them.
@@ -32,10 +32,10 @@ class ExecutorConfig:
     """
 
     type: str = "thread"
-    """Where calls run. ``"thread"`` is the only kind so far."""
+    """Where calls run: ``"thread"``, or ``"process"`` for work that needs its own processor."""
 
     max_workers: int | None = None
-    """Threads for plain functions at most; ``None``: the processors plus 4, 32 at most."""
+    """Workers at most; ``None``: the processors plus 4, 32 at most (processes: the processors)."""
 
     max_loops: int = 1
     """Threads that keep an event loop for ``async def`` jobs, at most."""
@@ -61,26 +61,39 @@ class ExecutorConfig:
 
         Raises:
             ConfigError: a value cannot be used; the error names its key.
-
-        Warns:
-            UserWarning: a key looks like a setting of this executor, and is none.
         """
-        prefix = f"{name.upper()}_EXECUTOR_" if name else "EXECUTOR_"
-        known = {prefix + field.name.upper(): field.name for field in fields(cls)}
-        for key in config:
-            if key.startswith(prefix) and key not in known:
-                near = difflib.get_close_matches(key, known, n=1, cutoff=0)
-                warnings.warn(
-                    f"{key} is not a setting of flask_executor_typed; did you mean {near[0]}?",
-                    stacklevel=4,
-                )
         values: dict[str, Any] = {
             field: _PARSERS[field](key, config[key])
-            for key, field in known.items()
+            for key, field in _keys(name).items()
             # None is "not set" for every setting, so that config can be built with .get()
             if config.get(key) is not None
         }
         return cls(**values)
+
+    def changes(self, other: ExecutorConfig) -> str:
+        """What is different in ``other``, for a person: ``max_workers: 4 -> 8``."""
+        pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return ", ".join(f"{name}: {old!r} -> {new!r}" for name, old, new in pairs if old != new)
+
+
+def warn_of_unknown_keys(config: Mapping[str, Any], *, name: str = "") -> None:
+    """Warn of each key that looks like a setting of the executor called ``name``, and is none."""
+    known = _keys(name)
+    for key in config:
+        if key.startswith(_prefix(name)) and key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
+            warnings.warn(
+                f"{key} is not a setting of flask_executor_typed; did you mean {near}?",
+                stacklevel=4,
+            )
+
+
+def _prefix(name: str) -> str:
+    return f"{name.upper()}_EXECUTOR_" if name else "EXECUTOR_"
+
+
+def _keys(name: str) -> dict[str, str]:
+    return {_prefix(name) + field.name.upper(): field.name for field in fields(ExecutorConfig)}
 
 
 def _count(key: str, value: object) -> int:
@@ -102,9 +115,9 @@ def _boolean(key: str, value: object) -> bool:
 
 
 def _type(key: str, value: object) -> str:
-    if value != "thread":
-        raise ConfigError(key, value, "'thread'")
-    return "thread"
+    if isinstance(value, str) and value in {"thread", "process"}:
+        return value
+    raise ConfigError(key, value, "'thread' or 'process'")
 
 
 _PARSERS: dict[str, Callable[[str, object], object]] = {

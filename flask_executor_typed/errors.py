@@ -13,6 +13,9 @@ __all__ = (
     "ExecutorClosedError",
     "ExecutorError",
     "NoAppError",
+    "OutsideContextError",
+    "UnpicklableError",
+    "WorkerError",
 )
 
 
@@ -82,4 +85,51 @@ class BodyNotReadError(ExecutorError, RuntimeError):
         return (
             "the body of this request was not read before the job was submitted; read it in the "
             "view first (request.form, request.files, request.get_data() or request.get_json())"
+        )
+
+
+class UnpicklableError(ExecutorError, TypeError):
+    """A part of a call cannot be sent to a worker process."""
+
+    def __init__(self, name: str, part: str, reason: str) -> None:
+        super().__init__(name, part, reason)
+        self.name, self.part, self.reason = name, part, reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: {self.part} cannot be sent to a worker process ({self.reason}); "
+            "pass plain data and functions that a module defines at its top level, or use "
+            "EXECUTOR_TYPE='thread'"
+        )
+
+
+class OutsideContextError(ExecutorError, RuntimeError):
+    """A job in a worker process used ``current_app``, ``g``, ``request`` or ``session``."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name, self.reason = name, reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: {self.reason}: no Flask context is pushed in a worker process; pass "
+            "what the job needs as arguments, make the app in the job and use 'with "
+            "app.app_context():', or use EXECUTOR_TYPE='thread'"
+        )
+
+
+class WorkerError(ExecutorError, RuntimeError):
+    """A job in a worker process raised an exception that cannot be sent back.
+
+    :attr:`remote_traceback` is the traceback as text.
+    """
+
+    def __init__(self, name: str, remote_traceback: str) -> None:
+        super().__init__(name, remote_traceback)
+        self.name, self.remote_traceback = name, remote_traceback
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} raised an exception that cannot be pickled; its traceback in the "
+            f"worker process:\n{self.remote_traceback}"
         )

@@ -27,6 +27,7 @@ from datetime import time as time_of_day
 from decimal import Decimal
 from enum import Enum
 from pathlib import PurePath
+from queue import SimpleQueue
 from typing import (
     Any,
     ClassVar,
@@ -46,9 +47,9 @@ from typing_extensions import TypeVar as TypeVarWithDefault
 from werkzeug.wrappers import Response
 
 from . import signals
-from .backends import Backend, open_backend
+from .backends import Backend, ThreadBackend, default_max_workers, open_backend
 from .calls import Call, name_of
-from .config import ExecutorConfig
+from .config import ExecutorConfig, warn_of_unknown_keys
 from .context import CarryG, ContextSnapshot, current_app_or_none, without_resources
 from .errors import ExecutorClosedError, NoAppError
 from .futures import FutureCollection, FutureKey, FutureProxy, OnDuplicate
@@ -95,9 +96,10 @@ _NO_OPTIONS = _Options()
 class _AppState:
     """What one executor keeps for one app. It does not refer to the app, which may go away."""
 
-    def __init__(self, config: ExecutorConfig, name: str) -> None:
+    def __init__(self, config: ExecutorConfig, name: str, label: str) -> None:
         self.config = config
         self.name = name
+        self.label = label
         self._backend: Backend | None = None  # set under _lock
         self._finalizer: finalize[Any, Any] | None = None
         self._closed = False  # set under _lock
@@ -109,25 +111,41 @@ class _AppState:
         return self._closed
 
     @property
+    def max_workers(self) -> int:
+        return self.config.max_workers or default_max_workers(self.config.type)
+
+    @property
     def logs(self) -> bool:
         """Whether exceptions are logged here; a callback that raises them is logged as well."""
         return self.config.log_exceptions and not self.config.propagate_exceptions
 
-    def backend(self) -> Backend:
+    def backend(self, app: Flask) -> Backend:
         """The backend of this process, made when it is first needed."""
         backend = self._backend
         if backend is not None:
             return backend
         with self._lock:
             if self._closed:
-                raise ExecutorClosedError(self.name)
+                raise ExecutorClosedError(self.label)
             if self._backend is None:
-                backend = open_backend(self.config, self.name)
+                self._adopt_late_settings(app)
+                backend = open_backend(self.config, self.label)
                 # An executor or app that is dropped without shutdown() leaves no thread behind.
                 self._finalizer = finalize(self, backend.shutdown, wait=False, cancel_pending=False)
                 self._finalizer.atexit = False  # threads.py sees to that
                 self._backend = backend
             return self._backend
+
+    def _adopt_late_settings(self, app: Flask) -> None:
+        """Use what was set between init_app() and now, and say so: it usually works by luck."""
+        config = ExecutorConfig.from_mapping(app.config, name=self.name)
+        if config != self.config:
+            app.logger.warning(
+                "settings of %s changed after init_app(), and are used now: %s; set them before",
+                self.label,
+                self.config.changes(config),
+            )
+            self.config = config
 
     def shutdown(self, wait: bool, cancel_pending: bool) -> None:
         with self._lock:
@@ -214,9 +232,10 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             ConfigError: a setting cannot be used; a ``ValueError`` that names its key.
         """
         config = ExecutorConfig.from_mapping(app.config, name=self.name)
+        warn_of_unknown_keys(app.config, name=self.name)
         old = self._states.get(app)
         if old is None or old.closed or old.config != config:
-            self._states[app] = _AppState(config, self._label)
+            self._states[app] = _AppState(config, self.name, self._label)
             if old is not None:
                 old.shutdown(wait=False, cancel_pending=False)
         if config.futures_max_length is not None:
@@ -414,10 +433,11 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             if joined is not None:
                 return joined
         try:
-            state.backend().submit(Call(fn, args, kwargs, snapshot, future, state.logs))
+            state.backend(snapshot.app).submit(Call(fn, args, kwargs, snapshot, future, state.logs))
         except BaseException:
             if key is not None:
                 self.futures._forget(future)
+                future._end_cancelled()  # somebody may have joined it meanwhile
             raise
         if signals.job_submitted.receivers:
             signals.announce(signals.job_submitted, snapshot.app, future)
@@ -817,6 +837,12 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         executor = self if name is None else self.using(name=name)
 
         def decorate(fn: Callable[P, R], /) -> ExecutorJob[P, R, T]:
+            nested = "<locals>" in getattr(fn, "__qualname__", "")
+            if nested and any(state.config.type == "process" for state in self._states.values()):
+                raise TypeError(
+                    f"@executor.job got {fn!r}, which worker processes cannot import; define it "
+                    "at the top level of a module, or use EXECUTOR_TYPE='thread'"
+                )
             return ExecutorJob(executor, fn)
 
         return decorate if fn is None else decorate(fn)
@@ -832,6 +858,28 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         """
         for state in list(self._states.values()):
             state.shutdown(wait, cancel_futures)
+
+    # -- what public code reads off the pool of Flask-Executor -----------------------------------
+
+    @property
+    def _self(self) -> Self:
+        return self
+
+    @property
+    def _max_workers(self) -> int:
+        return self._current()[1].max_workers
+
+    @property
+    def _shutdown(self) -> bool:
+        return self._current()[1].closed
+
+    @property
+    def _work_queue(self) -> SimpleQueue[Any]:
+        app, state = self._current()
+        backend = state.backend(app)
+        if isinstance(backend, ThreadBackend):
+            return backend.queue
+        raise AttributeError(f"{type(backend).__name__} has no queue of its own")
 
 
 class _Window:

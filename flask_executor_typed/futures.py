@@ -179,6 +179,7 @@ class FutureProxy(Future[R]):
         "_app",
         "_exception",
         "_finished",
+        "_followed",
         "_id",
         "_interruptible",
         "_result",
@@ -212,6 +213,7 @@ class FutureProxy(Future[R]):
         self._exception: BaseException | None = None
         self._snapshot = snapshot
         self._app = None if snapshot is None else snapshot.app
+        self._followed: Future[R] | None = None
         self._interruptible: _Interruptible | None = None
         self._shared: _SharedState | None = None
         self._submitted = time.time()
@@ -235,7 +237,7 @@ class FutureProxy(Future[R]):
         status = self._status
         if status == FINISHED:
             return "succeeded" if self._exception is None else "failed"
-        return _STATUS[status]
+        return "running" if self.running() else _STATUS[status]
 
     @property
     def submitted_at(self) -> datetime:
@@ -265,7 +267,8 @@ class FutureProxy(Future[R]):
 
     def running(self) -> bool:
         """Whether a worker runs the call now."""
-        return self._status == RUNNING
+        followed = self._followed
+        return self._status == RUNNING or (followed is not None and followed.running())
 
     def cancelled(self) -> bool:
         """Whether the call was cancelled, before or while it ran."""
@@ -278,12 +281,14 @@ class FutureProxy(Future[R]):
         ``await``; the future is cancelled at once, the coroutine's cleanup follows on its loop.
         A running plain function cannot be stopped: ``False``.
         """
+        if self._followed is not None:
+            return self._followed.cancel()  # which settles this one
         if self._take(_TO_START):
-            if self._settle(CANCELLED_AND_NOTIFIED):
+            if self._end_cancelled():
                 return True
         elif self._interruptible is not None:
             interruptible = self._interruptible
-            if self._settle(CANCELLED_AND_NOTIFIED):
+            if self._end_cancelled():
                 interruptible.interrupt()
                 return True
         return self.cancelled()
@@ -354,7 +359,7 @@ class FutureProxy(Future[R]):
 
     def set_result(self, result: R) -> None:
         """Settle the future with a result. For executors; raises ``InvalidStateError`` if done."""
-        if not self._settle(FINISHED, result):
+        if not self._succeed(result):
             raise InvalidStateError(f"{self.status}: {self!r}")
 
     def set_exception(self, exception: BaseException | None) -> None:
@@ -386,9 +391,31 @@ class FutureProxy(Future[R]):
 
     # -- settling, for the workers of this package -----------------------------------------------
 
-    def _abandon(self) -> bool:
-        """Make sure that a refused call never starts; ``False`` if it already has."""
+    def _succeed(self, result: R) -> bool:
+        return self._settle(FINISHED, result)
+
+    def _fail(self, exception: BaseException) -> bool:
+        return self._settle(FINISHED, None, exception)
+
+    def _end_cancelled(self) -> bool:
+        return self._settle(CANCELLED_AND_NOTIFIED)
+
+    def _refuse(self) -> bool:
+        """Make sure that the call never starts; ``False`` if it already has."""
         return self._take(_TO_START)
+
+    def _follow(self, future: Future[R]) -> None:
+        """Be settled, and cancelled, with a future that another executor settles."""
+        self._followed = future
+        future.add_done_callback(self._settle_like)
+
+    def _settle_like(self, future: Future[R]) -> None:
+        if future.cancelled():
+            self._end_cancelled()
+        elif (exception := future.exception()) is not None:
+            self._fail(exception)
+        else:
+            self._succeed(future.result())
 
     def _take(self, item: Callable[[FutureProxy[R]], object]) -> bool:
         """Remove a ticket or a watcher; ``False`` if somebody else was first."""
@@ -432,7 +459,7 @@ class FutureProxy(Future[R]):
         signal = signals.job_failed if exception is not None else _SIGNALS[status]
         if signal.receivers and self._app is not None:
             _Callback(partial(signals.announce, signal, self._app), self._snapshot)(self)
-        self._snapshot = self._interruptible = None  # what the call held is not ours to keep
+        self._snapshot = self._interruptible = self._followed = None  # let go of what the call held
         return True
 
     def _snapshot_for_callback(self) -> ContextSnapshot | None:
@@ -796,29 +823,6 @@ def _as_proxy(future: Future[Any] | None) -> FutureProxy[Any] | None:
     """Make a future of another executor awaitable, like ours."""
     if future is None or isinstance(future, FutureProxy):
         return future
-    return _ForeignProxy(future)
-
-
-class _ForeignProxy(FutureProxy[R]):
-    """A future of another executor with our face: settled and cancelled with it."""
-
-    __slots__ = ("_future",)
-
-    def __init__(self, future: Future[R]) -> None:
-        super().__init__()
-        self._future = future
-        future.add_done_callback(self._follow)
-
-    def _follow(self, future: Future[R]) -> None:
-        if future.cancelled():
-            self._settle(CANCELLED_AND_NOTIFIED)
-        elif (exception := future.exception()) is not None:
-            self._settle(FINISHED, None, exception)
-        else:
-            self._settle(FINISHED, future.result())
-
-    def running(self) -> bool:
-        return self._future.running()
-
-    def cancel(self) -> bool:
-        return self._future.cancel()
+    proxy: FutureProxy[Any] = FutureProxy()
+    proxy._follow(future)
+    return proxy

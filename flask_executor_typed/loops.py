@@ -132,7 +132,7 @@ class _LoopThread:
                 return
         # refuse() came in between, and the loop may or may not get to what was posted just now.
         # Whoever takes the right to start decides: if the loop has, the call was accepted.
-        if call.future._abandon():
+        if call.future._refuse():
             raise ExecutorClosedError(self._pool_name)
 
     def wait_for(self, awaitable: Awaitable[R]) -> R:

@@ -1,6 +1,7 @@
-"""Where calls run: a pool of threads for plain functions, loop threads for coroutine functions.
+"""Where calls run. Here: threads for plain functions, loop threads for coroutine functions.
 
-The only module that makes pools.
+The only package that makes pools. Another kind of backend is a module beside this one, imported
+when an app is configured for it.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ import queue
 import threading
 from typing import Any, Protocol, TypeVar
 
-from .calls import Call
-from .config import ExecutorConfig
-from .errors import ExecutorClosedError
-from .loops import LoopPool, is_async_callable
-from .threads import close_at_exit, start_thread
+from ..calls import Call
+from ..config import ExecutorConfig
+from ..errors import ExecutorClosedError
+from ..loops import LoopPool, is_async_callable
+from ..threads import close_at_exit, start_thread
 
 __all__ = ("Backend", "ThreadBackend", "open_backend")
 
@@ -33,15 +34,22 @@ class Backend(Protocol):
 
 def open_backend(config: ExecutorConfig, name: str) -> Backend:
     """The backend that ``config`` asks for; its threads are called after ``name``."""
-    backend = ThreadBackend(name, config.max_workers or default_max_workers(), config.max_loops)
+    max_workers = config.max_workers or default_max_workers(config.type)
+    backend: Backend
+    if config.type == "process":
+        from .process import ProcessBackend  # multiprocessing is slow to import
+
+        backend = ProcessBackend(name, max_workers)
+    else:
+        backend = ThreadBackend(name, max_workers, config.max_loops)
     close_at_exit(backend)
     return backend
 
 
-def default_max_workers() -> int:
-    """As many threads as the standard library's pool: the processors plus 4, 32 at most."""
-    processors: int | None = getattr(os, "process_cpu_count", os.cpu_count)()
-    return min(32, (processors or 1) + 4)
+def default_max_workers(kind: str) -> int:
+    """As many workers as the standard library's pools: of processes, one for each processor."""
+    processors = int(getattr(os, "process_cpu_count", os.cpu_count)() or 1)
+    return processors if kind == "process" else min(32, processors + 4)
 
 
 class ThreadBackend:
@@ -50,6 +58,11 @@ class ThreadBackend:
     def __init__(self, name: str, max_workers: int, max_loops: int) -> None:
         self._loops = LoopPool(name, max_loops)
         self._pool = _ThreadPool(name, max_workers, self._loops)
+
+    @property
+    def queue(self) -> queue.SimpleQueue[Call[Any] | None]:
+        """The calls of plain functions that no worker has taken yet."""
+        return self._pool.queue
 
     def submit(self, call: Call[Any]) -> None:
         if is_async_callable(call.fn):
@@ -71,7 +84,7 @@ class _ThreadPool:
         self._name = name
         self._max_workers = max_workers
         self._loops = loops
-        self._queue: queue.SimpleQueue[Call[Any] | None] = queue.SimpleQueue()
+        self.queue: queue.SimpleQueue[Call[Any] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._workers: list[threading.Thread] = []  # guarded by _lock; only grows
         self._ended = 0  # workers that have; guarded by _lock
@@ -80,7 +93,7 @@ class _ThreadPool:
 
     def submit(self, call: Call[Any]) -> None:
         if not self._closed:
-            self._queue.put(call)
+            self.queue.put(call)
             if len(self._workers) < self._max_workers:
                 self._start_worker_if_busy(call)
             if not self._closed:
@@ -88,7 +101,7 @@ class _ThreadPool:
         # No lock is held over put(), so shutdown() may have come in between. Its end marker may
         # be before our call, which then nobody gets, or behind it. Whoever takes the right to
         # start decides: if a worker has, the call was accepted and runs; if we have, it was not.
-        if call.future._abandon():
+        if call.future._refuse():
             raise ExecutorClosedError(self._name)
 
     def _start_worker_if_busy(self, call: Call[Any]) -> None:
@@ -99,14 +112,14 @@ class _ThreadPool:
             try:
                 worker = start_thread(f"{self._name}-worker-{len(self._workers)}", self._work)
             except RuntimeError:  # the system has no more threads, or the interpreter is ending
-                if not self._workers and call.future._abandon():
+                if not self._workers and call.future._refuse():
                     raise
             else:
                 self._workers.append(worker)
 
     def _work(self) -> None:
         wait_for = self._loops.wait_for
-        get = self._queue.get
+        get = self.queue.get
         self._loops.bridge_this_thread()
         while (call := get()) is not None:
             call.run(wait_for)
@@ -114,7 +127,7 @@ class _ThreadPool:
             if len(self._workers) < self._max_workers:
                 with self._lock:
                     self._unfinished -= 1
-        self._queue.put(None)  # the end marker goes round
+        self.queue.put(None)  # the end marker goes round
         with self._lock:
             self._ended += 1
             last = self._ended == len(self._workers)
@@ -127,7 +140,7 @@ class _ThreadPool:
             workers = self._workers
         if cancel_pending:
             self._cancel_pending()
-        self._queue.put(None)
+        self.queue.put(None)
         if not workers:
             self._loops.end()
         if wait:
@@ -138,7 +151,7 @@ class _ThreadPool:
     def _cancel_pending(self) -> None:
         try:
             while True:
-                call = self._queue.get_nowait()
+                call = self.queue.get_nowait()
                 if call is not None:
                     call.future.cancel()
         except queue.Empty:

@@ -1,0 +1,129 @@
+"""Calls in other processes, for work that needs a processor of its own.
+
+The only module that pickles calls. Nothing of Flask travels: a job runs without any context.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import multiprocessing
+import pickle
+import sys
+import threading
+import traceback
+from collections.abc import Awaitable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from types import FunctionType
+from typing import Any
+
+from ..calls import Call, is_awaitable
+from ..errors import ExecutorClosedError, OutsideContextError, UnpicklableError, WorkerError
+
+__all__ = ("ProcessBackend",)
+
+_START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+"""Not ``fork``, which copies locks that threads of the server may hold just then."""
+
+
+class ProcessBackend:
+    """A pool of processes, each started anew rather than forked from this one."""
+
+    def __init__(self, name: str, max_workers: int) -> None:
+        self._name = name
+        self._max_workers = max_workers
+        self._lock = threading.Lock()
+        self._pool: ProcessPoolExecutor | None = None  # guarded by _lock
+        self._closed = False  # guarded by _lock
+
+    def submit(self, call: Call[Any]) -> None:
+        payload = _pickled(call)  # in this thread, so that the submitter hears what is wrong
+        with self._lock:
+            if self._closed:
+                call.future._refuse()
+                raise ExecutorClosedError(self._name)
+            if self._pool is None:
+                self._pool = self._new_pool()
+            try:
+                inner = self._pool.submit(_run, payload, call.future.name)
+            except BrokenProcessPool:  # a worker was killed: its calls have failed, these need not
+                self._pool = self._new_pool()
+                inner = self._pool.submit(_run, payload, call.future.name)
+        call.follow(inner)
+
+    def _new_pool(self) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context(_START_METHOD)
+        return ProcessPoolExecutor(self._max_workers, context)
+
+    def shutdown(self, *, wait: bool, cancel_pending: bool) -> None:
+        with self._lock:
+            self._closed = True
+            pool = self._pool
+        if pool is not None:
+            pool.shutdown(wait, cancel_futures=cancel_pending)
+
+
+class _Pickler(pickle.Pickler):
+    """Finds a function that ``@executor.job`` has replaced under its own name."""
+
+    def reducer_override(self, obj: object) -> Any:
+        if isinstance(obj, FunctionType) and "<locals>" not in obj.__qualname__:
+            named: object = sys.modules.get(obj.__module__)
+            for part in obj.__qualname__.split("."):
+                named = getattr(named, part, None)
+            function: object = getattr(named, "fn", None)
+            if function is obj:
+                return _function_of_job, (obj.__module__, obj.__qualname__)
+        return NotImplemented
+
+
+def _function_of_job(module: str, qualname: str) -> Any:
+    found: Any = __import__(module, fromlist=["*"])
+    for part in qualname.split("."):
+        found = getattr(found, part)
+    return found.fn
+
+
+def _dumps(value: object) -> bytes:
+    buffer = io.BytesIO()
+    _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(value)
+    return buffer.getvalue()
+
+
+def _pickled(call: Call[Any]) -> bytes:
+    try:
+        return _dumps((call.fn, call.args, call.kwargs))
+    except Exception:
+        # Which part it was: the pickler's own message rarely tells.
+        parts: dict[str, object] = {"the function itself": call.fn}
+        parts.update((f"argument {i}", value) for i, value in enumerate(call.args, 1))
+        parts.update((f"argument {name!r}", value) for name, value in call.kwargs.items())
+        for what, value in parts.items():
+            try:
+                _dumps(value)
+            except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
+                raise UnpicklableError(call.future.name, what, reason) from error
+        raise
+
+
+def _run(payload: bytes, name: str) -> object:
+    """In the worker: run a pickled call. What it raises can be sent back."""
+    try:
+        fn, args, kwargs = pickle.loads(payload)
+        result = fn(*args, **kwargs)
+        return asyncio.run(_wait(result)) if is_awaitable(result) else result
+    except BaseException as error:
+        if isinstance(error, RuntimeError) and str(error).startswith("Working outside of "):
+            raise OutsideContextError(name, str(error).split(".")[0]) from error
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:
+            # An exception that cannot be rebuilt in the parent would break the whole pool there.
+            raise WorkerError(name, "".join(traceback.format_exception(error))) from None
+        raise
+
+
+async def _wait(awaitable: Awaitable[object]) -> object:
+    return await awaitable
