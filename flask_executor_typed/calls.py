@@ -63,7 +63,7 @@ class Call(Generic[R]):
         """Run the call in this thread. ``wait_for`` blocks until an awaitable has a result."""
         future = self.future
         try:
-            if not future.set_running_or_notify_cancel():
+            if not future._begin():
                 return
             try:
                 result = self.snapshot.variables.copy().run(self._run_in_context, wait_for)

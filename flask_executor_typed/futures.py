@@ -8,6 +8,7 @@ result's type.
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import threading
 import time
@@ -16,7 +17,6 @@ from collections.abc import Callable, Generator, Hashable
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures._base import (
-    CANCELLED,
     CANCELLED_AND_NOTIFIED,
     FINISHED,
     LOGGER,
@@ -67,8 +67,6 @@ Status = Literal["pending", "running", "succeeded", "failed", "cancelled"]
 OnDuplicate = Literal["error", "join", "replace"]
 
 _DRAINED_AT_ONCE = 1000  # callbacks that an inbox runs before the loop sees to its other work
-
-_DONE = frozenset((CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED))
 
 
 class LoopInbox:
@@ -175,6 +173,10 @@ class FutureProxy(Future[R]):
     # winner of _TO_SETTLE writes the result, then the state, then pops and calls every watcher.
     # Who adds a watcher looks at the state afterwards: if it is final, the watcher may or may not
     # have been popped, and removing it again tells which. So each watcher is called exactly once.
+    #
+    # ``_status`` changes once, from PENDING to what is final. That a call runs is told by the time
+    # at which it started: a coroutine may be cancelled while its loop is about to start it, and
+    # nothing that the loop writes then may replace the outcome.
     __slots__ = (
         "_app",
         "_exception",
@@ -234,10 +236,11 @@ class FutureProxy(Future[R]):
     @property
     def status(self) -> Status:
         """``pending``, ``running``, ``succeeded``, ``failed`` or ``cancelled``."""
-        status = self._status
-        if status == FINISHED:
+        if self._status == FINISHED:
             return "succeeded" if self._exception is None else "failed"
-        return "running" if self.running() else _STATUS[status]
+        if self._status == CANCELLED_AND_NOTIFIED:
+            return "cancelled"
+        return "running" if self.running() else "pending"
 
     @property
     def submitted_at(self) -> datetime:
@@ -263,16 +266,18 @@ class FutureProxy(Future[R]):
 
     def done(self) -> bool:
         """Whether the call has a result, has an exception, or was cancelled."""
-        return self._status in _DONE
+        return self._status != PENDING
 
     def running(self) -> bool:
         """Whether a worker runs the call now."""
+        if self._status != PENDING:
+            return False
         followed = self._followed
-        return self._status == RUNNING or (followed is not None and followed.running())
+        return self._started > 0 or (followed is not None and followed.running())
 
     def cancelled(self) -> bool:
         """Whether the call was cancelled, before or while it ran."""
-        return self._status in _DONE and self._status != FINISHED
+        return self._status == CANCELLED_AND_NOTIFIED
 
     def cancel(self) -> bool:
         """Cancel the call if that is possible, and say whether it was.
@@ -281,8 +286,9 @@ class FutureProxy(Future[R]):
         ``await``; the future is cancelled at once, the coroutine's cleanup follows on its loop.
         A running plain function cannot be stopped: ``False``.
         """
-        if self._followed is not None:
-            return self._followed.cancel()  # which settles this one
+        followed = self._followed
+        if followed is not None:
+            return followed.cancel()  # which settles this one
         if self._take(_TO_START):
             if self._end_cancelled():
                 return True
@@ -323,14 +329,14 @@ class FutureProxy(Future[R]):
             concurrent.futures.CancelledError: the call was cancelled.
             concurrent.futures.TimeoutError: it was not done in time.
         """
-        if self._status not in _DONE:
+        if self._status == PENDING:
             blocked = _Blocked()
             if self._watch(blocked, first=True):
                 try:
                     blocked.wait(timeout)
                 finally:
                     self._take(blocked)
-            if self._status not in _DONE:
+            if self._status == PENDING:
                 raise FutureTimeoutError
         if self._status != FINISHED:
             raise CancelledError
@@ -349,13 +355,11 @@ class FutureProxy(Future[R]):
 
     def set_running_or_notify_cancel(self) -> bool:
         """Claim the call for running. For executors; ``False`` if it was cancelled."""
-        if self._take(_TO_START):
-            self._started = time.time()
-            self._status = RUNNING
+        if self._begin():
             return True
-        if self.cancelled():
-            return False
-        raise InvalidStateError(f"{self.status}: {self!r}")
+        if self._started or self._status == FINISHED:
+            raise InvalidStateError(f"{self.status}: {self!r}")
+        return False
 
     def set_result(self, result: R) -> None:
         """Settle the future with a result. For executors; raises ``InvalidStateError`` if done."""
@@ -371,7 +375,7 @@ class FutureProxy(Future[R]):
 
     def __await__(self) -> Generator[Any, None, R]:
         try:
-            if self._status not in _DONE:
+            if self._status == PENDING:
                 loop, inbox = _inbox_of_running_loop()
                 awaiter = _Awaiter(inbox, loop.create_future())
                 if self._watch(awaiter, first=True):
@@ -390,6 +394,13 @@ class FutureProxy(Future[R]):
         self._watchers.append(_Callback(fn, self._snapshot))
 
     # -- settling, for the workers of this package -----------------------------------------------
+
+    def _begin(self) -> bool:
+        """Take the right to run the call; ``False`` if it was cancelled, or refused."""
+        if not self._take(_TO_START):
+            return False
+        self._started = time.time()
+        return True
 
     def _succeed(self, result: R) -> bool:
         return self._settle(FINISHED, result)
@@ -430,14 +441,14 @@ class FutureProxy(Future[R]):
 
         ``first``: before the callbacks. Waiters are woken before any callback runs.
         """
-        if self._status in _DONE:
+        if self._status != PENDING:
             return False
         if first:
             self._watchers.insert(0, watcher)
         else:
             self._watchers.append(watcher)
         # Settled in between? If the watcher can be removed, it was not called and never will be.
-        return self._status not in _DONE or not self._take(watcher)
+        return self._status == PENDING or not self._take(watcher)
 
     def _settle(
         self, status: str, result: R | None = None, exception: BaseException | None = None
@@ -487,7 +498,11 @@ class FutureProxy(Future[R]):
 
         @property
         def _state(self) -> str:
-            return self._status if self._shared is None else self._shared.state
+            return self._visible_state()
+
+    def _visible_state(self) -> str:
+        state = self._status if self._shared is None else self._shared.state
+        return RUNNING if state == PENDING and self.running() else state
 
     def _share(self) -> _SharedState:
         if self._shared is None:
@@ -502,12 +517,15 @@ class FutureProxy(Future[R]):
 
 _shared_lock = threading.RLock()  # reentrant: a finalizer may run while it is held
 
-_STATUS: dict[str, Status] = {
-    PENDING: "pending",
-    RUNNING: "running",
-    CANCELLED: "cancelled",
-    CANCELLED_AND_NOTIFIED: "cancelled",
-}
+
+def _forget_parent() -> None:
+    """In the child of a fork: a thread of the parent may have held the lock."""
+    global _shared_lock  # noqa: PLW0603
+    _shared_lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parent)
 
 _SIGNALS: dict[str, NamedSignal] = {
     FINISHED: signals.job_succeeded,

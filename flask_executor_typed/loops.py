@@ -156,7 +156,7 @@ class _LoopThread:
     def _start(self, call: Call[Any]) -> None:
         if self._cancels_pending:
             call.future.cancel()
-        if call.future.set_running_or_notify_cancel():
+        if call.future._begin():
             self._calls.add(call)  # asyncio itself keeps only weak references to tasks
             task = _create_task(self.loop, self._run(call), call.snapshot.variables.copy())
             call.task = None if task.done() else task
