@@ -56,7 +56,7 @@ from .futures import FutureCollection, FutureKey, FutureProxy, OnDuplicate
 from .jobs import ExecutorJob, JobDecorator
 from .loops import is_async_callable
 
-__all__ = ("Executor", "propagate_exceptions_callback")
+__all__ = ("Executor", "ExecutorJob", "propagate_exceptions_callback")
 
 
 class _Dataclass(Protocol):

@@ -150,6 +150,9 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         return self.fn(*args, **kwargs)
 
+    def __reduce__(self) -> str:
+        return self.__qualname__  # pickled like a function: by the name it can be imported under
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.fn!r}>"
 

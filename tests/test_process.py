@@ -1,0 +1,165 @@
+"""EXECUTOR_TYPE = "process": calls in other processes, without Flask's contexts."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+from flask import Flask
+
+from flask_executor_typed import (
+    Executor,
+    ExecutorClosedError,
+    OutsideContextError,
+    UnpicklableError,
+    WorkerError,
+)
+
+from . import processes
+from .conftest import TIMEOUT
+from .processes import cube, cube_soon
+
+
+@pytest.fixture(scope="module")
+def executor() -> Iterator[Executor]:
+    """One pool for the module: starting processes is slow."""
+    yield processes.executor
+    processes.executor.shutdown()
+    processes.executor.init_app(processes.app)
+
+
+def test_function_runs_in_another_process(executor: Executor) -> None:
+    assert executor.submit(processes.fib, 10).result(TIMEOUT) == 55
+    assert executor.submit(processes.pid).result(TIMEOUT) != os.getpid()
+
+
+def test_call_works_in_a_request_an_app_context_and_none(executor: Executor) -> None:
+    assert executor.submit(processes.fib, 5).result(TIMEOUT) == 5
+    with processes.app.app_context():
+        assert executor.submit(processes.fib, 5).result(TIMEOUT) == 5
+    with processes.app.test_request_context():
+        assert executor.submit(processes.fib, 5).result(TIMEOUT) == 5
+
+
+def test_coroutine_function_is_awaited_in_the_worker(executor: Executor) -> None:
+    assert executor.submit(processes.add_soon, 1, 2).result(TIMEOUT) == 3
+
+
+def test_job_at_the_top_level_of_a_module_runs_in_a_worker(executor: Executor) -> None:
+    assert cube.submit(3).result(TIMEOUT) == 27
+    assert cube_soon.submit(3).result(TIMEOUT) == 27
+    assert executor.submit(cube, 4).result(TIMEOUT) == 64
+    assert processes.Scale(5).times.submit(2).result(TIMEOUT) == 10
+
+
+@pytest.mark.parametrize("chunksize", [1, 3])
+def test_map_gives_the_results_in_order(executor: Executor, chunksize: int) -> None:
+    assert list(cube.map(range(7), chunksize=chunksize)) == [n**3 for n in range(7)]
+
+
+def test_future_can_be_awaited_and_waited_for(executor: Executor) -> None:
+    async def both() -> tuple[int, int]:
+        one, eight = await asyncio.gather(cube.submit(1), cube.submit(2))
+        return one, eight
+
+    assert asyncio.run(both()) == (1, 8)
+    futures = [cube.submit(n) for n in range(4)]
+    done, pending = concurrent.futures.wait(futures, TIMEOUT)
+    assert done == set(futures)
+    assert not pending
+    assert all(future.status == "succeeded" for future in futures)
+
+
+def test_job_that_uses_a_context_is_told_what_to_do(executor: Executor) -> None:
+    with processes.app.test_request_context():
+        future = executor.submit(processes.name_of_app)
+        assert str(future.exception(TIMEOUT)) == (
+            "name_of_app: Working outside of application context: no Flask context is pushed in a "
+            "worker process; pass what the job needs as arguments, make the app in the job and use "
+            "'with app.app_context():', or use EXECUTOR_TYPE='thread'"
+        )
+        with pytest.raises(OutsideContextError, match="Working outside of request context"):
+            executor.submit(processes.path_of_request).result(TIMEOUT)
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "part"),
+    [
+        ((threading.Lock(),), {}, "argument 1"),
+        ((1, threading.Lock()), {}, "argument 2"),
+        ((1,), {"lock": threading.Lock()}, "argument 'lock'"),
+    ],
+)
+def test_argument_that_cannot_be_pickled_is_named_at_submit(
+    executor: Executor, args: tuple[object, ...], kwargs: dict[str, object], part: str
+) -> None:
+    with pytest.raises(UnpicklableError) as caught:
+        executor.submit(processes.echo, *args, **kwargs)
+    assert str(caught.value) == (
+        f"echo: {part} cannot be sent to a worker process (TypeError: cannot pickle "
+        "'_thread.lock' object); pass plain data and functions that a module defines at its top "
+        "level, or use EXECUTOR_TYPE='thread'"
+    )
+    assert isinstance(caught.value, TypeError)
+
+
+def test_function_that_cannot_be_pickled_is_refused_and_its_key_stays_free(
+    executor: Executor,
+) -> None:
+    with pytest.raises(UnpicklableError, match="the function itself"):
+        executor.submit_stored("key", lambda: 1)
+    assert executor.futures.get("key") is None
+
+
+def test_nested_job_is_refused_at_decoration(executor: Executor) -> None:
+    def nested() -> None:
+        pass
+
+    with pytest.raises(TypeError, match="which worker processes cannot import; define it"):
+        executor.job(nested)
+
+
+def test_exception_arrives_with_its_remote_traceback_and_is_logged_once(
+    executor: Executor, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.ERROR):
+        future = executor.submit(processes.raise_value_error)
+        error = future.exception(TIMEOUT)
+    assert isinstance(error, ValueError)
+    assert "in raise_value_error" in str(error.__cause__)
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == [f"Exception in background job raise_value_error [{future.id}]"]
+
+
+def test_exception_that_cannot_be_unpickled_fails_its_own_job_only(executor: Executor) -> None:
+    odd = executor.submit(processes.raise_two_arguments)
+    with pytest.raises(WorkerError, match=r"(?s)cannot be pickled.*in raise_two_arguments.*odd"):
+        odd.result(TIMEOUT)
+    assert cube.submit(2).result(TIMEOUT) == 8
+
+
+def test_result_that_cannot_be_pickled_fails_its_own_job_only(executor: Executor) -> None:
+    with pytest.raises(TypeError, match="cannot pickle"):
+        executor.submit(processes.give_lock).result(TIMEOUT)
+    assert cube.submit(2).result(TIMEOUT) == 8
+
+
+def test_pool_works_again_after_a_worker_was_killed(executor: Executor) -> None:
+    with pytest.raises(concurrent.futures.BrokenExecutor):
+        executor.submit(processes.die).result(TIMEOUT)
+    assert cube.submit(2).result(TIMEOUT) == 8
+
+
+def test_submit_after_shutdown_is_refused() -> None:
+    app = Flask("closed")
+    app.config["EXECUTOR_TYPE"] = "process"
+    executor = Executor(app)
+    assert executor.submit(processes.fib, 3).result(TIMEOUT) == 2
+    executor.shutdown()
+    with pytest.raises(ExecutorClosedError):
+        executor.submit(processes.fib, 3)
