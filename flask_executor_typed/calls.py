@@ -72,9 +72,8 @@ class Call(Generic[R]):
             else:
                 future._succeed(result)
         finally:
-            # A failed call's exception refers to this frame; without this it would be a cycle
-            # with the future, which only the garbage collector ends.
-            del self, future
+            self._let_go()
+            del future
 
     def _run_in_context(self, wait_for: Callable[[Awaitable[Any]], Any]) -> Any:
         with self.snapshot.pushed():
@@ -82,8 +81,8 @@ class Call(Generic[R]):
             try:
                 result: Any = self.fn(*self.args, **self.kwargs)
                 if is_awaitable(result):
-                    # Nobody could know: a lambda, say, that calls an async def. The thread
-                    # waits, so that the contexts stay and are torn down once, at the end.
+                    # Nobody could know: a lambda, say, that calls an async def. The thread waits,
+                    # so that the contexts stay and are torn down once, at the end.
                     result = wait_for(result)
                 return result
             except BaseException as error:
@@ -114,7 +113,17 @@ class Call(Generic[R]):
             else:
                 future._succeed(result)
         finally:
-            del self, future  # see run()
+            self._let_go()
+            del future
+
+    def _let_go(self) -> None:
+        """Forget everything, now that the call is over.
+
+        A failed call's exception keeps the frames that it went through, and those that called
+        them, which refer to this object. If it referred to the future, and so to the exception,
+        arguments and request would stay until the garbage collector finds the cycle.
+        """
+        del self.fn, self.args, self.kwargs, self.snapshot, self.future
 
     def follow(self, future: Future[R]) -> None:
         """Leave the outcome to the future of another executor, which runs the call."""

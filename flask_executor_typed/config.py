@@ -6,6 +6,7 @@ The only module that reads ``app.config``. Everything is checked here, at ``init
 from __future__ import annotations
 
 import difflib
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -84,8 +85,18 @@ def warn_of_unknown_keys(config: Mapping[str, Any], *, name: str = "") -> None:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
             warnings.warn(
                 f"{key} is not a setting of flask_executor_typed; did you mean {near}?",
-                stacklevel=4,
+                stacklevel=_level_of_caller(),
             )
+
+
+def _level_of_caller() -> int:
+    """How far up the stack of who calls this the first frame outside of the package is."""
+    level = 1
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__package__") == __package__:
+        frame = frame.f_back
+        level += 1
+    return level
 
 
 def _prefix(name: str) -> str:

@@ -5,9 +5,11 @@ The only module that knows Flask's private context names and how its versions di
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import os
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from io import BufferedReader, BytesIO, RawIOBase
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -25,7 +27,7 @@ from .signals import has_receivers
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-__all__ = ("CarryG", "ContextSnapshot", "current_app_or_none", "without_resources")
+__all__ = ("CarryG", "ContextRules", "ContextSnapshot", "current_app_or_none", "without_resources")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,6 +45,20 @@ def without_resources(name: str, value: object) -> bool:
     """
     kind: type = type(value)
     return not (hasattr(kind, "close") or hasattr(kind, "aclose"))
+
+
+@dataclass(frozen=True, slots=True)
+class ContextRules:
+    """What of its submitter's contexts an executor gives to a job."""
+
+    push_app: bool = True
+    """An app context, with what ``g`` held."""
+
+    push_request: bool = True
+    """A request context, with the request and the session."""
+
+    carry_g: Callable[[str, object], bool] = without_resources
+    """Whether a name of ``g``, with this value, is in the job's."""
 
 
 class _StackSlot:
@@ -94,7 +110,7 @@ class ContextSnapshot:
     extension keeps by context.
     """
 
-    __slots__ = ("app", "g_items", "pushes_app", "request", "variables")
+    __slots__ = ("app", "g_items", "pushes_app", "request", "rules", "variables")
 
     app: Flask
     """The app itself, never a proxy."""
@@ -102,46 +118,42 @@ class ContextSnapshot:
     def __init__(
         self,
         app: Flask,
+        rules: ContextRules,
         variables: contextvars.Context,
-        *,
         pushes_app: bool = True,
         g_items: dict[str, Any] | None = None,
         request: _RequestSnapshot | None = None,
     ) -> None:
         self.app = app
+        self.rules = rules
         self.variables = variables
         self.pushes_app = pushes_app
         self.g_items = g_items
         self.request = request
 
     @classmethod
-    def capture(
-        cls,
-        app: Flask,
-        *,
-        push_app: bool = True,
-        push_request: bool = True,
-        carry_g: Callable[[str, object], bool] = without_resources,
-    ) -> ContextSnapshot:
+    def capture(cls, app: Flask, rules: ContextRules) -> ContextSnapshot:
         """Capture what is current in this thread, for jobs of ``app``.
 
         ``g`` travels only if it is a ``g`` of ``app``; its values are shared, its names copied.
         """
         app_context = _app_slot.get(None)
         g_items = None
-        if push_app and app_context is not None and app_context.app is app:
+        if rules.push_app and app_context is not None and app_context.app is app:
+            carry_g = rules.carry_g
             attributes: dict[str, Any] = app_context.g.__dict__
             g_items = {name: value for name, value in attributes.items() if carry_g(name, value)}
         request_context = _request_context()
         if request_context is None:
             request = None
-        elif push_request and request_context.app is app:
+        elif rules.push_request and request_context.app is app:
             request = _RequestSnapshot(request_context)
         else:
-            return cls(app, _without_flask(), pushes_app=push_app, g_items=g_items)
-        pushes_app = push_app or request is not None  # Flask has no request without an app context
+            return cls(app, rules, _without_flask(), rules.push_app, g_items)
+        # Flask has no request without an app context.
+        pushes_app = rules.push_app or request is not None
         variables = contextvars.copy_context() if pushes_app else _without_flask()
-        return cls(app, variables, pushes_app=pushes_app, g_items=g_items, request=request)
+        return cls(app, rules, variables, pushes_app, g_items, request)
 
     def run(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call ``fn`` with this snapshot pushed, in a copy of its contextvars."""
@@ -163,11 +175,12 @@ class ContextSnapshot:
 class _Pushed:
     """Contexts of one run. A class, not a generator: this runs for every job."""
 
-    __slots__ = ("_app_context", "_request_token", "_snapshot")
+    __slots__ = ("_app_context", "_request_context", "_request_token", "_snapshot")
 
     def __init__(self, snapshot: ContextSnapshot) -> None:
         self._snapshot = snapshot
         self._app_context: Any = None
+        self._request_context: Any = None
         self._request_token: Any = None
 
     def __enter__(self) -> None:
@@ -181,8 +194,18 @@ class _Pushed:
             app_context.g.__dict__.update(snapshot.g_items)
         if snapshot.request is None:
             app_context.push()
+        elif _MERGED:
+            snapshot.request.push_with(app_context)
         else:
-            self._request_token = snapshot.request.push(app_context)
+            context = snapshot.request.make_context()
+            app_context.push()
+            self._request_context = context
+            self._request_token = _request_slot.set(context)
+            # As if pushed by its own push(): what the job pushes once more is not the last to go.
+            if _HAS_STACKS:
+                context._implicit_app_ctx_stack = [None]
+            else:
+                context._cv_tokens = [(self._request_token, None)]
         self._app_context = app_context
 
     def __exit__(
@@ -193,7 +216,14 @@ class _Pushed:
     ) -> None:
         if self._app_context is None:
             return
+        # On a loop's thread: Flask calls async teardown functions through asgiref, which refuses
+        # in a thread whose loop runs. Like any teardown function they hold up the loop.
+        loop = asyncio._get_running_loop()
         try:
+            if loop is not None:
+                asyncio._set_running_loop(None)
+            if _app_slot.get(None) is not self._app_context:
+                self._pop_what_is_left()
             if self._request_token is None:
                 self._app_context.pop(exc)
             else:
@@ -201,6 +231,9 @@ class _Pushed:
         except BaseException:
             # The job is over and its result stands; a worker must survive any teardown.
             self._snapshot.app.logger.exception("teardown after a background job failed")
+        finally:
+            if loop is not None:
+                asyncio._set_running_loop(loop)
 
     def _pop_both(self, exc: BaseException | None) -> None:
         # As Flask's own pop of a request context, but for closing the request, which is a copy;
@@ -212,6 +245,17 @@ class _Pushed:
         finally:
             _request_slot.reset(self._request_token)
             self._app_context.pop(exc)
+
+    def _pop_what_is_left(self) -> None:
+        """Pop what the job pushed and did not pop, so that our own teardown sees our own ``g``."""
+        ours = {_request_slot: self._request_context, _app_slot: self._app_context}
+        for slot, context in ours.items():
+            while (left := slot.get(None)) is not context and left is not None:
+                try:
+                    left.pop(None)
+                except BaseException:
+                    self._snapshot.app.logger.exception("teardown after a background job failed")
+                    break
 
 
 def _without_flask() -> contextvars.Context:
@@ -254,37 +298,33 @@ class _RequestSnapshot:
 
     def _request_copy(self) -> Request:
         request: Request = object.__new__(self._kind)
-        request.__dict__.update(self._request)
+        request.__dict__.update(self._request, environ=self._request["environ"].copy())
         if self._uploads is not None:
             files = MultiDict((name, upload.open()) for name, upload in self._uploads)
             request.__dict__["files"] = files
         return request
 
-    def push(self, app_context: Any) -> Any:
-        """Push ``app_context`` with the request; return the token that resets the request slot.
+    def make_context(self) -> Any:
+        """A request context for one run, to be made current by hand, on Flask before 3.2.
 
         Flask's own push would match the URL again and build another URL adapter for every job:
         most of what a job costs in Flask-Executor.
         """
         parent = self._context
-        if _MERGED:
-            app_context._request = self._request_copy()
-            app_context._session = parent._session
-            app_context.url_adapter = None  # push() matches the URL only if there is one
-            app_context.push()
-            app_context.url_adapter = parent.url_adapter
-            return None
         context: Any = object.__new__(parent.__class__)
         context.__dict__.update(parent.__dict__)
         context.request = self._request_copy()
         context._after_request_functions = []
+        return context
+
+    def push_with(self, app_context: Any) -> None:
+        """Push ``app_context`` as the one context that Flask 3.2 has for app and request."""
+        parent = self._context
+        app_context._request = self._request_copy()
+        app_context._session = parent._session
+        app_context.url_adapter = None  # push() matches the URL only if there is one
         app_context.push()
-        token = _request_slot.set(context)
-        if _HAS_STACKS:
-            context._implicit_app_ctx_stack = [None]
-        else:
-            context._cv_tokens = [(token, None)]  # pushed once: the job may push it once more
-        return token
+        app_context.url_adapter = parent.url_adapter
 
 
 class _UnreadBody:

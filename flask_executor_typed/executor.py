@@ -50,7 +50,7 @@ from . import signals
 from .backends import Backend, ThreadBackend, default_max_workers, open_backend
 from .calls import Call, name_of
 from .config import ExecutorConfig, warn_of_unknown_keys
-from .context import CarryG, ContextSnapshot, current_app_or_none, without_resources
+from .context import CarryG, ContextRules, ContextSnapshot, current_app_or_none, without_resources
 from .errors import ExecutorClosedError, NoAppError
 from .futures import FutureCollection, FutureKey, FutureProxy, OnDuplicate
 from .jobs import ExecutorJob, JobDecorator
@@ -96,15 +96,30 @@ _NO_OPTIONS = _Options()
 class _AppState:
     """What one executor keeps for one app. It does not refer to the app, which may go away."""
 
-    def __init__(self, config: ExecutorConfig, name: str, label: str) -> None:
-        self.config = config
-        self.name = name
-        self.label = label
+    def __init__(
+        self,
+        executor: Executor[Any],
+        config: ExecutorConfig,
+        carry_g: Callable[[str, object], bool],
+    ) -> None:
+        self.name = executor.name
+        self.label = executor._label
+        self._futures = executor.futures
+        self._carry_g = carry_g
         self._backend: Backend | None = None  # set under _lock
         self._finalizer: finalize[Any, Any] | None = None
         self._closed = False  # set under _lock
         self._lock = threading.Lock()
+        self._use(config)
         _states.add(self)
+
+    def _use(self, config: ExecutorConfig) -> None:
+        self.config = config
+        self.rules = ContextRules(
+            config.push_app_context, config.push_request_context, self._carry_g
+        )
+        if config.futures_max_length is not None:
+            self._futures.max_length = config.futures_max_length
 
     @property
     def closed(self) -> bool:
@@ -145,7 +160,7 @@ class _AppState:
                 self.label,
                 self.config.changes(config),
             )
-            self.config = config
+            self._use(config)
 
     def shutdown(self, wait: bool, cancel_pending: bool) -> None:
         with self._lock:
@@ -235,11 +250,9 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         warn_of_unknown_keys(app.config, name=self.name)
         old = self._states.get(app)
         if old is None or old.closed or old.config != config:
-            self._states[app] = _AppState(config, self.name, self._label)
+            self._states[app] = _AppState(self, config, self._carries_g)
             if old is not None:
                 old.shutdown(wait=False, cancel_pending=False)
-        if config.futures_max_length is not None:
-            self.futures.max_length = config.futures_max_length
         app.extensions[self.name + "executor"] = self
 
     def _current(self) -> tuple[Flask, _AppState]:
@@ -401,20 +414,14 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         kwargs: dict[str, Any],
     ) -> FutureProxy[Any]:
         app, state = self._current()
-        return self._start(state, self._capture(app, state), fn, args, kwargs, key)
-
-    def _capture(self, app: Flask, state: _AppState) -> ContextSnapshot:
-        config = state.config
-        return ContextSnapshot.capture(
-            app,
-            push_app=config.push_app_context,
-            push_request=config.push_request_context,
-            carry_g=self._carries_g,
-        )
+        backend = state.backend(app)
+        snapshot = ContextSnapshot.capture(app, state.rules)
+        return self._start(state, backend, snapshot, fn, args, kwargs, key)
 
     def _start(
         self,
         state: _AppState,
+        backend: Backend,
         snapshot: ContextSnapshot,
         fn: Callable[..., Any],
         args: tuple[Any, ...],
@@ -433,14 +440,14 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             if joined is not None:
                 return joined
         try:
-            state.backend(snapshot.app).submit(Call(fn, args, kwargs, snapshot, future, state.logs))
+            backend.submit(Call(fn, args, kwargs, snapshot, future, state.logs))
         except BaseException:
             if key is not None:
                 self.futures._forget(future)
                 future._end_cancelled()  # somebody may have joined it meanwhile
             raise
         if signals.job_submitted.receivers:
-            signals.announce(signals.job_submitted, snapshot.app, future)
+            future._announce(signals.job_submitted, snapshot)
         return future
 
     @overload
@@ -810,13 +817,17 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         if buffersize is not None:
             _check_count("buffersize", buffersize)
         app, state = self._current()
-        snapshot = self._capture(app, state)
+        backend = state.backend(app)
+        snapshot = ContextSnapshot.capture(app, state.rules)
         arguments: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
         if chunksize > 1 and not is_async_callable(fn):
             chunks = iter(lambda: tuple(itertools.islice(arguments, chunksize)), ())
-            calls = (self._start(state, snapshot, _run_chunk, (fn, chunk), {}) for chunk in chunks)
+            calls = (
+                self._start(state, backend, snapshot, _run_chunk, (fn, chunk), {})
+                for chunk in chunks
+            )
             return _Window(calls, buffersize and -(-buffersize // chunksize), chunked=True)
-        calls = (self._start(state, snapshot, fn, args, {}) for args in arguments)
+        calls = (self._start(state, backend, snapshot, fn, args, {}) for args in arguments)
         return _Window(calls, buffersize, chunked=False)
 
     # -- jobs ------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ from typing_extensions import Self
 from typing_extensions import TypeVar as TypeVarWithDefault
 
 from . import signals
-from .context import ContextSnapshot, current_app_or_none
+from .context import ContextRules, ContextSnapshot, current_app_or_none
 from .errors import DuplicateKeyError
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ T = TypeVarWithDefault("T", default=Any)
 
 Status = Literal["pending", "running", "succeeded", "failed", "cancelled"]
 OnDuplicate = Literal["error", "join", "replace"]
+
+_DEFAULT_RULES = ContextRules()
 
 _DRAINED_AT_ONCE = 1000  # callbacks that an inbox runs before the loop sees to its other work
 
@@ -185,6 +187,7 @@ class FutureProxy(Future[R]):
         "_id",
         "_interruptible",
         "_result",
+        "_rules",
         "_shared",
         "_snapshot",
         "_started",
@@ -215,6 +218,7 @@ class FutureProxy(Future[R]):
         self._exception: BaseException | None = None
         self._snapshot = snapshot
         self._app = None if snapshot is None else snapshot.app
+        self._rules = _DEFAULT_RULES if snapshot is None else snapshot.rules
         self._followed: Future[R] | None = None
         self._interruptible: _Interruptible | None = None
         self._shared: _SharedState | None = None
@@ -468,18 +472,22 @@ class FutureProxy(Future[R]):
                 break
             watcher(self)
         signal = signals.job_failed if exception is not None else _SIGNALS[status]
-        if signal.receivers and self._app is not None:
-            _Callback(partial(signals.announce, signal, self._app), self._snapshot)(self)
+        if signal.receivers and self._snapshot is not None:
+            self._announce(signal, self._snapshot)
         self._snapshot = self._interruptible = self._followed = None  # let go of what the call held
         return True
+
+    def _announce(self, signal: NamedSignal, snapshot: ContextSnapshot) -> None:
+        """Send a signal that has receivers, with contexts like those of the call."""
+        _Callback(partial(signals.announce, signal, snapshot.app), snapshot)(self)
 
     def _snapshot_for_callback(self) -> ContextSnapshot | None:
         app = current_app_or_none()
         if app is not None:
-            return ContextSnapshot.capture(app)
+            return ContextSnapshot.capture(app, self._rules)
         if self._snapshot is not None:
             return self._snapshot
-        return None if self._app is None else ContextSnapshot(self._app, Context())
+        return None if self._app is None else ContextSnapshot(self._app, self._rules, Context())
 
     # -- for concurrent.futures.wait() and as_completed() ----------------------------------------
     # They lock ``_condition``, read ``_state`` and add to ``_waiters``, and rely on the state not

@@ -109,7 +109,9 @@ class _LoopThread:
     """One event loop and the thread that runs it."""
 
     def __init__(self, name: str, pool_name: str) -> None:
-        self.loop = asyncio.new_event_loop()
+        # In a context of its own: the loop keeps the one that it is made in as long as it lives,
+        # and we are called from a view.
+        self.loop = Context().run(asyncio.new_event_loop)
         self._pool_name = pool_name
         self._inbox = LoopInbox(self.loop)
         self._calls: set[Call[Any]] = set()  # that run here; only the loop's thread touches it
@@ -126,13 +128,14 @@ class _LoopThread:
 
     def submit(self, call: Call[Any]) -> None:
         call.interruptible_through(self._inbox)
+        future = call.future  # the call forgets it when it is done, which may be any moment now
         if not self._refusing:
             self._inbox.post(self._start, call)
             if not self._refusing:
                 return
         # refuse() came in between, and the loop may or may not get to what was posted just now.
         # Whoever takes the right to start decides: if the loop has, the call was accepted.
-        if call.future._refuse():
+        if future._refuse():
             raise ExecutorClosedError(self._pool_name)
 
     def wait_for(self, awaitable: Awaitable[R]) -> R:

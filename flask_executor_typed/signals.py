@@ -42,8 +42,9 @@ job_cancelled = _signal("job-cancelled", "The call was cancelled, before or whil
 
 
 def announce(signal: NamedSignal, app: Flask, future: object) -> None:
-    """Send ``signal``; log what a receiver raises, since nobody is there to catch it."""
-    try:
-        signal.send(app, future=future)
-    except BaseException:
-        app.logger.exception("a receiver of %s raised for %r", signal.name, future)
+    """Send ``signal``; log what receivers raise, since nobody is there to catch it."""
+    for receiver in signal.receivers_for(app):  # send() would stop at the first that raises
+        try:
+            receiver(app, future=future)
+        except BaseException:
+            app.logger.exception("a receiver of %s raised for %r", signal.name, future)

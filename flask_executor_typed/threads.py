@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextvars import Context
 from importlib import import_module
 from typing import Protocol
 from weakref import WeakSet
@@ -32,7 +33,7 @@ def start_thread(name: str, target: Callable[[], object]) -> threading.Thread:
     """Start a daemon thread that interpreter exit waits for."""
     thread = threading.Thread(target=target, name=name, daemon=True)
     _threads.add(thread)
-    thread.start()
+    Context().run(thread.start)  # free-threaded Python gives a thread the context of its starter
     return thread
 
 

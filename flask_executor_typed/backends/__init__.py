@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 from ..calls import Call
 from ..config import ExecutorConfig
 from ..errors import ExecutorClosedError
+from ..futures import FutureProxy
 from ..loops import LoopPool, is_async_callable
 from ..threads import close_at_exit, start_thread
 
@@ -92,19 +93,20 @@ class _ThreadPool:
         self._closed = False  # set under _lock
 
     def submit(self, call: Call[Any]) -> None:
+        future = call.future  # the call forgets it when it is done, which may be any moment now
         if not self._closed:
             self.queue.put(call)
             if len(self._workers) < self._max_workers:
-                self._start_worker_if_busy(call)
+                self._start_worker_if_busy(future)
             if not self._closed:
                 return
         # No lock is held over put(), so shutdown() may have come in between. Its end marker may
         # be before our call, which then nobody gets, or behind it. Whoever takes the right to
         # start decides: if a worker has, the call was accepted and runs; if we have, it was not.
-        if call.future._refuse():
+        if future._refuse():
             raise ExecutorClosedError(self._name)
 
-    def _start_worker_if_busy(self, call: Call[Any]) -> None:
+    def _start_worker_if_busy(self, future: FutureProxy[Any]) -> None:
         with self._lock:
             self._unfinished += 1
             if self._closed or len(self._workers) >= min(self._unfinished, self._max_workers):
@@ -112,7 +114,7 @@ class _ThreadPool:
             try:
                 worker = start_thread(f"{self._name}-worker-{len(self._workers)}", self._work)
             except RuntimeError:  # the system has no more threads, or the interpreter is ending
-                if not self._workers and call.future._refuse():
+                if not self._workers and future._refuse():
                     raise
             else:
                 self._workers.append(worker)
