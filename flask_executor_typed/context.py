@@ -287,9 +287,11 @@ class _RequestSnapshot:
         values: dict[str, Any] = request.__dict__.copy()
         environ: dict[str, Any] = values["environ"].copy()
         # The connection belongs to the server. Werkzeug reads the body through ``stream``, made
-        # anew from the environ when it is missing; an exhausted one reads nothing more.
-        environ["wsgi.input"] = _UNREAD_BODY
-        if not getattr(values.get("stream"), "is_exhausted", False):
+        # anew from the environ when it is missing; one that was read to its end stays so.
+        environ["wsgi.input"] = _UNREAD_BODY if _announces_body(environ) else BytesIO()
+        if "form" in values and request.mimetype in _FORM_TYPES:
+            values["stream"] = BytesIO()
+        elif not getattr(values.get("stream"), "is_exhausted", False):
             values.pop("stream", None)
         values["environ"] = environ
         self._request: dict[str, Any] = values
@@ -327,6 +329,15 @@ class _RequestSnapshot:
         app_context.url_adapter = parent.url_adapter
 
 
+_FORM_TYPES = {"multipart/form-data", "application/x-www-form-urlencoded"}
+
+
+def _announces_body(environ: dict[str, Any]) -> bool:
+    """Whether a request has a body, as RFC 9112 (6.3) tells it."""
+    length = environ.get("CONTENT_LENGTH")
+    return length not in {None, "", "0"} or "HTTP_TRANSFER_ENCODING" in environ
+
+
 class _UnreadBody:
     """Stands where the connection was: reading it says what to do instead."""
 
@@ -344,35 +355,56 @@ class _Upload:
 
     def __init__(self, upload: FileStorage) -> None:
         self._upload = upload
-        stream: Any = upload.stream
         self._content: bytes | None = None
-        self._file: IO[bytes] | None = None
-        if isinstance(stream, BytesIO):
-            self._content = stream.getvalue()
-        elif hasattr(stream, "fileno") and hasattr(os, "pread"):
-            # A descriptor of our own outlives the request's; pread leaves its position alone.
-            self._file = os.fdopen(os.dup(stream.fileno()), "rb")
-        else:  # Windows, or a stream of the app's own making
+        self._file: _Descriptor | None = None
+        stream: Any = upload.stream
+        try:
+            position = stream.tell()
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(position)
+            if size > _SMALL_UPLOAD:
+                self._file = _Descriptor(stream.fileno())
+        except (AttributeError, OSError):  # Windows has no pread, and some streams no descriptor
+            pass
+        except ValueError:  # the view has closed it: so it is for the job
+            return
+        if self._file is None:
             position = stream.tell()
             stream.seek(0)
             self._content = stream.read()
             stream.seek(position)
 
     def open(self) -> FileStorage:
+        upload = self._upload
         if self._content is not None:
             stream: IO[bytes] = BytesIO(self._content)
-        else:
-            assert self._file is not None
+        elif self._file is not None:
             stream = BufferedReader(_SharedFile(self._file))
-        upload = self._upload
+        else:
+            stream = upload.stream
         return FileStorage(stream, upload.filename, upload.name, headers=upload.headers)
 
 
-class _SharedFile(RawIOBase):
-    """A reader with a position of its own over a file that others read too."""
+_SMALL_UPLOAD = 512 * 1024  # bytes; about where werkzeug moves an upload from memory to a file
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file  # kept: closed when the last reader and snapshot are gone
+
+class _Descriptor:
+    """A file descriptor of our own for a file of somebody else; closed with its last user."""
+
+    def __init__(self, descriptor: int) -> None:
+        os.pread(descriptor, 0, 0)
+        self.number = os.dup(descriptor)
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)
+
+
+class _SharedFile(RawIOBase):
+    """A reader with a position of its own, which pread leaves alone for all others."""
+
+    def __init__(self, file: _Descriptor) -> None:
+        self._file = file
         self._position = 0
 
     def readable(self) -> bool:
@@ -381,14 +413,17 @@ class _SharedFile(RawIOBase):
     def seekable(self) -> bool:
         return True
 
+    def fileno(self) -> int:
+        return self._file.number
+
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        start = (0, self._position, os.fstat(self._file.fileno()).st_size)[whence]
+        start = (0, self._position, os.fstat(self._file.number).st_size)[whence]
         self._position = max(0, start + offset)
         return self._position
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         view = memoryview(buffer).cast("B")
-        data = os.pread(self._file.fileno(), len(view), self._position)
+        data = os.pread(self._file.number, len(view), self._position)
         view[: len(data)] = data
         self._position += len(data)
         return len(data)

@@ -21,7 +21,7 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from datetime import time as time_of_day
 from decimal import Decimal
@@ -48,7 +48,7 @@ from werkzeug.wrappers import Response
 
 from . import signals
 from .backends import Backend, ThreadBackend, default_max_workers, open_backend
-from .calls import Call, name_of
+from .calls import Call, is_awaitable, name_of
 from .config import ExecutorConfig, warn_of_unknown_keys
 from .context import CarryG, ContextRules, ContextSnapshot, current_app_or_none, without_resources
 from .errors import ExecutorClosedError, NoAppError
@@ -282,29 +282,32 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         self,
         *,
         key: Hashable | FutureKey[Any] | None = None,
-        on_duplicate: OnDuplicate = "error",
+        on_duplicate: OnDuplicate | None = None,
         name: str | None = None,
     ) -> Self:
         """This executor with options for the calls submitted through it.
 
         ``executor.using(key="report", on_duplicate="join").submit(build, 7)``: options have a
-        place of their own, so they never take a name from the arguments of the function.
+        place of their own, so they never take a name from the arguments of the function. What is
+        not given stays as it was.
 
         Args:
             key: Keep the future in :attr:`futures` under this key.
-            on_duplicate: What to do if the key is in use. ``"error"``: raise
+            on_duplicate: What to do if the key is in use. ``"error"``, which is the default: raise
                 ``DuplicateKeyError`` and run nothing. ``"join"``: if the kept future is not done,
                 return it and run nothing; else as ``"replace"``. ``"replace"``: keep the new
                 future instead; the old call, which is not cancelled, is forgotten here.
             name: The future's ``name``, instead of the function's.
         """
-        if on_duplicate not in ("error", "join", "replace"):
+        if on_duplicate not in {None, "error", "join", "replace"}:
             raise ValueError(
                 f"on_duplicate={on_duplicate!r}: expected 'error', 'join' or 'replace'"
             )
         clone = object.__new__(type(self))
         vars(clone).update(vars(self))
-        clone._options = _Options(key=key, on_duplicate=on_duplicate, name=name)
+        given = {"key": key, "on_duplicate": on_duplicate, "name": name}
+        changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+        clone._options = replace(self._options, **changes)
         return clone
 
     def add_default_done_callback(self, fn: Callable[[FutureProxy[Any]], object]) -> None:
@@ -338,7 +341,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         function runs in a worker thread. If what it returns can be awaited, it is awaited.
 
         Returns:
-            The call's future: ``future.result()`` waits for it, and so does ``await future``.
+            The call's future; ``future.result()`` waits for it, and so does ``await future``.
 
         Raises:
             NoAppError: before :meth:`init_app`, or if it is not clear for which app; a
@@ -350,6 +353,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     @overload
     def submit_stored(
         self,
+        /,
         future_key: FutureKey[R],
         fn: Callable[P, Awaitable[R]],
         *args: P.args,
@@ -357,11 +361,12 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     ) -> FutureProxy[R]: ...
     @overload
     def submit_stored(
-        self, future_key: FutureKey[R], fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs
+        self, /, future_key: FutureKey[R], fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs
     ) -> FutureProxy[R]: ...
     @overload
     def submit_stored(
         self: Executor[object],
+        /,
         future_key: Hashable,
         fn: Callable[P, Awaitable[R]],
         *args: P.args,
@@ -370,6 +375,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     @overload
     def submit_stored(
         self: Executor[object],
+        /,
         future_key: Hashable,
         fn: Callable[P, D],
         *args: P.args,
@@ -378,6 +384,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     @overload
     def submit_stored(
         self: Executor[object],
+        /,
         future_key: Hashable,
         fn: Callable[P, R | Awaitable[R]],
         *args: P.args,
@@ -386,6 +393,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     @overload
     def submit_stored(
         self,
+        /,
         future_key: Hashable,
         fn: Callable[P, Awaitable[T]],
         *args: P.args,
@@ -393,10 +401,10 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     ) -> FutureProxy[T]: ...
     @overload
     def submit_stored(
-        self, future_key: Hashable, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+        self, /, future_key: Hashable, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> FutureProxy[T]: ...
     def submit_stored(
-        self, future_key: Any, fn: Callable[..., Any], *args: Any, **kwargs: Any
+        self, /, future_key: Any, fn: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> FutureProxy[Any]:
         """Like :meth:`submit`, and keep the future in :attr:`futures` under ``future_key``.
 
@@ -414,23 +422,24 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         kwargs: dict[str, Any],
     ) -> FutureProxy[Any]:
         app, state = self._current()
-        backend = state.backend(app)
+        state.backend(app)  # before the rules are used: the first time it looks for late settings
         snapshot = ContextSnapshot.capture(app, state.rules)
-        return self._start(state, backend, snapshot, fn, args, kwargs, key)
+        return self._start(state, snapshot, fn, args, kwargs, key)
 
     def _start(
         self,
         state: _AppState,
-        backend: Backend,
         snapshot: ContextSnapshot,
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         key: Any = None,
+        name: str | None = None,
     ) -> FutureProxy[Any]:
         if not callable(fn):
             raise TypeError(f"expected a function to run, got {fn!r} ({type(fn).__name__})")
-        future: FutureProxy[Any] = FutureProxy(self._options.name or name_of(fn), snapshot)
+        name = self._options.name or name or name_of(fn)
+        future: FutureProxy[Any] = FutureProxy(name, snapshot)
         for callback in self._default_done_callbacks:
             future._add_default_callback(callback)
         if state.config.propagate_exceptions:
@@ -440,7 +449,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             if joined is not None:
                 return joined
         try:
-            backend.submit(Call(fn, args, kwargs, snapshot, future, state.logs))
+            state.backend(snapshot.app).submit(Call(fn, args, kwargs, snapshot, future, state.logs))
         except BaseException:
             if key is not None:
                 self.futures._forget(future)
@@ -793,7 +802,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             try:
                 while window.futures:
                     future = window.futures[0]
-                    if end is None:
+                    if end is None or future.done():  # wait_for() gives up before it looks
                         result = await future
                     else:
                         result = await asyncio.wait_for(future, end - time.monotonic())
@@ -817,17 +826,21 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         if buffersize is not None:
             _check_count("buffersize", buffersize)
         app, state = self._current()
-        backend = state.backend(app)
+        state.backend(app)
         snapshot = ContextSnapshot.capture(app, state.rules)
+
+        name = name_of(fn)
+
+        def start(fn: Callable[..., Any], args: tuple[Any, ...]) -> FutureProxy[Any]:
+            # Looked up again, because init_app() may have replaced it while the map is going on.
+            return self._start(self._states[app], snapshot, fn, args, {}, name=name)
+
         arguments: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
         if chunksize > 1 and not is_async_callable(fn):
             chunks = iter(lambda: tuple(itertools.islice(arguments, chunksize)), ())
-            calls = (
-                self._start(state, backend, snapshot, _run_chunk, (fn, chunk), {})
-                for chunk in chunks
-            )
+            calls = (start(_run_chunk, (fn, chunk)) for chunk in chunks)
             return _Window(calls, buffersize and -(-buffersize // chunksize), chunked=True)
-        calls = (self._start(state, backend, snapshot, fn, args, {}) for args in arguments)
+        calls = (start(fn, args) for args in arguments)
         return _Window(calls, buffersize, chunked=False)
 
     # -- jobs ------------------------------------------------------------------------------------
@@ -913,8 +926,14 @@ class _Window:
             future.cancel()
 
 
-def _run_chunk(fn: Callable[..., R], chunk: tuple[tuple[Any, ...], ...]) -> list[R]:
-    return [fn(*args) for args in chunk]
+def _run_chunk(fn: Callable[..., Any], chunk: tuple[tuple[Any, ...], ...]) -> Any:
+    results = [fn(*args) for args in chunk]
+    kinds: set[type] = set(map(type, results))
+    return _awaited(results) if any(hasattr(kind, "__await__") for kind in kinds) else results
+
+
+async def _awaited(results: list[Any]) -> list[Any]:
+    return [await result if is_awaitable(result) else result for result in results]
 
 
 def _check_count(name: str, value: object) -> None:
@@ -935,6 +954,6 @@ def _carry_predicate(carry_g: CarryG) -> Callable[[str, object], bool]:
 
 def propagate_exceptions_callback(future: FutureProxy[Any]) -> None:
     """Raise a job's exception in its done callback; see ``EXECUTOR_PROPAGATE_EXCEPTIONS``."""
-    exception = future.exception()
+    exception = None if future.cancelled() else future.exception()
     if exception is not None:
         raise exception

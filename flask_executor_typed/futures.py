@@ -230,7 +230,7 @@ class FutureProxy(Future[R]):
 
     @property
     def id(self) -> str:
-        """A name for this call that nobody can guess: 22 characters, safe in a URL."""
+        """A name for this call that nobody can guess, of 22 characters that are safe in a URL."""
         if self._id is None:
             with _shared_lock:  # two first readers must see one id
                 if self._id is None:

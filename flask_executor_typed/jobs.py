@@ -80,7 +80,7 @@ class Submitter(Protocol):
         self,
         *,
         key: Hashable | FutureKey[Any] | None = None,
-        on_duplicate: OnDuplicate = "error",
+        on_duplicate: OnDuplicate | None = None,
         name: str | None = None,
     ) -> Submitter: ...
 
@@ -136,9 +136,12 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
                 f"@executor.job got {given!r}, which cannot be called"
                 + (f"; {cure}" if isinstance(given, classmethod) else "")
             )
+        functools.update_wrapper(self, fn)  # which copies what fn has as attributes
+        self._is_static = isinstance(given, staticmethod)
+        if isinstance(given, staticmethod):
+            fn = given.__func__  # the staticmethod object itself does not look like a coroutine's
         self.executor = executor
         self.fn = fn
-        functools.update_wrapper(self, fn)
         code = getattr(fn, "__code__", None)
         if isinstance(code, types.CodeType):
             # inspect takes an object with these for a function, and so an async job for a
@@ -147,7 +150,7 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
             self.__defaults__: object = getattr(fn, "__defaults__", None)
             self.__kwdefaults__: object = getattr(fn, "__kwdefaults__", None)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
         return self.fn(*args, **kwargs)
 
     def __reduce__(self) -> str:
@@ -166,7 +169,7 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
     def __get__(self, instance: object, owner: type | None = None, /) -> Self: ...
     def __get__(self, instance: object, owner: type | None = None, /) -> Any:
         """Bind the function to an instance, as a method."""
-        if instance is None or not hasattr(self.fn, "__get__"):
+        if instance is None or self._is_static or not hasattr(self.fn, "__get__"):
             return self
         bound: Callable[..., Any] = self.fn.__get__(instance, owner)
         return ExecutorJob[..., Any, Any](self.executor, bound)
@@ -175,7 +178,7 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
         self,
         *,
         key: Hashable | FutureKey[Any] | None = None,
-        on_duplicate: OnDuplicate = "error",
+        on_duplicate: OnDuplicate | None = None,
         name: str | None = None,
     ) -> Self:
         """The same job with options for its calls; see :meth:`Executor.using`."""
@@ -186,17 +189,18 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
 
     @overload
     def submit(
-        self: ExecutorJob[P, Awaitable[V], T_contra], *args: P.args, **kwargs: P.kwargs
+        self: ExecutorJob[P, Awaitable[V], T_contra], /, *args: P.args, **kwargs: P.kwargs
     ) -> FutureProxy[V]: ...
     @overload
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> FutureProxy[R_co]: ...
-    def submit(self, *args: Any, **kwargs: Any) -> FutureProxy[Any]:
+    def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> FutureProxy[R_co]: ...
+    def submit(self, /, *args: Any, **kwargs: Any) -> FutureProxy[Any]:
         """Run the function in the background; see :meth:`Executor.submit`."""
         return self.executor.submit(self.fn, *args, **kwargs)
 
     @overload
     def submit_stored(
         self: ExecutorJob[P, Awaitable[V], T_contra],
+        /,
         future_key: FutureKey[V],
         *args: P.args,
         **kwargs: P.kwargs,
@@ -204,6 +208,7 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
     @overload
     def submit_stored(
         self: ExecutorJob[P, V, T_contra],
+        /,
         future_key: FutureKey[V],
         *args: P.args,
         **kwargs: P.kwargs,
@@ -211,26 +216,28 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
     @overload
     def submit_stored(
         self: ExecutorJob[P, Awaitable[V], object],
+        /,
         future_key: Hashable,
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> FutureProxy[V]: ...
     @overload
     def submit_stored(
-        self: ExecutorJob[P, V, object], future_key: Hashable, *args: P.args, **kwargs: P.kwargs
+        self: ExecutorJob[P, V, object], /, future_key: Hashable, *args: P.args, **kwargs: P.kwargs
     ) -> FutureProxy[V]: ...
     @overload
     def submit_stored(
         self: ExecutorJob[P, Awaitable[V], V],
+        /,
         future_key: Hashable,
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> FutureProxy[V]: ...
     @overload
     def submit_stored(
-        self: ExecutorJob[P, V, V], future_key: Hashable, *args: P.args, **kwargs: P.kwargs
+        self: ExecutorJob[P, V, V], /, future_key: Hashable, *args: P.args, **kwargs: P.kwargs
     ) -> FutureProxy[V]: ...
-    def submit_stored(self, future_key: Any, *args: Any, **kwargs: Any) -> FutureProxy[Any]:
+    def submit_stored(self, /, future_key: Any, *args: Any, **kwargs: Any) -> FutureProxy[Any]:
         """Run the function and keep its future; see :meth:`Executor.submit_stored`."""
         return self.executor._submit(future_key, self.fn, args, kwargs)
 

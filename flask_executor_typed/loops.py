@@ -7,24 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import os
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from contextvars import Context
+from contextvars import Context, copy_context
 from types import FunctionType
 from typing import Any, TypeVar
 
-from asgiref.sync import SyncToAsync, ThreadSensitiveContext
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext, iscoroutinefunction
 
 from .calls import Call
 from .errors import ExecutorClosedError
-from .futures import LoopInbox
+from .futures import FutureProxy, LoopInbox
 from .threads import start_thread
 
 __all__ = ("LoopPool", "is_async_callable")
 
 R = TypeVar("R")
+
+_logger = logging.getLogger("flask_executor_typed")
 
 
 def is_async_callable(fn: Callable[..., object]) -> bool:
@@ -35,11 +38,8 @@ def is_async_callable(fn: Callable[..., object]) -> bool:
     """
     if type(fn) is FunctionType and not fn.__dict__:  # the usual case, in a tenth of the time
         return bool(fn.__code__.co_flags & inspect.CO_COROUTINE)
-    return (
-        inspect.iscoroutinefunction(fn)
-        or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004  # its own kind
-        or hasattr(fn, "_is_coroutine")  # asgiref's mark before Python 3.12
-    )
+    # asgiref's function is inspect's on Python 3.12 and later; before, it knows its own mark too.
+    return iscoroutinefunction(fn) or iscoroutinefunction(getattr(fn, "__call__", fn))  # noqa: B004
 
 
 class LoopPool:
@@ -63,6 +63,11 @@ class LoopPool:
     def wait_for(self, awaitable: Awaitable[R]) -> R:
         """Await ``awaitable`` on a loop, for a plain thread, which blocks until it is done."""
         return self._least_busy().wait_for(awaitable)
+
+    def start_one(self) -> None:
+        """Start a loop unless there is one."""
+        if not self._threads:
+            self._least_busy()
 
     def bridge_this_thread(self) -> None:
         """Make ``async_to_sync`` in this thread use a loop of the pool, not a new one per call."""
@@ -139,13 +144,25 @@ class _LoopThread:
             raise ExecutorClosedError(self._pool_name)
 
     def wait_for(self, awaitable: Awaitable[R]) -> R:
-        async def wait() -> R:
-            return await awaitable
+        outcome: FutureProxy[R] = FutureProxy()
 
-        return asyncio.run_coroutine_threadsafe(wait(), self.loop).result()
+        async def wait() -> None:
+            _use_own_sensitive_thread()
+            try:
+                result = await awaitable
+            except BaseException as error:  # SystemExit too: asyncio would end the loop with it
+                outcome._fail(error)
+            else:
+                outcome._succeed(result)
+
+        # asyncio keeps only weak references to tasks; this one lives as long as we wait for it.
+        tasks: list[asyncio.Task[None]] = []
+        context = copy_context()
+        self._inbox.post(lambda: tasks.append(_create_task(self.loop, wait(), context)))
+        return outcome.result()
 
     def refuse(self, cancel_pending: bool) -> None:
-        self._cancels_pending = cancel_pending
+        self._cancels_pending |= cancel_pending
         self._refusing = True
 
     def end(self) -> None:
@@ -167,10 +184,7 @@ class _LoopThread:
             self._end_when_idle()
 
     async def _run(self, call: Call[Any]) -> None:
-        # Each job gets one thread of its own for thread-sensitive sync_to_async, instead of the
-        # one that all of a process share. asgiref makes the thread when it is first used, and
-        # ends it when the context variable's value is freed with the job's context.
-        SyncToAsync.thread_sensitive_context.set(ThreadSensitiveContext())
+        _use_own_sensitive_thread()
         await call.run_async()
         self._calls.discard(call)
         call.task = None
@@ -185,12 +199,26 @@ class _LoopThread:
     def _main(self) -> None:
         asyncio.set_event_loop(self.loop)
         try:
-            while not self._ended:  # a job that stops the loop does not stop the others
-                self.loop.run_forever()
+            while not self._ended:
+                # Neither a job that stops the loop ends it for the others, nor a task of a job's
+                # own that raises SystemExit or KeyboardInterrupt.
+                try:
+                    self.loop.run_forever()
+                except BaseException:
+                    _logger.exception("a task ended the loop of %s; it goes on", self._pool_name)
             _finish(self.loop)
         finally:
             asyncio.set_event_loop(None)
             self.loop.close()
+
+
+def _use_own_sensitive_thread() -> None:
+    """Give the current task a thread of its own for thread-sensitive ``sync_to_async``.
+
+    Otherwise all tasks of the process share one. asgiref makes the thread when it is first used,
+    and ends it when the variable's value is freed with the task's context.
+    """
+    SyncToAsync.thread_sensitive_context.set(ThreadSensitiveContext())
 
 
 if sys.version_info >= (3, 12):
@@ -223,4 +251,7 @@ def _finish(loop: asyncio.AbstractEventLoop) -> None:
         task.cancel()
     loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
     loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.run_until_complete(loop.shutdown_default_executor())
+    try:
+        loop.run_until_complete(loop.shutdown_default_executor())
+    except RuntimeError:
+        pass  # it needs a thread, and Python 3.12 starts none at exit; which joins those it joins

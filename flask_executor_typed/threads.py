@@ -32,8 +32,8 @@ _closables: WeakSet[Closable] = WeakSet()
 def start_thread(name: str, target: Callable[[], object]) -> threading.Thread:
     """Start a daemon thread that interpreter exit waits for."""
     thread = threading.Thread(target=target, name=name, daemon=True)
-    _threads.add(thread)
     Context().run(thread.start)  # free-threaded Python gives a thread the context of its starter
+    _threads.add(thread)
     return thread
 
 

@@ -112,6 +112,9 @@ class _ThreadPool:
             if self._closed or len(self._workers) >= min(self._unfinished, self._max_workers):
                 return
             try:
+                # Here rather than by the worker: by then the interpreter may be ending, and Python
+                # 3.12 starts no thread any more.
+                self._loops.start_one()
                 worker = start_thread(f"{self._name}-worker-{len(self._workers)}", self._work)
             except RuntimeError:  # the system has no more threads, or the interpreter is ending
                 if not self._workers and future._refuse():
