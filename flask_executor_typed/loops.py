@@ -6,6 +6,7 @@ The only module that creates event loops or imports asgiref.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import os
@@ -251,7 +252,5 @@ def _finish(loop: asyncio.AbstractEventLoop) -> None:
         task.cancel()
     loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
     loop.run_until_complete(loop.shutdown_asyncgens())
-    try:
+    with contextlib.suppress(RuntimeError):  # Python 3.12 starts no thread at exit, and this does
         loop.run_until_complete(loop.shutdown_default_executor())
-    except RuntimeError:
-        pass  # it needs a thread, and Python 3.12 starts none at exit; which joins those it joins
