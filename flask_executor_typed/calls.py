@@ -10,7 +10,7 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from . import signals
 from .context import ContextSnapshot
@@ -34,6 +34,11 @@ def is_awaitable(result: object) -> bool:
     return hasattr(type(result), "__await__")
 
 
+def _must_be_awaited(result: object) -> bool:
+    """The same, but for another call's future: it may need the very thread that would wait."""
+    return is_awaitable(result) and not isinstance(result, FutureProxy)
+
+
 class Call(Generic[R]):
     """A function with its arguments, the contexts it runs in, and the future that it settles."""
 
@@ -48,12 +53,12 @@ class Call(Generic[R]):
         future: FutureProxy[R],
         logs: bool = True,
     ) -> None:
-        self.fn = fn
-        self.args = args
-        self.kwargs = kwargs
-        self.snapshot = snapshot
-        self.future = future
-        self.logs = logs
+        self.fn: Callable[..., Any] = fn
+        self.args: tuple[Any, ...] = args
+        self.kwargs: dict[str, Any] = kwargs
+        self.snapshot: ContextSnapshot = snapshot
+        self.future: FutureProxy[R] = future
+        self.logs: bool = logs
         """Whether an exception is logged."""
         self.task: asyncio.Task[None] | None = None
         """The task that runs the call, on a loop; read and written by the loop's thread alone."""
@@ -68,9 +73,13 @@ class Call(Generic[R]):
             try:
                 result = self.snapshot.variables.copy().run(self._run_in_context, wait_for)
             except BaseException as error:
+                self._log(error)
                 future._fail(error)
             else:
-                future._succeed(result)
+                if isinstance(result, FutureProxy):
+                    future._follow(cast("FutureProxy[R]", result))
+                else:
+                    future._succeed(result)
         finally:
             self._let_go()
             del future
@@ -80,7 +89,7 @@ class Call(Generic[R]):
             self._announce_start()
             try:
                 result: Any = self.fn(*self.args, **self.kwargs)
-                if is_awaitable(result):
+                if _must_be_awaited(result):
                     # Nobody could know: a lambda, say, that calls an async def. The thread waits,
                     # so that the contexts stay and are torn down once, at the end.
                     result = wait_for(result)
@@ -109,6 +118,7 @@ class Call(Generic[R]):
                 future._end_cancelled()
             except BaseException as error:
                 # SystemExit and KeyboardInterrupt too: asyncio would end the loop with them.
+                self._log(error)
                 future._fail(error)
             else:
                 future._succeed(result)
@@ -154,6 +164,7 @@ class Call(Generic[R]):
 
     def _log(self, error: BaseException) -> None:
         if self.logs:
+            self.logs = False  # once: where it was raised, or where nothing else could log it
             self.snapshot.app.logger.error(
                 "Exception in background job %s [%s]",
                 self.future.name,

@@ -10,7 +10,9 @@ import contextvars
 import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from inspect import iscoroutinefunction
 from io import BufferedReader, BytesIO, RawIOBase
+from itertools import chain
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -18,7 +20,7 @@ import flask.globals
 from flask import Flask, Request
 from flask.ctx import AppContext
 from flask.signals import request_tearing_down
-from werkzeug.datastructures import FileStorage, MultiDict
+from werkzeug.datastructures import EnvironHeaders, FileStorage, MultiDict
 from werkzeug.local import release_local
 
 from .errors import BodyNotReadError
@@ -125,11 +127,11 @@ class ContextSnapshot:
         request: _RequestSnapshot | None = None,
     ) -> None:
         self.app = app
-        self.rules = rules
-        self.variables = variables
-        self.pushes_app = pushes_app
-        self.g_items = g_items
-        self.request = request
+        self.rules: ContextRules = rules
+        self.variables: contextvars.Context = variables
+        self.pushes_app: bool = pushes_app
+        self.g_items: dict[str, Any] | None = g_items
+        self.request: _RequestSnapshot | None = request
 
     @classmethod
     def capture(cls, app: Flask, rules: ContextRules) -> ContextSnapshot:
@@ -141,7 +143,7 @@ class ContextSnapshot:
         g_items = None
         if rules.push_app and app_context is not None and app_context.app is app:
             carry_g = rules.carry_g
-            attributes: dict[str, Any] = app_context.g.__dict__
+            attributes: dict[str, Any] = getattr(app_context.g, "__dict__", {})
             g_items = {name: value for name, value in attributes.items() if carry_g(name, value)}
         request_context = _request_context()
         if request_context is None:
@@ -219,6 +221,8 @@ class _Pushed:
         # On a loop's thread: Flask calls async teardown functions through asgiref, which refuses
         # in a thread whose loop runs. Like any teardown function they hold up the loop.
         loop = asyncio._get_running_loop()
+        if loop is not None and not _has_async_teardown(self._snapshot.app):
+            loop = None
         try:
             if loop is not None:
                 asyncio._set_running_loop(None)
@@ -258,6 +262,11 @@ class _Pushed:
                     break
 
 
+def _has_async_teardown(app: Flask) -> bool:
+    of_requests = chain.from_iterable(app.teardown_request_funcs.values())
+    return any(map(iscoroutinefunction, chain(app.teardown_appcontext_funcs, of_requests)))
+
+
 def _without_flask() -> contextvars.Context:
     """A copy of the current contextvars in which no Flask context is active."""
     clean = contextvars.Context()
@@ -289,10 +298,11 @@ class _RequestSnapshot:
         # The connection belongs to the server. Werkzeug reads the body through ``stream``, made
         # anew from the environ when it is missing; one that was read to its end stays so.
         environ["wsgi.input"] = _UNREAD_BODY if _announces_body(environ) else BytesIO()
-        if "form" in values and request.mimetype in _FORM_TYPES:
+        if "_cached_data" in values or ("form" in values and request.mimetype in _FORM_TYPES):
             values["stream"] = BytesIO()
         elif not getattr(values.get("stream"), "is_exhausted", False):
             values.pop("stream", None)
+        environ.pop("werkzeug.request", None)  # the view's
         values["environ"] = environ
         self._request: dict[str, Any] = values
         files: MultiDict[str, FileStorage] | None = values.get("files")
@@ -300,7 +310,8 @@ class _RequestSnapshot:
 
     def _request_copy(self) -> Request:
         request: Request = object.__new__(self._kind)
-        request.__dict__.update(self._request, environ=self._request["environ"].copy())
+        environ: dict[str, Any] = self._request["environ"].copy()
+        request.__dict__.update(self._request, environ=environ, headers=EnvironHeaders(environ))
         if self._uploads is not None:
             files = MultiDict((name, upload.open()) for name, upload in self._uploads)
             request.__dict__["files"] = files

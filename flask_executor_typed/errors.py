@@ -28,7 +28,9 @@ class ConfigError(ExecutorError, ValueError):
 
     def __init__(self, key: str, value: object, expected: str) -> None:
         super().__init__(key, value, expected)  # facts are the args: pickle calls type(*args)
-        self.key, self.value, self.expected = key, value, expected
+        self.key: str = key
+        self.value: object = value
+        self.expected: str = expected
 
     def __str__(self) -> str:
         given = f"{self.key}={self.value!r} ({type(self.value).__name__})"
@@ -40,7 +42,8 @@ class NoAppError(ExecutorError, RuntimeError):
 
     def __init__(self, reason: str, cure: str) -> None:
         super().__init__(reason, cure)
-        self.reason, self.cure = reason, cure
+        self.reason: str = reason
+        self.cure: str = cure
 
     def __str__(self) -> str:
         return f"{self.reason}; {self.cure}"
@@ -93,7 +96,9 @@ class UnpicklableError(ExecutorError, TypeError):
 
     def __init__(self, name: str, part: str, reason: str) -> None:
         super().__init__(name, part, reason)
-        self.name, self.part, self.reason = name, part, reason
+        self.name: str = name
+        self.part: str = part
+        self.reason: str = reason
 
     def __str__(self) -> str:
         return (
@@ -108,7 +113,8 @@ class OutsideContextError(ExecutorError, RuntimeError):
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(name, reason)
-        self.name, self.reason = name, reason
+        self.name: str = name
+        self.reason: str = reason
 
     def __str__(self) -> str:
         return (
@@ -126,7 +132,8 @@ class WorkerError(ExecutorError, RuntimeError):
 
     def __init__(self, name: str, remote_traceback: str) -> None:
         super().__init__(name, remote_traceback)
-        self.name, self.remote_traceback = name, remote_traceback
+        self.name: str = name
+        self.remote_traceback: str = remote_traceback
 
     def __str__(self) -> str:
         return (

@@ -321,7 +321,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     # -- calls -----------------------------------------------------------------------------------
 
     # The order of the overloads matters. The second looks superfluous; without it mypy gives
-    # ``object`` for a function that returns a union, because it must solve the third.
+    # ``object`` for a function that returns a union, because it must solve the last. The third is
+    # for such as ``Awaitable[str] | None``, which mypy and ty cannot solve by the last.
     @overload
     def submit(
         self, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
@@ -330,6 +331,10 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     def submit(
         self, fn: Callable[P, D], /, *args: P.args, **kwargs: P.kwargs
     ) -> FutureProxy[D]: ...
+    @overload
+    def submit(
+        self, fn: Callable[P, Awaitable[R] | D], /, *args: P.args, **kwargs: P.kwargs
+    ) -> FutureProxy[R | D]: ...
     @overload
     def submit(
         self, fn: Callable[P, R | Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
@@ -355,13 +360,9 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         self,
         /,
         future_key: FutureKey[R],
-        fn: Callable[P, Awaitable[R]],
+        fn: Callable[P, R | Awaitable[R]],
         *args: P.args,
         **kwargs: P.kwargs,
-    ) -> FutureProxy[R]: ...
-    @overload
-    def submit_stored(
-        self, /, future_key: FutureKey[R], fn: Callable[P, R], *args: P.args, **kwargs: P.kwargs
     ) -> FutureProxy[R]: ...
     @overload
     def submit_stored(
@@ -395,13 +396,9 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         self,
         /,
         future_key: Hashable,
-        fn: Callable[P, Awaitable[T]],
+        fn: Callable[P, T | Awaitable[T]],
         *args: P.args,
         **kwargs: P.kwargs,
-    ) -> FutureProxy[T]: ...
-    @overload
-    def submit_stored(
-        self, /, future_key: Hashable, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> FutureProxy[T]: ...
     def submit_stored(
         self, /, future_key: Any, fn: Callable[..., Any], *args: Any, **kwargs: Any
@@ -421,14 +418,21 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> FutureProxy[Any]:
+        return self._start(self._capture(), fn, args, kwargs, key)
+
+    def _capture(self) -> ContextSnapshot:
+        """The contexts that are active now, for calls of the app that they belong to."""
         app, state = self._current()
-        state.backend(app)  # before the rules are used: the first time it looks for late settings
-        snapshot = ContextSnapshot.capture(app, state.rules)
-        return self._start(state, snapshot, fn, args, kwargs, key)
+        try:
+            state.backend(app)  # the first time it looks for late settings; the rules are some
+        except ExecutorClosedError:
+            if self._states.get(app) is state:
+                raise
+            return self._capture()  # init_app() has put another state in its place
+        return ContextSnapshot.capture(app, state.rules)
 
     def _start(
         self,
-        state: _AppState,
         snapshot: ContextSnapshot,
         fn: Callable[..., Any],
         args: tuple[Any, ...],
@@ -438,8 +442,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     ) -> FutureProxy[Any]:
         if not callable(fn):
             raise TypeError(f"expected a function to run, got {fn!r} ({type(fn).__name__})")
-        name = self._options.name or name or name_of(fn)
-        future: FutureProxy[Any] = FutureProxy(name, snapshot)
+        state = self._states[snapshot.app]
+        future: FutureProxy[Any] = FutureProxy(self._options.name or name or name_of(fn), snapshot)
         for callback in self._default_done_callbacks:
             future._add_default_callback(callback)
         if state.config.propagate_exceptions:
@@ -450,10 +454,13 @@ class Executor(concurrent.futures.Executor, Generic[T]):
                 return joined
         try:
             state.backend(snapshot.app).submit(Call(fn, args, kwargs, snapshot, future, state.logs))
-        except BaseException:
+        except BaseException as error:
             if key is not None:
                 self.futures._forget(future)
                 future._end_cancelled()  # somebody may have joined it meanwhile
+            if isinstance(error, ExecutorClosedError) and self._states[snapshot.app] is not state:
+                # init_app() has put another state in its place
+                return self._start(snapshot, fn, args, kwargs, key, name)
             raise
         if signals.job_submitted.receivers:
             future._announce(signals.job_submitted, snapshot)
@@ -825,15 +832,11 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         _check_count("chunksize", chunksize)
         if buffersize is not None:
             _check_count("buffersize", buffersize)
-        app, state = self._current()
-        state.backend(app)
-        snapshot = ContextSnapshot.capture(app, state.rules)
-
+        snapshot = self._capture()
         name = name_of(fn)
 
         def start(fn: Callable[..., Any], args: tuple[Any, ...]) -> FutureProxy[Any]:
-            # Looked up again, because init_app() may have replaced it while the map is going on.
-            return self._start(self._states[app], snapshot, fn, args, {}, name=name)
+            return self._start(snapshot, fn, args, {}, name=name)
 
         arguments: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
         if chunksize > 1 and not is_async_callable(fn):
@@ -877,7 +880,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         """Refuse calls from now on, for every app, and end the workers when they are done.
 
         Args:
-            wait: Block until all accepted calls are done and the threads have ended.
+            wait: Block until all accepted calls are done and the threads have ended. In a job of
+                this executor, which would wait for itself, it does not block.
             cancel_futures: Cancel the calls that have not started.
         """
         for state in list(self._states.values()):

@@ -63,8 +63,15 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 T = TypeVarWithDefault("T", default=Any)
 
-Status = Literal["pending", "running", "succeeded", "failed", "cancelled"]
-OnDuplicate = Literal["error", "join", "replace"]
+# Unions, since stubtest wants one at runtime where a type checker sees one.
+Status = (
+    Literal["pending"]  # noqa: PYI030
+    | Literal["running"]
+    | Literal["succeeded"]
+    | Literal["failed"]
+    | Literal["cancelled"]
+)
+OnDuplicate = Literal["error"] | Literal["join"] | Literal["replace"]  # noqa: PYI030
 
 _DEFAULT_RULES = ContextRules()
 
@@ -420,9 +427,12 @@ class FutureProxy(Future[R]):
         return self._take(_TO_START)
 
     def _follow(self, future: Future[R]) -> None:
-        """Be settled, and cancelled, with a future that another executor settles."""
+        """Be settled, and cancelled, with another future."""
         self._followed = future
-        future.add_done_callback(self._settle_like)
+        if not isinstance(future, FutureProxy):
+            future.add_done_callback(self._settle_like)
+        elif not future._watch(self._settle_like):  # unlike a callback, it needs no contexts
+            self._settle_like(future)
 
     def _settle_like(self, future: Future[R]) -> None:
         if future.cancelled():
@@ -485,8 +495,9 @@ class FutureProxy(Future[R]):
         app = current_app_or_none()
         if app is not None:
             return ContextSnapshot.capture(app, self._rules)
-        if self._snapshot is not None:
-            return self._snapshot
+        snapshot = self._snapshot  # read once: a worker may settle the future in between
+        if snapshot is not None:
+            return snapshot
         return None if self._app is None else ContextSnapshot(self._app, self._rules, Context())
 
     # -- for concurrent.futures.wait() and as_completed() ----------------------------------------

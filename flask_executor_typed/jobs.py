@@ -85,8 +85,12 @@ class Submitter(Protocol):
     ) -> Submitter: ...
 
 
-# A job whose plain call gives an awaitable, by the number of arguments that map() takes. Protocols,
-# because mypy does not accept ``self: Callable[[A1], Awaitable[V]]``.
+# A job whose plain call gives an awaitable: with any parameters, or by the number of arguments that
+# map() takes. Protocols, because mypy does not accept ``self: Callable[[A1], Awaitable[V]]``.
+class _Async(Protocol[P, V_co]):
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[V_co]: ...
+
+
 class _Async1(Protocol[A1_contra, V_co]):
     def __call__(self, a1: A1_contra, /) -> Awaitable[V_co]: ...
 
@@ -129,7 +133,7 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
     """The executor that the job submits to, with the options of :meth:`using`."""
 
     def __init__(self, executor: Submitter, fn: Callable[P, R_co]) -> None:
-        given: object = fn
+        given: Any = fn  # whatever the annotation says
         if not callable(given):
             cure = "put @classmethod away and use executor.submit(Class.method, ...)"
             raise TypeError(
@@ -171,8 +175,8 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
         """Bind the function to an instance, as a method."""
         if instance is None or self._is_static or not hasattr(self.fn, "__get__"):
             return self
-        bound: Callable[..., Any] = self.fn.__get__(instance, owner)
-        return ExecutorJob[..., Any, Any](self.executor, bound)
+        fn: Any = self.fn
+        return ExecutorJob[..., Any, Any](self.executor, fn.__get__(instance, owner))
 
     def using(
         self,
@@ -187,10 +191,14 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
         job.executor = self.executor.using(key=key, on_duplicate=on_duplicate, name=name)
         return job
 
+    # Two overloads for one thing: by the first mypy knows only what is derived from Awaitable, by
+    # the second mypy and ty do not solve a generic function.
     @overload
     def submit(
         self: ExecutorJob[P, Awaitable[V], T_contra], /, *args: P.args, **kwargs: P.kwargs
     ) -> FutureProxy[V]: ...
+    @overload
+    def submit(self: _Async[P2, V], /, *args: P2.args, **kwargs: P2.kwargs) -> FutureProxy[V]: ...
     @overload
     def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> FutureProxy[R_co]: ...
     def submit(self, /, *args: Any, **kwargs: Any) -> FutureProxy[Any]:
@@ -207,7 +215,7 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
     ) -> FutureProxy[V]: ...
     @overload
     def submit_stored(
-        self: ExecutorJob[P, V, T_contra],
+        self: ExecutorJob[P, V | Awaitable[V], T_contra],
         /,
         future_key: FutureKey[V],
         *args: P.args,
@@ -235,7 +243,11 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
     ) -> FutureProxy[V]: ...
     @overload
     def submit_stored(
-        self: ExecutorJob[P, V, V], /, future_key: Hashable, *args: P.args, **kwargs: P.kwargs
+        self: ExecutorJob[P, V | Awaitable[V], V],
+        /,
+        future_key: Hashable,
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> FutureProxy[V]: ...
     def submit_stored(self, /, future_key: Any, *args: Any, **kwargs: Any) -> FutureProxy[Any]:
         """Run the function and keep its future; see :meth:`Executor.submit_stored`."""

@@ -13,11 +13,11 @@ import os
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from contextvars import Context, copy_context
+from contextvars import Context, ContextVar, copy_context
 from types import FunctionType
 from typing import Any, TypeVar
 
-from asgiref.sync import SyncToAsync, ThreadSensitiveContext, iscoroutinefunction
+from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext, iscoroutinefunction
 
 from .calls import Call
 from .errors import ExecutorClosedError
@@ -106,9 +106,15 @@ class LoopPool:
             thread.end()
 
     def join(self) -> None:
-        """Wait until the loops have ended, unless this thread is one of them."""
+        """Wait until the loops have ended."""
         for thread in self._threads:
             thread.join()
+
+    def serves_this_thread(self) -> bool:
+        """Whether a call of the pool runs here: on a loop, or in a thread bridged to one."""
+        bridged = getattr(SyncToAsync.threadlocal, "main_event_loop", None)
+        here = asyncio._get_running_loop() or bridged
+        return any(thread.loop is here for thread in self._threads)
 
 
 class _LoopThread:
@@ -120,12 +126,18 @@ class _LoopThread:
         self.loop = Context().run(asyncio.new_event_loop)
         self._pool_name = pool_name
         self._inbox = LoopInbox(self.loop)
-        self._calls: set[Call[Any]] = set()  # that run here; only the loop's thread touches it
-        self._refusing = False  # these three are set once, and never unset
+        self._refusing = False  # these two are set once, and never unset
         self._cancels_pending = False
+        # Only the loop's thread touches what follows.
+        self._calls: set[Call[Any]] = set()  # that run; asyncio keeps only weak references to tasks
         self._ending = False
-        self._ended = False  # only the loop's thread touches it
-        self._thread = start_thread(name, self._main)
+        self._finishing: asyncio.Task[None] | None = None
+        self._ended = False
+        try:
+            self._thread = start_thread(name, self._main)
+        except BaseException:
+            self.loop.close()
+            raise
 
     @property
     def busy(self) -> int:
@@ -146,54 +158,64 @@ class _LoopThread:
 
     def wait_for(self, awaitable: Awaitable[R]) -> R:
         outcome: FutureProxy[R] = FutureProxy()
-
-        async def wait() -> None:
-            _use_own_sensitive_thread()
-            try:
-                result = await awaitable
-            except BaseException as error:  # SystemExit too: asyncio would end the loop with it
-                outcome._fail(error)
-            else:
-                outcome._succeed(result)
-
         # asyncio keeps only weak references to tasks; this one lives as long as we wait for it.
         tasks: list[asyncio.Task[None]] = []
-        context = copy_context()
-        self._inbox.post(lambda: tasks.append(_create_task(self.loop, wait(), context)))
-        return outcome.result()
+        waiting, context = _settle(outcome, awaitable), copy_context()
+        self._inbox.post(lambda: tasks.append(_create_task(self.loop, waiting, context)))
+        try:
+            return outcome.result()
+        finally:
+            del outcome  # see FutureProxy.result()
 
     def refuse(self, cancel_pending: bool) -> None:
         self._cancels_pending |= cancel_pending
         self._refusing = True
 
     def end(self) -> None:
-        self._ending = True
-        self._inbox.post(self._end_when_idle)
+        self._inbox.post(self._end)
 
     def join(self) -> None:
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        self._thread.join()
 
     def _start(self, call: Call[Any]) -> None:
         if self._cancels_pending:
             call.future.cancel()
         if call.future._begin():
-            self._calls.add(call)  # asyncio itself keeps only weak references to tasks
+            self._calls.add(call)
             task = _create_task(self.loop, self._run(call), call.snapshot.variables.copy())
             call.task = None if task.done() else task
-        elif self._ending:
-            self._end_when_idle()
 
     async def _run(self, call: Call[Any]) -> None:
         _use_own_sensitive_thread()
-        await call.run_async()
+        # When what a job waits for failed with GeneratorExit, Python closes the coroutines one by
+        # one, and this one hears of it although the inner one has dealt with it.
+        with contextlib.suppress(GeneratorExit):
+            await call.run_async()
         self._calls.discard(call)
         call.task = None
-        if self._ending:
-            self._end_when_idle()
+        self._finish_when_idle()
 
-    def _end_when_idle(self) -> None:
-        if not self.busy:
+    def _end(self) -> None:
+        # What was accepted was posted before this, and has started.
+        self._ending = True
+        self._finish_when_idle()
+
+    def _finish_when_idle(self) -> None:
+        if self._ending and not self._calls and self._finishing is None:
+            self._finishing = self.loop.create_task(self._finish())
+
+    async def _finish(self) -> None:
+        """Cancel what jobs left behind on the loop and let it clean up, as ``asyncio.run`` does."""
+        try:
+            left_behind = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in left_behind:
+                task.cancel()
+            if left_behind:
+                await asyncio.wait(left_behind)
+            await self.loop.shutdown_asyncgens()
+            with contextlib.suppress(RuntimeError):  # Python 3.12 starts no thread at exit; it does
+                await self.loop.shutdown_default_executor()
+        finally:
             self._ended = True
             self.loop.stop()
 
@@ -207,19 +229,43 @@ class _LoopThread:
                     self.loop.run_forever()
                 except BaseException:
                     _logger.exception("a task ended the loop of %s; it goes on", self._pool_name)
-            _finish(self.loop)
         finally:
             asyncio.set_event_loop(None)
             self.loop.close()
 
 
+async def _settle(outcome: FutureProxy[R], awaitable: Awaitable[R]) -> None:
+    _use_own_sensitive_thread()
+    try:
+        result = await awaitable
+    except BaseException as error:  # SystemExit too: asyncio would end the loop with it
+        outcome._fail(error)
+    else:
+        outcome._succeed(result)
+    finally:
+        del outcome  # see FutureProxy.result()
+
+
+def _variable_of_waiting_thread() -> ContextVar[Any]:
+    """The variable by which ``sync_to_async`` finds the thread that waits in ``async_to_sync``."""
+    context = Context()
+    context.run(setattr, AsyncToSync.executors, "current", None)
+    return next(iter(context))
+
+
+_waiting_thread = _variable_of_waiting_thread()
+
+
 def _use_own_sensitive_thread() -> None:
     """Give the current task a thread of its own for thread-sensitive ``sync_to_async``.
 
-    Otherwise all tasks of the process share one. asgiref makes the thread when it is first used,
-    and ends it when the variable's value is freed with the task's context.
+    Otherwise all tasks of the process share one, or a job uses that of the view which submitted it,
+    and which may have returned. asgiref makes the thread when it is first used, and ends it when
+    the variable's value is freed with the task's context.
     """
     SyncToAsync.thread_sensitive_context.set(ThreadSensitiveContext())
+    if _waiting_thread.get(None) is not None:
+        AsyncToSync.executors.current = None
 
 
 if sys.version_info >= (3, 12):
@@ -243,14 +289,3 @@ else:
         loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None], context: Context
     ) -> asyncio.Task[None]:
         return context.run(loop.create_task, coroutine)  # the task runs in a copy of it
-
-
-def _finish(loop: asyncio.AbstractEventLoop) -> None:
-    """Cancel what jobs left behind on the loop and let it clean up, as ``asyncio.run`` does."""
-    tasks = asyncio.all_tasks(loop)
-    for task in tasks:
-        task.cancel()
-    loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    with contextlib.suppress(RuntimeError):  # Python 3.12 starts no thread at exit, and this does
-        loop.run_until_complete(loop.shutdown_default_executor())

@@ -34,11 +34,15 @@ def has_receivers(signal: object) -> bool:
     return bool(getattr(signal, "receivers", None))
 
 
-job_submitted = _signal("job-submitted", "A call was accepted.")
-job_started = _signal("job-started", "A worker is about to run the call.")
-job_succeeded = _signal("job-succeeded", "The call returned; its future has the result.")
-job_failed = _signal("job-failed", "The call raised; its future has the exception.")
-job_cancelled = _signal("job-cancelled", "The call was cancelled, before or while it ran.")
+job_submitted: NamedSignal = _signal("job-submitted", "A call was accepted.")
+job_started: NamedSignal = _signal("job-started", "A worker is about to run the call.")
+job_succeeded: NamedSignal = _signal(
+    "job-succeeded", "The call returned; its future has the result."
+)
+job_failed: NamedSignal = _signal("job-failed", "The call raised; its future has the exception.")
+job_cancelled: NamedSignal = _signal(
+    "job-cancelled", "The call was cancelled, before or while it ran."
+)
 
 
 def announce(signal: NamedSignal, app: Flask, future: object) -> None:

@@ -7,8 +7,8 @@ when an app is configured for it.
 from __future__ import annotations
 
 import os
-import queue
 import threading
+from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 from ..calls import Call
@@ -61,7 +61,7 @@ class ThreadBackend:
         self._pool = _ThreadPool(name, max_workers, self._loops)
 
     @property
-    def queue(self) -> queue.SimpleQueue[Call[Any] | None]:
+    def queue(self) -> SimpleQueue[Call[Any] | None]:
         """The calls of plain functions that no worker has taken yet."""
         return self._pool.queue
 
@@ -73,8 +73,9 @@ class ThreadBackend:
 
     def shutdown(self, *, wait: bool, cancel_pending: bool) -> None:
         self._loops.refuse(cancel_pending)
-        self._pool.shutdown(wait, cancel_pending)
-        if wait:
+        self._pool.shutdown(cancel_pending)
+        if wait and not self._loops.serves_this_thread():  # a job cannot wait for itself to end
+            self._pool.join()
             self._loops.join()
 
 
@@ -85,7 +86,7 @@ class _ThreadPool:
         self._name = name
         self._max_workers = max_workers
         self._loops = loops
-        self.queue: queue.SimpleQueue[Call[Any] | None] = queue.SimpleQueue()
+        self.queue: SimpleQueue[Call[Any] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._workers: list[threading.Thread] = []  # guarded by _lock; only grows
         self._ended = 0  # workers that have; guarded by _lock
@@ -116,7 +117,8 @@ class _ThreadPool:
                 # 3.12 starts no thread any more.
                 self._loops.start_one()
                 worker = start_thread(f"{self._name}-worker-{len(self._workers)}", self._work)
-            except RuntimeError:  # the system has no more threads, or the interpreter is ending
+            except (RuntimeError, OSError):
+                # The system has no more threads or files, or the interpreter is ending.
                 if not self._workers and future._refuse():
                     raise
             else:
@@ -139,19 +141,19 @@ class _ThreadPool:
         if last:
             self._loops.end()
 
-    def shutdown(self, wait: bool, cancel_pending: bool) -> None:
+    def shutdown(self, cancel_pending: bool) -> None:
         with self._lock:
             self._closed = True  # no worker starts from now on
-            workers = self._workers
         if cancel_pending:
             self._cancel_pending()
         self.queue.put(None)
-        if not workers:
+        if not self._workers:
             self._loops.end()
-        if wait:
-            for worker in workers:
-                if worker is not threading.current_thread():
-                    worker.join()
+
+    def join(self) -> None:
+        """Wait until the workers have ended."""
+        for worker in self._workers:
+            worker.join()
 
     def _cancel_pending(self) -> None:
         try:
@@ -159,5 +161,5 @@ class _ThreadPool:
                 call = self.queue.get_nowait()
                 if call is not None:
                     call.future.cancel()
-        except queue.Empty:
+        except Empty:
             pass
