@@ -37,7 +37,7 @@ from typing import (
     final,
     overload,
 )
-from weakref import ref
+from weakref import WeakSet, ref
 
 from typing_extensions import Self
 from typing_extensions import TypeVar as TypeVarWithDefault
@@ -537,15 +537,6 @@ class FutureProxy(Future[R]):
 _shared_lock = threading.RLock()  # reentrant: a finalizer may run while it is held
 
 
-def _forget_parent() -> None:
-    """In the child of a fork: a thread of the parent may have held the lock."""
-    global _shared_lock  # noqa: PLW0603
-    _shared_lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_parent)
-
 _SIGNALS: dict[str, NamedSignal] = {
     FINISHED: signals.job_succeeded,
     CANCELLED_AND_NOTIFIED: signals.job_cancelled,
@@ -694,6 +685,7 @@ class FutureCollection(Generic[T]):
         """Futures kept at most; ``None`` keeps them all."""
         self._futures: OrderedDict[Hashable, Future[Any]] = OrderedDict()  # guarded by _lock
         self._lock = threading.RLock()  # reentrant: a key's __eq__ or a finalizer may come back
+        _collections.add(self)
 
     def __len__(self) -> int:
         return len(self._futures)
@@ -863,3 +855,18 @@ def _as_proxy(future: Future[Any] | None) -> FutureProxy[Any] | None:
     proxy: FutureProxy[Any] = FutureProxy()
     proxy._follow(future)
     return proxy
+
+
+_collections: WeakSet[FutureCollection[Any]] = WeakSet()
+
+
+def _forget_parent() -> None:
+    """In the child of a fork: a thread of the parent may have held the locks."""
+    global _shared_lock  # noqa: PLW0603
+    _shared_lock = threading.RLock()
+    for collection in _collections:
+        collection._lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parent)

@@ -49,7 +49,7 @@ class LoopPool:
     def __init__(self, name: str, max_loops: int) -> None:
         self._name = name
         self._max_loops = max_loops
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: a finalizer may shut down while it is held
         self._threads: list[_LoopThread] = []  # guarded by _lock; only grows
         self._refusing = self._ended = False  # guarded by _lock
 
@@ -84,9 +84,9 @@ class LoopPool:
                     raise ExecutorClosedError(self._name)
                 if len(threads) < self._max_loops:
                     thread = _LoopThread(f"{self._name}-loop-{len(threads)}", self._name)
+                    threads.append(thread)
                     if self._refusing:  # it is for a plain job that still runs, not for calls
                         thread.refuse(cancel_pending=False)
-                    threads.append(thread)
         if len(threads) == 1:
             return threads[0]
         return min(threads, key=lambda thread: thread.busy)

@@ -87,7 +87,7 @@ class _ThreadPool:
         self._max_workers = max_workers
         self._loops = loops
         self.queue: SimpleQueue[Call[Any] | None] = SimpleQueue()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: a finalizer may shut down while it is held
         self._workers: list[threading.Thread] = []  # guarded by _lock; only grows
         self._ended = 0  # workers that have; guarded by _lock
         self._unfinished = 0  # calls queued or running, while workers grow; guarded by _lock

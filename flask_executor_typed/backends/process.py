@@ -33,7 +33,7 @@ class ProcessBackend:
     def __init__(self, name: str, max_workers: int) -> None:
         self._name = name
         self._max_workers = max_workers
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: a finalizer may shut down while it is held
         self._pool: ProcessPoolExecutor | None = None  # guarded by _lock
         self._closed = False  # guarded by _lock
 
