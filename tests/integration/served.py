@@ -1,0 +1,142 @@
+"""The app that the tests in this folder serve under gunicorn."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from contextvars import ContextVar
+from pathlib import Path
+
+from flask import Flask, Response, current_app, g, jsonify, request
+from flask.typing import ResponseReturnValue
+
+from flask_executor_typed import Executor
+
+WORKERS = 8
+
+app = Flask("served")
+app.config["EXECUTOR_MAX_WORKERS"] = WORKERS
+executor = Executor(app)
+
+# Wherever two jobs could be taken for each other: the request, g, a contextvar and the app.
+Identity = tuple[str, str, str, str]
+visitor: ContextVar[str] = ContextVar("visitor")
+
+
+def identity() -> Identity:
+    return request.args["id"], g.id, visitor.get(), current_app.name
+
+
+@app.before_request
+def remember_visitor() -> None:
+    g.id = request.args.get("id", "")
+    visitor.set(g.id)
+
+
+@app.after_request
+def tell_process(response: Response) -> Response:
+    response.headers["X-Process"] = str(os.getpid())
+    response.headers["X-Imported-In"] = str(IMPORTED_IN)
+    return response
+
+
+@executor.job
+def sync_identity() -> list[Identity]:
+    before = identity()
+    time.sleep(0)  # lets other threads run in between
+    return [before, identity()]
+
+
+@executor.job
+async def async_identity() -> list[Identity]:
+    before = identity()
+    await asyncio.sleep(0)  # lets other jobs run in between
+    return [before, identity()]
+
+
+@app.get("/identities")
+def identities() -> ResponseReturnValue:
+    futures = [job.submit() for _ in range(20) for job in (sync_identity, async_identity)]
+    return jsonify([seen for future in futures for seen in future.result()])
+
+
+class Meeting:
+    """Coroutines that go on when all of them have come."""
+
+    def __init__(self, members: int) -> None:
+        self._missing = members
+        self._complete = asyncio.Event()
+
+    async def join(self) -> None:
+        self._missing -= 1
+        if not self._missing:
+            self._complete.set()
+        await self._complete.wait()
+
+
+@executor.job
+async def async_nap(number: int, meeting: Meeting) -> int:
+    await asyncio.sleep(0.1)
+    await meeting.join()  # which never ends if the jobs run one after the other
+    return number
+
+
+@app.get("/async-naps")
+async def async_naps() -> ResponseReturnValue:
+    meeting = Meeting(50)
+    start = time.perf_counter()
+    numbers = await asyncio.gather(*[async_nap.submit(number, meeting) for number in range(50)])
+    return jsonify(numbers=numbers, seconds=time.perf_counter() - start)
+
+
+@executor.job
+def sync_nap(number: int, meeting: threading.Barrier) -> int:
+    time.sleep(0.1)
+    meeting.wait()
+    return number
+
+
+@app.get("/sync-naps")
+async def sync_naps() -> ResponseReturnValue:
+    meeting = threading.Barrier(WORKERS)
+    start = time.perf_counter()
+    naps = [sync_nap.submit(number, meeting) for number in range(WORKERS)]
+    numbers = await asyncio.gather(*naps)
+    return jsonify(numbers=numbers, seconds=time.perf_counter() - start)
+
+
+def square(number: int) -> tuple[int, str]:
+    return number * number, g.id
+
+
+@app.get("/squares")
+def squares() -> ResponseReturnValue:
+    return jsonify(list(executor.map(square, range(1000))))
+
+
+@executor.job
+def write_after(seconds: float, path: str) -> None:
+    time.sleep(seconds)
+    Path(path).write_text("written", encoding="utf-8")
+
+
+@executor.job
+async def write_after_async(seconds: float, path: str) -> None:
+    await asyncio.sleep(seconds)
+    Path(path).write_text("written", encoding="utf-8")
+
+
+@app.get("/write")
+def write() -> ResponseReturnValue:
+    write_after.submit(float(request.args["seconds"]), request.args["path"] + ".sync")
+    write_after_async.submit(float(request.args["seconds"]), request.args["path"] + ".async")
+    return {}, 202
+
+
+# Used before gunicorn forks, if the app is loaded then (--preload): the threads of this executor
+# stay behind in the parent, and each worker must get its own.
+IMPORTED_IN = os.getpid()
+executor.submit(time.sleep, 0).result()
+executor.submit(asyncio.sleep, 0).result()

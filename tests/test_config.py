@@ -1,0 +1,292 @@
+"""Settings: how each is read, what is refused, and what the refusal says."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import warnings
+from collections.abc import Callable
+from decimal import Decimal
+
+import pytest
+from flask import Flask, has_app_context
+
+from flask_executor_typed import ConfigError, Executor
+from flask_executor_typed.config import ExecutorConfig, warn_of_unknown_keys
+
+COUNTS = ("max_workers", "max_loops", "futures_max_length")
+BOOLEANS = (
+    "push_app_context",
+    "push_request_context",
+    "log_exceptions",
+    "propagate_exceptions",
+)
+
+
+def key_of(field: str, name: str = "") -> str:
+    return f"{name}_EXECUTOR_{field}".upper().removeprefix("_")
+
+
+def parsed(field: str, value: object, name: str = "") -> object:
+    """What a setting becomes; ``name`` is that of the executor."""
+    config = ExecutorConfig.from_mapping({key_of(field, name): value}, name=name)
+    result: object = getattr(config, field)
+    return result
+
+
+def test_defaults() -> None:
+    assert ExecutorConfig.from_mapping({}) == ExecutorConfig(
+        type="thread",
+        max_workers=None,
+        max_loops=1,
+        futures_max_length=50,
+        push_app_context=True,
+        push_request_context=True,
+        log_exceptions=True,
+        propagate_exceptions=False,
+    )
+
+
+def test_every_setting_is_tested_here() -> None:
+    fields = {field.name for field in dataclasses.fields(ExecutorConfig)}
+    assert fields == {"type", *COUNTS, *BOOLEANS}
+
+
+def test_config_cannot_be_changed() -> None:
+    config, field = ExecutorConfig(), "max_loops"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(config, field, 2)
+
+
+@pytest.mark.parametrize("field", COUNTS)
+@pytest.mark.parametrize(
+    ("value", "count"), [(1, 1), (7, 7), (10**6, 10**6), ("1", 1), ("16", 16), (" 4\n", 4)]
+)
+def test_count_is_a_whole_number_or_its_string(field: str, value: object, count: int) -> None:
+    assert parsed(field, value) == count
+
+
+@pytest.mark.parametrize("field", BOOLEANS)
+@pytest.mark.parametrize("value", [True, 1, "true", "True", " TRUE ", "yes", "on", "1", "t", "Y"])
+def test_spellings_of_true(field: str, value: object) -> None:
+    assert parsed(field, value) is True
+
+
+@pytest.mark.parametrize("field", BOOLEANS)
+@pytest.mark.parametrize("value", [False, 0, "false", "False", " no\n", "off", "0", "F", "n"])
+def test_spellings_of_false(field: str, value: object) -> None:
+    assert parsed(field, value) is False
+
+
+@pytest.mark.parametrize("value", ["thread", "process"])
+def test_types(value: str) -> None:
+    assert parsed("type", value) == value
+
+
+@pytest.mark.parametrize("field", ["type", *COUNTS, *BOOLEANS])
+def test_none_means_not_set(field: str) -> None:
+    assert parsed(field, None) == getattr(ExecutorConfig(), field)
+
+
+# The eleven that Flask-Executor accepted, or refused without naming the key.
+WHOLE_NUMBER = "a whole number, 1 or more, or None for the default"
+BOOLEAN = "a boolean (True, False, or 'true', 'yes', 'on', '1' and so on)"
+BAD: list[tuple[str, object, str]] = [
+    ("max_workers", 0, f"EXECUTOR_MAX_WORKERS=0 (int): expected {WHOLE_NUMBER}"),
+    ("max_workers", -1, f"EXECUTOR_MAX_WORKERS=-1 (int): expected {WHOLE_NUMBER}"),
+    ("max_workers", 2.5, f"EXECUTOR_MAX_WORKERS=2.5 (float): expected {WHOLE_NUMBER}"),
+    ("max_workers", "many", f"EXECUTOR_MAX_WORKERS='many' (str): expected {WHOLE_NUMBER}"),
+    ("max_loops", "0", f"EXECUTOR_MAX_LOOPS='0' (str): expected {WHOLE_NUMBER}"),
+    ("futures_max_length", 0, f"EXECUTOR_FUTURES_MAX_LENGTH=0 (int): expected {WHOLE_NUMBER}"),
+    (
+        "futures_max_length",
+        "2.5",
+        f"EXECUTOR_FUTURES_MAX_LENGTH='2.5' (str): expected {WHOLE_NUMBER}",
+    ),
+    ("type", "threads", "EXECUTOR_TYPE='threads' (str): expected 'thread' or 'process'"),
+    (
+        "push_app_context",
+        "maybe",
+        f"EXECUTOR_PUSH_APP_CONTEXT='maybe' (str): expected {BOOLEAN}",
+    ),
+    ("log_exceptions", 2, f"EXECUTOR_LOG_EXCEPTIONS=2 (int): expected {BOOLEAN}"),
+    (
+        "propagate_exceptions",
+        "flase",
+        f"EXECUTOR_PROPAGATE_EXCEPTIONS='flase' (str): expected {BOOLEAN}",
+    ),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "text"), BAD)
+def test_init_app_refuses_a_bad_value_and_names_key_value_and_cure(
+    app: Flask, field: str, value: object, text: str
+) -> None:
+    app.config[key_of(field)] = value
+    with pytest.raises(ConfigError) as raised:
+        Executor(app)
+    assert str(raised.value) == f"{text}; set it before init_app()"
+    assert (raised.value.key, raised.value.value) == (key_of(field), value)
+    assert isinstance(raised.value, ValueError)
+    assert app.extensions == {}  # a refused executor leaves nothing behind
+
+
+@pytest.mark.parametrize("field", COUNTS)
+@pytest.mark.parametrize(
+    "value",
+    [True, False, 1.0, Decimal(3), "", " ", "0x10", "1e3", "-3", b"4", [4], object(), "9" * 5000],
+)
+def test_counts_that_are_not_plain_whole_numbers_are_refused(field: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"^{key_of(field)}="):
+        parsed(field, value)
+
+
+@pytest.mark.parametrize("field", BOOLEANS)
+@pytest.mark.parametrize("value", [2, -1, 1.0, "", "2", "tru", "none", b"true", [], object()])
+def test_ambiguous_booleans_are_refused(field: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"^{key_of(field)}="):
+        parsed(field, value)
+
+
+@pytest.mark.parametrize("value", ["Thread", "", "gevent", 1, True, ["thread"]])
+def test_unknown_types_are_refused(value: object) -> None:
+    with pytest.raises(ConfigError, match=r"^EXECUTOR_TYPE="):
+        parsed("type", value)
+
+
+def test_named_executor_reads_keys_with_its_name_and_no_others() -> None:
+    config: dict[str, object] = {
+        "EXECUTOR_MAX_LOOPS": 2,
+        "MAIL_EXECUTOR_MAX_LOOPS": "3",
+        "WEB_EXECUTOR_MAX_LOOPS": 4,
+    }
+    loops = {
+        name: ExecutorConfig.from_mapping(config, name=name).max_loops
+        for name in ("", "mail", "Mail", "web", "other")
+    }
+    assert loops == {"": 2, "mail": 3, "Mail": 3, "web": 4, "other": 1}
+
+
+def test_bad_value_of_a_named_executor_is_reported_under_its_own_key(app: Flask) -> None:
+    app.config["MAIL_EXECUTOR_MAX_WORKERS"] = "many"
+    with pytest.raises(ConfigError, match=r"^MAIL_EXECUTOR_MAX_WORKERS='many' \(str\): expected "):
+        Executor(app, name="mail")
+    Executor(app)  # is not concerned
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "nearest"),
+    [
+        ("EXECUTOR_MAX_WORKER", "", "EXECUTOR_MAX_WORKERS"),
+        ("EXECUTOR_MAX_THREADS", "", "EXECUTOR_MAX_WORKERS"),
+        ("EXECUTOR_PUSH_APP_CONTEX", "", "EXECUTOR_PUSH_APP_CONTEXT"),
+        ("EXECUTOR_PROPAGATE_EXCEPTION", "", "EXECUTOR_PROPAGATE_EXCEPTIONS"),
+        ("MAIL_EXECUTOR_LOOPS", "mail", "MAIL_EXECUTOR_MAX_LOOPS"),
+    ],
+)
+def test_unknown_key_is_a_warning_that_names_the_nearest_known_one(
+    app: Flask, given: str, name: str, nearest: str
+) -> None:
+    app.config[given] = 3
+    with pytest.warns(UserWarning, match="is not a setting") as caught:
+        Executor(app, name=name)
+    assert [str(warning.message) for warning in caught] == [
+        f"{given} is not a setting of flask_executor_typed; did you mean {nearest}?"
+    ]
+
+
+def init_app(app: Flask) -> int:
+    executor = Executor()
+    executor.init_app(app)
+    return line_above()
+
+
+def constructor(app: Flask) -> int:
+    Executor(app)
+    return line_above()
+
+
+def line_above() -> int:
+    frame = inspect.currentframe()
+    assert frame is not None
+    assert frame.f_back is not None
+    return frame.f_back.f_lineno - 1
+
+
+@pytest.mark.parametrize("use", [init_app, constructor])
+def test_warning_points_at_the_line_that_gave_the_app(
+    app: Flask, use: Callable[[Flask], int]
+) -> None:
+    app.config["EXECUTOR_MAX_WORKER"] = 3
+    with pytest.warns(UserWarning, match="is not a setting") as caught:
+        line = use(app)
+    assert [(warning.filename, warning.lineno) for warning in caught] == [(__file__, line)]
+
+
+@pytest.mark.parametrize("key", ["MAIL_EXECUTOR_MAX_WORKER", "EXECUTORS", "MY_EXECUTOR", "FOO"])
+def test_keys_of_others_are_no_concern_of_this_executor(app: Flask, key: str) -> None:
+    app.config[key] = 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_unknown_keys(app.config)
+
+
+@pytest.mark.parametrize("name", ["a b", "a-b", "a.b", "é!", " "])
+def test_name_that_cannot_be_part_of_a_key_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="expected letters, digits and underscores only") as raised:
+        Executor(name=name)
+    assert str(raised.value) == (
+        f"name={name!r}: expected letters, digits and underscores only; "
+        "the name becomes part of configuration keys"
+    )
+
+
+def test_settings_of_several_apps_are_kept_apart(app: Flask) -> None:
+    other = Flask("other")
+    app.config["EXECUTOR_PUSH_APP_CONTEXT"] = "false"
+    with Executor(app) as executor:
+        executor.init_app(other)
+        with app.app_context():
+            assert executor.submit(has_app_context).result(10) is False
+        with other.app_context():
+            assert executor.submit(has_app_context).result(10) is True
+
+
+def test_max_length_none_does_not_lift_the_bound(app: Flask) -> None:
+    app.config["EXECUTOR_FUTURES_MAX_LENGTH"] = None
+    assert Executor(app).futures.max_length == 50
+    app.config["EXECUTOR_FUTURES_MAX_LENGTH"] = "2"
+    assert Executor(app).futures.max_length == 2
+
+
+def test_late_settings_are_used_with_a_warning_that_names_them(
+    app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Executor(app) as executor:
+        app.config["EXECUTOR_PUSH_APP_CONTEXT"] = "no"
+        assert executor.submit(has_app_context).result(10) is False  # by the first call already
+        assert executor.submit(has_app_context).result(10) is False
+    assert [record.getMessage() for record in caplog.records] == [
+        (
+            "settings of executor changed after init_app(), and are used now: "
+            "push_app_context: True -> False; set them before"
+        )
+    ]
+
+
+@pytest.mark.usefixtures("caplog")
+def test_late_max_length_is_used(app: Flask) -> None:
+    with Executor(app) as executor:
+        app.config["EXECUTOR_FUTURES_MAX_LENGTH"] = 2
+        for key in range(4):
+            executor.submit_stored(key, int).result(10)
+        assert len(executor.futures) == 2
+
+
+def test_bad_late_setting_is_an_error_of_submit(app: Flask) -> None:
+    with Executor(app) as executor:
+        app.config["EXECUTOR_MAX_WORKERS"] = 0
+        with pytest.raises(ConfigError, match=r"^EXECUTOR_MAX_WORKERS=0 \(int\)"):
+            executor.submit(int)
+        app.config["EXECUTOR_MAX_WORKERS"] = 1
+        assert executor.submit(int).result(10) == 0

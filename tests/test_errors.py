@@ -1,0 +1,152 @@
+"""What the errors say, what they are, and that they survive a trip to another process."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+
+import pytest
+
+from flask_executor_typed import errors
+from flask_executor_typed.errors import (
+    BodyNotReadError,
+    ConfigError,
+    DuplicateKeyError,
+    ExecutorClosedError,
+    ExecutorError,
+    NoAppError,
+    OutsideContextError,
+    UnpicklableError,
+    WorkerError,
+)
+
+# One of each: the error, the builtin that a caller would expect, its text.
+ERRORS: list[tuple[ExecutorError, type[Exception], str]] = [
+    (
+        ConfigError("EXECUTOR_MAX_WORKERS", "many", "a whole number, 1 or more"),
+        ValueError,
+        (
+            "EXECUTOR_MAX_WORKERS='many' (str): expected a whole number, 1 or more; "
+            "set it before init_app()"
+        ),
+    ),
+    (
+        NoAppError("this executor has no app", "call executor.init_app(app) first"),
+        RuntimeError,
+        "this executor has no app; call executor.init_app(app) first",
+    ),
+    (
+        ExecutorClosedError("mail_executor"),
+        RuntimeError,
+        (
+            "cannot submit to mail_executor after shutdown; "
+            "init_app() makes the executor accept calls again"
+        ),
+    ),
+    (
+        DuplicateKeyError(("report", 7)),
+        ValueError,
+        (
+            "future_key ('report', 7) already exists; pop it first, "
+            "or submit with using(key=..., on_duplicate='join' or 'replace')"
+        ),
+    ),
+    (
+        BodyNotReadError(),
+        RuntimeError,
+        (
+            "the body of this request was not read before the job was submitted; read it in the "
+            "view first (request.form, request.files, request.get_data() or request.get_json())"
+        ),
+    ),
+    (
+        UnpicklableError("app.report", "argument 1", "cannot pickle '_thread.lock' object"),
+        TypeError,
+        (
+            "app.report: argument 1 cannot be sent to a worker process (cannot pickle "
+            "'_thread.lock' object); pass plain data and functions that a module defines at its "
+            "top level, or use EXECUTOR_TYPE='thread'"
+        ),
+    ),
+    (
+        OutsideContextError("app.report", "Working outside of application context."),
+        RuntimeError,
+        (
+            "app.report: Working outside of application context.: no Flask context is pushed in a "
+            "worker process; pass what the job needs as arguments, make the app in the job and use "
+            "'with app.app_context():', or use EXECUTOR_TYPE='thread'"
+        ),
+    ),
+    (
+        WorkerError("app.report", "Traceback: ..."),
+        RuntimeError,
+        (
+            "app.report raised an exception that cannot be pickled; its traceback in the "
+            "worker process:\nTraceback: ..."
+        ),
+    ),
+]
+
+each_error = pytest.mark.parametrize(
+    ("error", "builtin", "text"), ERRORS, ids=[type(error).__name__ for error, _, _ in ERRORS]
+)
+
+
+@each_error
+def test_error_says_what_was_given_and_what_to_do(
+    error: ExecutorError, builtin: type[Exception], text: str
+) -> None:
+    assert str(error) == text
+
+
+@each_error
+def test_error_is_caught_as_the_builtin_that_a_caller_would_expect(
+    error: ExecutorError, builtin: type[Exception], text: str
+) -> None:
+    assert isinstance(error, builtin)
+    assert isinstance(error, ExecutorError)
+
+
+@each_error
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_error_comes_out_of_a_pickle_with_its_text_and_facts(
+    error: ExecutorError, builtin: type[Exception], text: str, protocol: int
+) -> None:
+    loaded = pickle.loads(pickle.dumps(error, protocol))
+    assert type(loaded) is type(error)
+    assert str(loaded) == text
+    assert loaded.args == error.args
+    assert vars(loaded) == vars(error)
+
+
+@each_error
+def test_error_can_be_copied(error: ExecutorError, builtin: type[Exception], text: str) -> None:
+    for copied in (copy.copy(error), copy.deepcopy(error)):
+        assert type(copied) is type(error)
+        assert (str(copied), vars(copied)) == (text, vars(error))
+
+
+def test_facts_are_attributes() -> None:
+    config = ConfigError("EXECUTOR_MAX_LOOPS", 0, "1 or more")
+    assert (config.key, config.value, config.expected) == ("EXECUTOR_MAX_LOOPS", 0, "1 or more")
+    no_app = NoAppError("no app", "make one")
+    assert (no_app.reason, no_app.cure) == ("no app", "make one")
+    assert ExecutorClosedError("executor").name == "executor"
+    assert DuplicateKeyError("k").key == "k"
+    unpicklable = UnpicklableError("f", "its result", "why")
+    assert (unpicklable.name, unpicklable.part, unpicklable.reason) == ("f", "its result", "why")
+    outside = OutsideContextError("f", "why")
+    assert (outside.name, outside.reason) == ("f", "why")
+    worker = WorkerError("f", "Traceback")
+    assert (worker.name, worker.remote_traceback) == ("f", "Traceback")
+
+
+def test_every_error_of_the_module_is_tested_here_and_is_public() -> None:
+    defined = {
+        name
+        for name, value in vars(errors).items()
+        if inspect.isclass(value) and value.__module__ == errors.__name__
+    }
+    assert defined == {type(error).__name__ for error, _, _ in ERRORS} | {"ExecutorError"}
+    assert defined == set(errors.__all__)

@@ -1,0 +1,180 @@
+"""The examples, the demo and the README do what they say."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from .conftest import TIMEOUT
+
+pytest.importorskip("httpx", reason="the examples need httpx, which is not installed")
+
+from examples import demo
+from examples.trips import create_app, jobs
+from examples.weather import WeatherService, weather_service
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def weather() -> Iterator[WeatherService]:
+    with weather_service() as service:
+        yield service
+
+
+@pytest.fixture
+def trips(tmp_path: Path, weather: WeatherService) -> Iterator[Flask]:
+    app = create_app(str(tmp_path / "trips.sqlite"), weather.url)
+    yield app
+    with app.app_context():
+        jobs.close_http_client.submit().result(TIMEOUT)
+    jobs.executor.shutdown()
+    for key in list(jobs.executor.futures._futures):
+        jobs.executor.futures.pop(key)
+
+
+@pytest.fixture
+def client(trips: Flask) -> FlaskClient:
+    return trips.test_client()
+
+
+def json_of(response: TestResponse, status: int = 200) -> Any:
+    assert response.status_code == status, response.get_data(as_text=True)
+    return response.get_json()
+
+
+def poll(client: FlaskClient, url: str) -> Any:
+    """Ask until the job is done, as a browser would."""
+    end = time.monotonic() + TIMEOUT
+    while (answer := json_of(client.get(url)))["status"] in {"pending", "running"}:
+        assert time.monotonic() < end, f"{url} is still {answer['status']}"
+        time.sleep(0.01)
+    return answer
+
+
+def test_a_booking_is_answered_before_the_job_is_done_and_found_by_its_id(
+    client: FlaskClient,
+) -> None:
+    order = client.post("/trips", json={"city": "Hanoi"}, headers={"X-Traveller": "Grace"})
+    answer = json_of(order, 202)
+    assert answer["status"] in {"pending", "running"}
+    done = poll(client, order.headers["Location"])
+    assert done["id"] == answer["id"]
+    assert done["result"] == {"number": 1, "traveller": "Grace", "city": "Hanoi"}
+
+
+def test_a_booking_that_fails_tells_why(
+    client: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = json_of(client.post("/trips", json={"city": "Jakarta"}), 202)
+    done = poll(client, f"/trips/{answer['id']}")
+    assert (done["status"], done["error"]) == ("failed", "no airline flies to Jakarta this week")
+    assert caplog.messages == [f"Exception in background job book [{answer['id']}]"]
+
+
+def test_what_nobody_asked_for_is_not_found(client: FlaskClient) -> None:
+    assert client.post("/trips", json={"city": "Atlantis"}).status_code == 404
+    assert client.get("/trips/unknown").status_code == 404
+    assert client.get("/brochures/Geneva").status_code == 404
+
+
+def test_all_airlines_are_asked_and_the_cheapest_is_told(client: FlaskClient) -> None:
+    answer = json_of(client.get("/offers/Cairo"))
+    assert answer == {"count": 50, "cheapest": {"airline": "airline 4", "price": 112}}
+
+
+def test_a_brochure_is_printed_once_however_often_it_is_ordered(client: FlaskClient) -> None:
+    ids = {json_of(client.put("/brochures/Dakar"), 202)["id"] for _ in range(3)}
+    done = poll(client, "/brochures/Dakar")
+    assert ids == {done["id"]}
+    assert done["result"].splitlines()[-1] == "Dakar, page 5, for somebody"
+    assert done["seconds"] >= 0.3
+
+
+def test_distances_come_in_the_order_of_the_cities(client: FlaskClient) -> None:
+    answer = json_of(client.get("/distances?lat=52.52&lon=13.41&times=2"))
+    assert answer[:2] == [["Athens", 1803], ["Berlin", 0]]
+    assert answer[:10] == answer[10:]
+
+
+def test_the_http_client_keeps_its_connections_from_job_to_job(
+    client: FlaskClient, weather: WeatherService
+) -> None:
+    first = json_of(client.get("/weather"))
+    assert first[0] == {"city": "Athens", "weather": "wind"}
+    connections = weather.connections
+    assert json_of(client.get("/weather")) == first
+    assert (weather.requests, weather.connections) == (20, connections)
+
+
+needs_gunicorn = pytest.mark.skipif(
+    importlib.util.find_spec("gunicorn") is None, reason="gunicorn is not installed"
+)
+
+
+@needs_gunicorn
+def test_the_demo_finds_every_answer_right(capsys: pytest.CaptureFixture[str]) -> None:
+    code = demo.main()
+    told = capsys.readouterr().out
+    assert code == 0, told
+    assert "50 jobs sent 50 requests" in told
+    assert told.endswith("All 6 scenes went right.\n")
+
+
+@needs_gunicorn
+def test_the_demo_fails_when_one_answer_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def wrong(self: demo.Demo) -> Iterator[str]:
+        """A scene"""
+        answer, _ = self.call("GET", "/distances?lat=0&lon=0&times=1")
+        demo.expect("cities", len(answer), 11)
+        yield "never told"
+
+    monkeypatch.setattr(demo.Demo, "maps", wrong)
+    assert demo.main() == 1
+    told = capsys.readouterr().out
+    assert "A scene\n    WRONG  WrongAnswer: cities: expected 11, got 10\n" in told
+    assert "Listening at" in told  # the server's log
+    assert "went right" not in told
+
+
+@needs_gunicorn
+def test_the_demo_fails_with_the_servers_log_when_the_app_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "APP", "examples.trips:no_such_factory()")
+    assert demo.main() == 1
+    assert "no_such_factory" in capsys.readouterr().out
+
+
+def test_the_readme_code_runs_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    module = ModuleType("readme")
+    monkeypatch.setitem(sys.modules, "readme", module)
+    exec(compile("\n".join(blocks), "README.md", "exec"), vars(module))
+    client: FlaskClient = module.app.test_client()
+    with module.executor:
+        assert json_of(client.get("/reports/1999"), 404) == {"status": "not done"}
+        assert json_of(client.post("/reports/1999?name=Ada"), 202)["status"] != "failed"
+        module.executor.futures.result(("report", 1999), timeout=TIMEOUT)
+        expected = {"status": "succeeded", "report": "report of 1999 for Ada"}
+        assert json_of(client.get("/reports/1999")) == expected
+        assert json_of(client.get("/prices")) == {"lowest": 16.0}
+
+
+def test_every_file_that_the_readme_points_to_is_there() -> None:
+    links = re.findall(r"\]\(([^)#]+)", (ROOT / "README.md").read_text("utf-8"))
+    assert [link for link in links if not (ROOT / link).exists()] == []

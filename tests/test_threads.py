@@ -1,0 +1,540 @@
+"""The interpreter's exit and fork: accepted calls are done, and both processes work on.
+
+Each test runs a script of its own in another interpreter. The scripts begin with ``PRELUDE``.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+from typing import NamedTuple
+
+import pytest
+
+import flask_executor_typed
+
+from .conftest import TIMEOUT
+
+PRELUDE = """
+import asyncio, faulthandler, os, signal, sys, threading, time, warnings
+from flask import Flask
+from flask_executor_typed import Executor, ExecutorClosedError
+
+app = Flask("script")
+app.config["EXECUTOR_MAX_WORKERS"] = 4
+executor = Executor(app)
+
+
+def time_out(seconds):
+    # Kills this process, which first shows where its threads are. A fork does not inherit it.
+    if hasattr(signal, "alarm"):
+        signal.alarm(seconds)
+
+
+if hasattr(faulthandler, "register"):
+    faulthandler.register(signal.SIGALRM, chain=True)
+time_out(30)
+
+
+def double(number):
+    return number * 2
+
+
+async def double_async(number):
+    await asyncio.sleep(0.001)
+    return number * 2
+
+
+def until_the_exit_has_begun():
+    threading.main_thread().join(10)
+    limit = time.monotonic() + 10
+    while time.monotonic() < limit:
+        try:
+            executor.submit(double, 1)
+        except ExecutorClosedError:
+            break
+        time.sleep(0.001)
+    time.sleep(0.1)
+"""
+
+SCRIPT_TIMEOUT = 30.0
+"""Seconds after which a script counts as hung, and kills itself; each takes about one."""
+
+
+class Ended(NamedTuple):
+    status: int
+    stdout: str
+    stderr: str
+
+
+def run_script(body: str, *options: str, **env: str) -> Ended:
+    """Run a script, after the prelude, in a new interpreter."""
+    return run_python(*options, "-c", PRELUDE + dedent(body), **env)
+
+
+def run_python(*arguments: str, **env: str) -> Ended:
+    source = Path(flask_executor_typed.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, "PYTHONPATH": str(source), **env},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SCRIPT_TIMEOUT + TIMEOUT,
+        check=False,
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def in_time(fn: Callable[[], object]) -> None:
+    """Call what blocks, ``executor.shutdown`` for one, and fail if it hangs."""
+    thread = threading.Thread(target=fn, daemon=True)
+    thread.start()
+    thread.join(TIMEOUT)
+    assert not thread.is_alive(), f"{fn!r} hangs"
+
+
+# The interpreter's exit
+
+
+@pytest.mark.parametrize("kind", ["double", "double_async", "lambda i: double_async(i)"])
+def test_calls_that_are_queued_when_the_interpreter_exits_are_done(kind: str) -> None:
+    ended = run_script(f"""
+        import atexit
+        done = []
+        executor.add_default_done_callback(lambda future: done.append(future.result()))
+        # The interpreter calls atexit functions when the threads have ended.
+        atexit.register(lambda: print(sorted(done) == [i * 2 for i in range(200)]))
+        executor.submit(time.sleep, 0.2).add_done_callback(lambda future: done.remove(None))
+        for i in range(200):
+            executor.submit({kind}, i)
+    """)
+    assert ended == Ended(0, "True\n", "")
+
+
+@pytest.mark.parametrize("kind", ["double", "double_async", "lambda i: double_async(i)"])
+def test_call_submitted_just_before_the_interpreter_exits_is_done(kind: str) -> None:
+    script = f"""
+        future = executor.submit({kind}, 21)
+        future.add_done_callback(lambda future: print(future.result()))
+    """
+    for _ in range(3):
+        assert run_script(script) == Ended(0, "42\n", "")
+
+
+def test_jobs_use_every_kind_of_thread_and_bridge_while_the_interpreter_exits() -> None:
+    ended = run_script("""
+        from asgiref.sync import async_to_sync, sync_to_async
+
+        async def sync_inside(i):
+            return await sync_to_async(double)(i)
+
+        async def to_thread(i):
+            return await asyncio.to_thread(double, i)
+
+        def async_inside(i):
+            return async_to_sync(double_async)(i)
+
+        # Each job uses its thread once before the exit: Python 3.12 starts none during it.
+        async def before_and_after(fn, i):
+            await fn(i)
+            ready.release()
+            await sync_to_async(until_the_exit_has_begun)()
+            return await fn(i)
+
+        def sync_before_and_after(fn, i):
+            fn(i)
+            ready.release()
+            until_the_exit_has_begun()
+            return fn(i)
+
+        ready = threading.Semaphore(0)
+        futures = [executor.submit(before_and_after, fn, 21) for fn in (sync_inside, to_thread)]
+        futures += [executor.submit(sync_before_and_after, async_inside, 21)]
+        for future in futures:
+            future.add_done_callback(lambda future: print(future.result()))
+            ready.acquire(timeout=10)
+    """)
+    assert ended == Ended(0, "42\n" * 3, "")
+
+
+def test_submitting_while_the_interpreter_exits_is_a_clear_error() -> None:
+    ended = run_script("""
+        def submit_late():
+            until_the_exit_has_begun()
+            for kind in (double, double_async):
+                try:
+                    executor.submit(kind, 1)
+                except ExecutorClosedError as error:
+                    print(error)
+
+        executor.submit(submit_late)
+    """)
+    text = (
+        "cannot submit to executor after shutdown; init_app() makes the executor accept calls again"
+    )
+    assert ended == Ended(0, f"{text}\n{text}\n", "")
+
+
+def test_executor_first_used_while_the_interpreter_exits_refuses_or_does_the_call() -> None:
+    ended = run_script("""
+        other = Executor(app, name="other")
+
+        def use_the_other():
+            until_the_exit_has_begun()
+            try:
+                future = other.submit(lambda: time.sleep(0.2))
+            except RuntimeError:
+                print("done")
+            else:
+                future.add_done_callback(lambda future: print("done"))
+
+        executor.submit(use_the_other)
+    """)
+    assert ended == Ended(0, "done\n", "")
+
+
+def test_exit_closes_executors_that_other_threads_are_making_just_then() -> None:
+    ended = run_script("""
+        def make_more():
+            while True:
+                more = Executor(Flask("more"))
+                try:
+                    more.submit(double, 1).result()
+                    more.submit(double_async, 1).result()
+                except RuntimeError:
+                    return
+                more.shutdown()
+
+        for _ in range(3):
+            threading.Thread(target=make_more, daemon=True).start()
+        executor.submit(time.sleep, 0.3).add_done_callback(lambda future: print("done"))
+        time.sleep(0.1)
+    """)
+    assert ended == Ended(0, "done\n", "")
+
+
+def test_exit_without_any_call_is_quiet() -> None:
+    assert run_script("print(executor)") == Ended(0, "<Executor 'executor' of script>\n", "")
+
+
+def test_exit_status_of_the_main_thread_is_kept() -> None:
+    ended = run_script("""
+        executor.submit(time.sleep, 0.1).add_done_callback(lambda future: print("done"))
+        sys.exit(7)
+    """)
+    assert ended == Ended(7, "done\n", "")
+
+
+def test_exit_after_an_error_in_the_main_thread_does_what_was_accepted() -> None:
+    ended = run_script("""
+        executor.submit(time.sleep, 0.1).add_done_callback(lambda future: print("done"))
+        raise LookupError("main thread")
+    """)
+    assert (ended.status, ended.stdout) == (1, "done\n")
+    assert ended.stderr.endswith("LookupError: main thread\n")
+
+
+def test_garbage_collection_may_end_an_executor_whose_thread_holds_its_lock() -> None:
+    ended = run_script("""
+        import gc, flask_executor_typed
+
+        package = os.path.dirname(flask_executor_typed.__file__)
+
+        def trace(frame, event, argument):
+            if not frame.f_code.co_filename.startswith(package):
+                return None
+            lock = getattr(frame.f_locals.get("self"), "_lock", None)
+            if event == "line" and repr(lock).startswith("<locked"):
+                gc.collect()
+            return trace
+
+        threading.settrace(trace)
+        for kind in (double, double_async):
+            for shuts_down in (True, False):
+                begun, release = threading.Event(), threading.Event()
+
+                def wait():
+                    begun.set()
+                    release.wait(10)
+
+                own_app = Flask("own")
+                own_app.me = own_app  # only the garbage collector can free it
+                own = Executor(own_app)
+                gc.collect()
+                gc.disable()
+                own.submit(wait)
+                own.submit(kind, 1)
+                begun.wait(10)
+                if shuts_down:
+                    own.shutdown(wait=False)
+                del own, own_app
+                release.set()
+                for thread in threading.enumerate():
+                    if thread.name.startswith("executor-"):
+                        thread.join(0.5)
+                        gc.collect()  # nothing above freed the app, perhaps: then it is now
+                        thread.join(10)
+                        assert not thread.is_alive(), (thread, kind, shuts_down)
+        print("ended")
+    """)
+    assert ended == Ended(0, "ended\n", "")
+
+
+# Fork
+
+has_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+
+IN_THE_CHILD = """
+warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process that has threads
+
+
+def check(where):
+    with app.test_request_context("/?id=7"):
+        assert executor.submit(double, 21).result(8) == 42
+        assert executor.submit(double_async, 21).result(8) == 42
+        assert list(executor.map(double, range(5))) == [0, 2, 4, 6, 8]
+        executor.submit_stored(where, double, 21)
+        assert executor.futures.pop(where).result(8) == 42
+    print(where, flush=True)
+
+
+def in_child():
+    time_out(8)
+    status = 1
+    try:
+        check("child")
+        executor.shutdown()
+        status = 0
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
+
+
+def fork_and_check():
+    pid = os.fork()
+    if pid == 0:
+        in_child()
+    status = os.waitpid(pid, 0)[1]
+    assert status == 0, f"the child ended with {status}"
+    check("parent")
+
+"""
+
+
+@has_fork
+def test_executor_that_was_used_works_in_parent_and_child_of_a_fork() -> None:
+    ended = run_script(
+        IN_THE_CHILD
+        + dedent("""
+        check("before")
+        fork_and_check()
+        """)
+    )
+    assert ended == Ended(0, "before\nchild\nparent\n", "")
+
+
+@has_fork
+def test_executor_that_is_busy_works_in_parent_and_child_of_a_fork() -> None:
+    ended = run_script(
+        IN_THE_CHILD
+        + dedent("""
+        from concurrent.futures import wait
+
+        stop = threading.Event()
+        release = threading.Event()
+
+        def keep_busy():
+            number = 0
+            while not stop.is_set():
+                number += 1
+                for kind in (double, double_async):
+                    future = executor.using(key=number % 20, on_duplicate="replace").submit(kind, 1)
+                    future.id
+                    wait([future])
+
+        held = [executor.submit(release.wait, 20) for _ in range(3)]
+        held += [executor.submit(asyncio.sleep, 0.5) for _ in range(100)]
+        threads = [threading.Thread(target=keep_busy) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for _ in range(10):
+            fork_and_check()
+        stop.set()
+        release.set()
+        for thread in threads:
+            thread.join()
+        assert [future.exception(8) for future in held] == [None] * 103
+        """)
+    )
+    assert ended == Ended(0, "child\nparent\n" * 10, "")
+
+
+@has_fork
+def test_fork_while_another_thread_looks_up_a_future_leaves_the_futures_usable() -> None:
+    ended = run_script(
+        IN_THE_CHILD
+        + dedent("""
+        class SlowKey:
+            def __hash__(self):
+                return 1
+
+            def __eq__(self, other):
+                comparing.set()
+                return release.wait(20)
+
+        comparing, release = threading.Event(), threading.Event()
+        executor.submit_stored(SlowKey(), double, 1)
+        threading.Thread(target=executor.futures.get, args=(SlowKey(),)).start()
+        comparing.wait(8)
+        pid = os.fork()
+        if pid == 0:
+            in_child()
+        status = os.waitpid(pid, 0)[1]
+        release.set()
+        assert status == 0, f"the child ended with {status}"
+        check("parent")
+        """)
+    )
+    assert ended == Ended(0, "child\nparent\n", "")
+
+
+@has_fork
+def test_job_can_fork() -> None:
+    ended = run_script(
+        IN_THE_CHILD
+        + dedent("""
+        executor.submit(fork_and_check).result(20)
+
+        async def fork_on_the_loop():
+            pid = os.fork()
+            if pid == 0:
+                in_child()
+            return os.waitpid(pid, 0)[1]
+
+        assert executor.submit(fork_on_the_loop).result(20) == 0
+        check("again")
+        """)
+    )
+    assert ended == Ended(0, "child\nparent\nchild\nagain\n", "")
+
+
+@has_fork
+def test_child_that_exits_in_the_usual_way_does_what_it_accepted() -> None:
+    ended = run_script(
+        IN_THE_CHILD
+        + dedent("""
+        release = threading.Event()
+        held = executor.submit(release.wait, 20)
+        held_async = executor.submit(asyncio.sleep, 0.5)
+        pid = os.fork()
+        if pid == 0:
+            time_out(8)
+            for kind in (double, double_async):
+                executor.submit(kind, 21).add_done_callback(lambda f: print("child", f.result()))
+        else:
+            assert os.waitpid(pid, 0)[1] == 0
+            release.set()
+            assert held.result(8) is True
+            assert held_async.result(8) is None
+        """)
+    )
+    assert ended == Ended(0, "child 42\nchild 42\n", "")
+
+
+@has_fork
+def test_grandchild_works_as_well() -> None:
+    ended = run_script(
+        IN_THE_CHILD
+        + dedent("""
+        check("grandparent")
+        pid = os.fork()
+        if pid == 0:
+            time_out(8)
+            fork_and_check()
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        check("grandparent")
+        """)
+    )
+    assert ended == Ended(0, "grandparent\nchild\nparent\ngrandparent\n", "")
+
+
+@has_fork
+def test_settings_of_the_parent_hold_in_the_child() -> None:
+    ended = run_script(
+        IN_THE_CHILD
+        + dedent("""
+        check("before")
+        pid = os.fork()
+        if pid == 0:
+            time_out(8)
+            meeting = threading.Barrier(4)
+            futures = [executor.submit(meeting.wait, 8) for _ in range(4)]
+            print(sorted(future.result(8) for future in futures), flush=True)
+            print(len([t for t in threading.enumerate() if "worker" in t.name]), flush=True)
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        """)
+    )
+    assert ended == Ended(0, "before\n[0, 1, 2, 3]\n4\n", "")
+
+
+@has_fork
+def test_executor_that_was_shut_down_is_so_in_the_child() -> None:
+    ended = run_script(
+        IN_THE_CHILD
+        + dedent("""
+        check("before")
+        executor.shutdown()
+        pid = os.fork()
+        if pid == 0:
+            time_out(8)
+            try:
+                executor.submit(double, 1)
+            except ExecutorClosedError:
+                executor.init_app(app)
+                in_child()
+        assert os.waitpid(pid, 0)[1] == 0
+        """)
+    )
+    assert ended == Ended(0, "before\nchild\n", "")
+
+
+@has_fork
+def test_multiprocessing_by_fork_works_after_use(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"  # multiprocessing wants a module that can be found again
+    script.write_text(
+        PRELUDE
+        + IN_THE_CHILD
+        + dedent("""
+        import multiprocessing
+
+        def child(queue):
+            time_out(8)
+            queue.put([executor.submit(kind, 21).result(8) for kind in (double, double_async)])
+
+        if __name__ == "__main__":
+            check("before")
+            context = multiprocessing.get_context("fork")
+            queue = context.Queue()
+            processes = [context.Process(target=child, args=(queue,)) for _ in range(3)]
+            for process in processes:
+                process.start()
+            print([queue.get(timeout=8) for _ in processes], flush=True)
+            for process in processes:
+                process.join(8)
+            print([process.exitcode for process in processes], flush=True)
+            with context.Pool(2) as pool:
+                print(pool.map(double, [1, 2]), flush=True)
+            check("after")
+        """)
+    )
+    assert run_python(str(script)) == Ended(
+        0, "before\n[[42, 42], [42, 42], [42, 42]]\n[0, 0, 0]\n[2, 4]\nafter\n", ""
+    )
