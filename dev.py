@@ -1,0 +1,130 @@
+#!/usr/bin/env python3
+"""Every chore of this repository as one command: ``python3 dev.py demo``, or ``test``, ...
+
+Needs Python 3.10 or later and nothing else: each command makes the virtual environment .venv if
+there is none (``DEV_VENV`` names another folder) and installs the dependency groups that it needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = Path(os.environ.get("DEV_VENV") or ROOT / ".venv").absolute()
+BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
+PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
+
+
+def demo(args: list[str]) -> None:
+    """Serve the example under gunicorn, call it, and tell what happened."""
+    set_up("examples")
+    run(PYTHON, "-m", "examples.demo", *args)
+
+
+def test(args: list[str]) -> None:
+    """Run the tests; arguments go to pytest (test -k map)."""
+    set_up("tests", "examples")
+    run(PYTHON, "-m", "pytest", *args)
+
+
+def lint(args: list[str]) -> None:
+    """Check style and format; with --fix, mend what can be mended."""
+    set_up("lint")
+    fix = "--fix" in args
+    run(PYTHON, "-m", "ruff", "check", *(["--fix"] if fix else []))
+    run(PYTHON, "-m", "ruff", "format", *([] if fix else ["--check"]))
+
+
+def types(args: list[str]) -> None:
+    """Check the types of package, tests and examples with mypy and pyright, both strict."""
+    set_up("types")
+    run(PYTHON, "-m", "mypy", *args)
+    run(PYTHON, "-m", "pyright", "--pythonpath", PYTHON, *args)
+
+
+def docs(args: list[str]) -> None:
+    """Build the documentation into docs/_build/html; a warning is an error."""
+    set_up("docs")
+    run(PYTHON, "-m", "sphinx", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+
+
+def bench(args: list[str]) -> None:
+    """Compare with the standard library and Flask-Executor; prints a table, ratios first."""
+    set_up("bench")
+    run(PYTHON, "benchmarks/compare.py", *args)
+
+
+def ci(args: list[str]) -> None:
+    """Everything that must pass before a change is accepted, on every interpreter found."""
+    run("bash", ".ci/run", *args)
+
+
+COMMANDS: tuple[Callable[[list[str]], None], ...] = (demo, test, lint, types, docs, bench, ci)
+
+
+def set_up(*groups: str) -> None:
+    """Make the virtual environment, and install the package and ``groups`` if they changed."""
+    if not works(PYTHON):
+        print(f"Making the virtual environment {VENV.name} ...", flush=True)
+        made = subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=False)
+        if made.returncode:
+            sys.exit(
+                f"{sys.executable} cannot make virtual environments. On Debian and Ubuntu: "
+                "apt install python3-venv"
+            )
+    # --group is new in pip 25.1. What was installed for this pyproject.toml need not be again.
+    wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    stamps = [VENV / f".installed-{group}" for group in groups]
+    if all(stamp.exists() and stamp.read_text() == wanted for stamp in stamps):
+        return
+    print(f"Installing the package with {', '.join(groups)} into {VENV.name} ...", flush=True)
+    pip = [PYTHON, "-m", "pip", "-qq", "--disable-pip-version-check", "install"]
+    run(*pip, "--upgrade", "pip>=25.1")
+    run(*pip, "--editable", ".", *(option for group in groups for option in ("--group", group)))
+    for stamp in stamps:
+        stamp.write_text(wanted)
+
+
+def works(python: Path) -> bool:
+    """Whether there is a usable interpreter; an upgrade of Python can leave a dead link."""
+    check = "import pip, sys; sys.exit(sys.version_info < (3, 10))"
+    try:
+        tried = subprocess.run([python, "-c", check], stderr=subprocess.DEVNULL, check=False)
+        return tried.returncode == 0
+    except OSError:
+        return False
+
+
+def run(*command: object) -> None:
+    """Run a command in the repository; leave with its exit code if it fails."""
+    words = [str(word) for word in command]
+    code = subprocess.run(words, cwd=ROOT, check=False).returncode
+    if code:
+        print(f"dev.py: exit code {code} from {' '.join(words)}", file=sys.stderr)
+        sys.exit(code if code > 0 else 1)
+
+
+def main() -> None:
+    if sys.version_info < (3, 10):  # noqa: UP036  # whoever has an older one gets to read this
+        sys.exit(f"Python 3.10 or later is needed; this is {sys.version.split()[0]}")
+    name, args = [*sys.argv, "--help"][1], sys.argv[2:]
+    for command in COMMANDS:
+        if command.__name__ == name:
+            command(args)
+            return
+    print(f"{__doc__}\nCommands:")
+    for command in COMMANDS:
+        print(f"  {command.__name__:6} {command.__doc__}")
+    sys.exit(0 if name in {"-h", "--help", "help"} else f"dev.py: no such command: {name}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,27 @@
+"""A travel agency: an app factory, as the Flask tutorial makes one.
+
+The jobs are in ``jobs.py``, the views that submit and await them in ``views.py``, and the database
+connection of the tutorial, ``g.db``, in ``db.py``.
+"""
+
+from __future__ import annotations
+
+import os
+
+from flask import Flask
+
+from . import db, jobs, views
+
+__all__ = ("create_app",)
+
+
+def create_app(database: str | None = None, weather_url: str | None = None) -> Flask:
+    """Make the app; what is not given comes from ``TRIPS_DATABASE`` and ``TRIPS_WEATHER_URL``."""
+    app = Flask(__name__)
+    app.config["DATABASE"] = database or os.environ["TRIPS_DATABASE"]
+    app.config["WEATHER_URL"] = weather_url or os.environ["TRIPS_WEATHER_URL"]
+    app.config["EXECUTOR_MAX_WORKERS"] = 8
+    db.init_app(app)
+    jobs.executor.init_app(app)
+    app.register_blueprint(views.blueprint)
+    return app

@@ -1,0 +1,129 @@
+"""What the agency does in the background: plain functions in threads, coroutines on a loop.
+
+The sleeps stand for the outside world: an airline's slow system, a printer. Every job runs with
+the app, the ``request`` and a copy of the ``g`` that were active where it was submitted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+import zlib
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import httpx
+from flask import current_app, g, request
+
+from flask_executor_typed import Executor, FutureKey
+
+from .db import get_db
+
+executor = Executor[object]()
+
+
+class NoFlightError(LookupError):
+    """Nobody flies there."""
+
+
+@dataclass(frozen=True)
+class Ticket:
+    number: int
+    traveller: str
+    city: str
+
+
+@dataclass(frozen=True)
+class Offer:
+    airline: str
+    price: int
+
+
+@dataclass(frozen=True)
+class Forecast:
+    city: str
+    weather: str
+
+
+# Keys that know what their jobs give: TICKET[id] finds a FutureProxy[Ticket].
+TICKET = FutureKey[Ticket]("ticket")
+BROCHURE = FutureKey[str]("brochure")
+
+
+@executor.job
+def book(city: str) -> Ticket:
+    """Book a flight for the traveller who sent the request."""
+    time.sleep(0.3)  # the airline's system
+    if city == "Jakarta":
+        raise NoFlightError(f"no airline flies to {city} this week")
+    db = get_db()  # a connection of this job: the view's is closed by now
+    with db:
+        statement = "INSERT INTO ticket (traveller, city) VALUES (?, ?)"
+        number = db.execute(statement, (g.traveller, city)).lastrowid
+    assert number is not None  # there is one after each INSERT
+    return Ticket(number, g.traveller, city)
+
+
+@executor.job
+def city_names() -> list[str]:
+    """Where the agency sends people."""
+    return [name for (name,) in get_db().execute("SELECT name FROM city ORDER BY name")]
+
+
+@executor.job
+async def ask_airline(airline: str, city: str) -> Offer:
+    """Ask one airline what a flight costs."""
+    await asyncio.sleep(0.1)  # it takes its time
+    return Offer(airline, 90 + zlib.crc32(f"{airline} to {city}".encode()) % 400)
+
+
+@executor.job
+def print_brochure(city: str) -> str:
+    """Print a brochure, five pages at 60 ms each."""
+    pages: list[str] = []
+    for number in range(1, 6):
+        time.sleep(0.06)  # the printer
+        pages.append(f"{city}, page {number}, for {g.traveller}")
+    return "\n".join(pages)
+
+
+@executor.job
+def distance(lat: float, lon: float) -> int:
+    """Kilometres along the surface from where the request says that the traveller is."""
+    here = math.radians(float(request.args["lat"])), math.radians(float(request.args["lon"]))
+    there = math.radians(lat), math.radians(lon)
+    cosine = math.sin(here[0]) * math.sin(there[0]) + math.cos(here[0]) * math.cos(
+        there[0]
+    ) * math.cos(there[1] - here[1])
+    return round(6371 * math.acos(max(-1.0, min(1.0, cosine))))
+
+
+_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
+
+
+def http_client() -> httpx.AsyncClient:
+    """The client of the running loop, which keeps its connections open from job to job.
+
+    A client belongs to the loop that it was first used on. Jobs run on a loop that lives as long
+    as the executor, and so does the client; in an async view it would live for one request.
+    """
+    loop = asyncio.get_running_loop()
+    if loop not in _clients:
+        _clients[loop] = httpx.AsyncClient(trust_env=False)  # the service is in our own network
+    return _clients[loop]
+
+
+@executor.job
+async def close_http_client() -> None:
+    """Close the running loop's client; the next job that needs one opens another."""
+    client = _clients.pop(asyncio.get_running_loop(), None)
+    if client is not None:
+        await client.aclose()
+
+
+@executor.job
+async def forecast(city: str) -> Forecast:
+    """Ask the weather service for one city."""
+    response = await http_client().get(f"{current_app.config['WEATHER_URL']}/{city}")
+    return Forecast(city, response.raise_for_status().text)
