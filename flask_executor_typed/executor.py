@@ -449,6 +449,10 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         if state.config.propagate_exceptions:
             future._add_default_callback(propagate_exceptions_callback)
         if key is not None:
+            if self._options.key is not None and self._options.key != key:
+                raise TypeError(
+                    f"two keys for one call: using(key={self._options.key!r}) and {key!r}"
+                )
             joined = self.futures._claim(key, future, self._options.on_duplicate)
             if joined is not None:
                 return joined

@@ -1152,3 +1152,9 @@ def test_call_submitted_during_shutdown_is_either_refused_or_done(
         executor.shutdown()
         join_all(threads)
         assert {future.exception(TIMEOUT) for future in accepted} <= {None}
+
+
+def test_two_keys_for_one_call_are_refused(executor: Executor) -> None:
+    with pytest.raises(TypeError, match=r"two keys for one call: using\(key='a'\) and 'b'"):
+        executor.using(key="a").submit_stored("b", double, 1)
+    assert executor.using(key="a").submit_stored("a", double, 1).key == "a"
