@@ -10,13 +10,13 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 from . import signals
 from .context import ContextSnapshot
 from .futures import FutureProxy, LoopInbox
 
-__all__ = ("Call", "is_awaitable", "name_of")
+__all__ = ("Call", "is_awaitable", "is_of_another_call", "name_of")
 
 R = TypeVar("R")
 
@@ -34,15 +34,15 @@ def is_awaitable(result: object) -> bool:
     return hasattr(type(result), "__await__")
 
 
-def _must_be_awaited(result: object) -> bool:
-    """The same, but for another call's future: it may need the very thread that would wait."""
-    return is_awaitable(result) and not isinstance(result, FutureProxy)
+def is_of_another_call(result: object) -> bool:
+    """Whether a function returned a call's future: waiting could take the worker that it needs."""
+    return isinstance(result, FutureProxy)
 
 
 class Call(Generic[R]):
     """A function with its arguments, the contexts it runs in, and the future that it settles."""
 
-    __slots__ = ("_inbox", "args", "fn", "future", "kwargs", "logs", "snapshot", "task")
+    __slots__ = ("_inbox", "args", "fn", "future", "inner", "kwargs", "logs", "snapshot", "task")
 
     def __init__(
         self,
@@ -60,7 +60,9 @@ class Call(Generic[R]):
         self.future: FutureProxy[R] = future
         self.logs: bool = logs
         """Whether an exception is logged."""
-        self.task: asyncio.Task[None] | None = None
+        self.inner: FutureProxy[R] | None = None
+        """The future of another call that the function returned: its outcome is this call's."""
+        self.task: asyncio.Task[Any] | None = None
         """The task that runs the call, on a loop; read and written by the loop's thread alone."""
         self._inbox: LoopInbox | None = None
 
@@ -76,8 +78,8 @@ class Call(Generic[R]):
                 self._log(error)
                 future._fail(error)
             else:
-                if isinstance(result, FutureProxy):
-                    future._follow(cast("FutureProxy[R]", result))
+                if self.inner is not None:
+                    future._follow(self.inner)
                 else:
                     future._succeed(result)
         finally:
@@ -89,7 +91,9 @@ class Call(Generic[R]):
             self._announce_start()
             try:
                 result: Any = self.fn(*self.args, **self.kwargs)
-                if _must_be_awaited(result):
+                if is_of_another_call(result):
+                    self.inner = result
+                elif is_awaitable(result):
                     # Nobody could know: a lambda, say, that calls an async def. The thread waits,
                     # so that the contexts stay and are torn down once, at the end.
                     result = wait_for(result)
@@ -102,6 +106,8 @@ class Call(Generic[R]):
         """Run the call in the current task."""
         future = self.future
         try:
+            if future.done():  # cancelled, after its loop had begun it
+                return
             try:
                 with self.snapshot.pushed():
                     self._announce_start()
@@ -133,7 +139,7 @@ class Call(Generic[R]):
         them, which refer to this object. If it referred to the future, and so to the exception,
         arguments and request would stay until the garbage collector finds the cycle.
         """
-        del self.fn, self.args, self.kwargs, self.snapshot, self.future
+        del self.fn, self.args, self.kwargs, self.snapshot, self.future, self.inner
 
     def follow(self, future: Future[R]) -> None:
         """Leave the outcome to the future of another executor, which runs the call."""

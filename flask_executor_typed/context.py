@@ -24,6 +24,7 @@ from werkzeug.datastructures import EnvironHeaders, FileStorage, MultiDict
 from werkzeug.local import release_local
 
 from .errors import BodyNotReadError
+from .logs import log_exception
 from .signals import has_receivers
 
 if TYPE_CHECKING:
@@ -234,7 +235,7 @@ class _Pushed:
                 self._pop_both(exc)
         except BaseException:
             # The job is over and its result stands; a worker must survive any teardown.
-            self._snapshot.app.logger.exception("teardown after a background job failed")
+            log_exception(self._snapshot.app.logger, "teardown after a background job failed")
         finally:
             if loop is not None:
                 asyncio._set_running_loop(loop)
@@ -258,7 +259,9 @@ class _Pushed:
                 try:
                     left.pop(None)
                 except BaseException:
-                    self._snapshot.app.logger.exception("teardown after a background job failed")
+                    log_exception(
+                        self._snapshot.app.logger, "teardown after a background job failed"
+                    )
                     break
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import itertools
 import os
 import re
@@ -48,7 +49,7 @@ from werkzeug.wrappers import Response
 
 from . import signals
 from .backends import Backend, ThreadBackend, default_max_workers, open_backend
-from .calls import Call, is_awaitable, name_of
+from .calls import Call, is_awaitable, is_of_another_call, name_of
 from .config import ExecutorConfig, warn_of_unknown_keys
 from .context import CarryG, ContextRules, ContextSnapshot, current_app_or_none, without_resources
 from .errors import ExecutorClosedError, NoAppError
@@ -270,7 +271,10 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         if len(states) == 1:
             return states[0]
         if not states:
-            raise NoAppError("this executor has no app", "call executor.init_app(app) first")
+            raise NoAppError(
+                "this executor has no app, or its app is gone",
+                "call executor.init_app(app) first, and keep a reference to the app",
+            )
         raise NoAppError(
             f"this executor serves {len(states)} apps and no app context tells which is meant",
             "submit inside 'with app.app_context():'",
@@ -650,13 +654,13 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         def results() -> Iterator[Any]:
             try:
                 while window.futures:
-                    future = window.futures[0]
-                    result = future.result(None if end is None else end - time.monotonic())
-                    window.advance()
+                    # No name for a result, under which it would live until the next is asked for.
                     if window.chunked:
-                        yield from result
+                        chunk = deque(window.take(end))
+                        while chunk:
+                            yield _outcome(chunk.popleft(), end)
                     else:
-                        yield result
+                        yield window.take(end)
             finally:
                 window.cancel()
 
@@ -812,13 +816,14 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         async def results() -> AsyncIterator[Any]:
             try:
                 while window.futures:
-                    future = window.futures[0]
-                    if end is None or future.done():  # wait_for() gives up before it looks
-                        result = await future
+                    if end is None:
+                        await window.futures[0]
                     else:
-                        result = await asyncio.wait_for(future, end - time.monotonic())
-                    window.advance()
-                    yield result
+                        # take() tells whether it is done; wait_for() may give up before it looks,
+                        # and raises something of its own on Python 3.10.
+                        with contextlib.suppress(asyncio.TimeoutError):
+                            await asyncio.wait_for(window.futures[0], end - time.monotonic())
+                    yield window.take(time.monotonic())
             finally:
                 window.cancel()
 
@@ -924,24 +929,36 @@ class _Window:
         self.chunked = chunked
         self.futures = deque(itertools.islice(calls, size))
 
-    def advance(self) -> None:
-        """Drop the first future, whose result is known, and submit another call if one is left."""
+    def take(self, end: float | None) -> Any:
+        """Give the next result away, and submit another call if one is left."""
+        result = _outcome(self.futures[0], end)
         self.futures.popleft()
         self.futures.extend(itertools.islice(self._calls, 1))
+        return result
 
     def cancel(self) -> None:
         for future in self.futures:
             future.cancel()
 
 
+def _outcome(result: Any, end: float | None) -> Any:
+    """The result of a call, waited for until ``end`` if it is a future."""
+    if is_of_another_call(result):
+        return result.result(None if end is None else end - time.monotonic())
+    return result
+
+
 def _run_chunk(fn: Callable[..., Any], chunk: tuple[tuple[Any, ...], ...]) -> Any:
     results = [fn(*args) for args in chunk]
-    kinds: set[type] = set(map(type, results))
-    return _awaited(results) if any(hasattr(kind, "__await__") for kind in kinds) else results
+    return _awaited(results) if any(map(_must_be_awaited, results)) else results
 
 
 async def _awaited(results: list[Any]) -> list[Any]:
-    return [await result if is_awaitable(result) else result for result in results]
+    return [await result if _must_be_awaited(result) else result for result in results]
+
+
+def _must_be_awaited(result: object) -> bool:
+    return is_awaitable(result) and not is_of_another_call(result)
 
 
 def _check_count(name: str, value: object) -> None:

@@ -45,6 +45,7 @@ from typing_extensions import TypeVar as TypeVarWithDefault
 from . import signals
 from .context import ContextRules, ContextSnapshot, current_app_or_none
 from .errors import DuplicateKeyError
+from .logs import log_exception
 
 if TYPE_CHECKING:
     from blinker import NamedSignal
@@ -111,9 +112,11 @@ class LoopInbox:
         try:
             if loop is not None:
                 loop.call_soon_threadsafe(self._drain)
+                return True
         except RuntimeError:  # closed
-            return False
-        return loop is not None
+            pass
+        self._awake = False
+        return False
 
     def _drain(self) -> None:
         self._awake = False
@@ -129,20 +132,23 @@ class LoopInbox:
                 self._wake()
 
 
-class _ThreadInbox(threading.local):
-    """The inbox of the loop that runs in this thread, made when something is awaited there."""
-
+class _ThisThread(threading.local):
     inbox: LoopInbox | None = None
+    """Of the loop that runs in this thread, made when something is awaited there."""
+
+    def __init__(self) -> None:
+        self.followers: deque[tuple[FutureProxy[Any], Future[Any]]] = deque()
+        """Futures that are to be settled like others which have been settled in this thread."""
 
 
-_thread_inbox = _ThreadInbox()
+_this_thread = _ThisThread()
 
 
 def _inbox_of_running_loop() -> tuple[asyncio.AbstractEventLoop, LoopInbox]:
     loop = asyncio.get_running_loop()
-    inbox = _thread_inbox.inbox
+    inbox = _this_thread.inbox
     if inbox is None or not inbox.is_of(loop):
-        inbox = _thread_inbox.inbox = LoopInbox(loop)
+        inbox = _this_thread.inbox = LoopInbox(loop)
     return loop, inbox
 
 
@@ -297,9 +303,9 @@ class FutureProxy(Future[R]):
         ``await``; the future is cancelled at once, the coroutine's cleanup follows on its loop.
         A running plain function cannot be stopped: ``False``.
         """
-        followed = self._followed
-        if followed is not None:
-            return followed.cancel()  # which settles this one
+        last = self._last_followed()
+        if last is not self:
+            return last.cancel()  # which settles this one
         if self._take(_TO_START):
             if self._end_cancelled():
                 return True
@@ -428,19 +434,37 @@ class FutureProxy(Future[R]):
 
     def _follow(self, future: Future[R]) -> None:
         """Be settled, and cancelled, with another future."""
-        self._followed = future
         if not isinstance(future, FutureProxy):
+            self._followed = future
             future.add_done_callback(self._settle_like)
-        elif not future._watch(self._settle_like):  # unlike a callback, it needs no contexts
-            self._settle_like(future)
+        elif future._last_followed() is self:
+            self._fail(RuntimeError(f"{self.name} returned its own future, and can never be done"))
+        else:
+            self._followed = future
+            if not future._watch(self._settle_like):  # unlike a callback, it needs no contexts
+                self._settle_like(future)
+
+    def _last_followed(self) -> Future[Any]:
+        """The future at the end of the chain; a loop, because a chain may be long."""
+        last: Future[Any] = self
+        while isinstance(last, FutureProxy) and last._followed is not None:
+            last = last._followed
+        return last
 
     def _settle_like(self, future: Future[R]) -> None:
-        if future.cancelled():
-            self._end_cancelled()
-        elif (exception := future.exception()) is not None:
-            self._fail(exception)
-        else:
-            self._succeed(future.result())
+        followers = _this_thread.followers
+        followers.append((self, future))
+        if len(followers) > 1:
+            return  # a frame below does it: a chain of futures is not a chain of frames
+        while followers:
+            follower, followed = followers[0]
+            if followed.cancelled():
+                follower._end_cancelled()
+            elif (exception := followed.exception()) is not None:
+                follower._fail(exception)
+            else:
+                follower._succeed(followed.result())
+            followers.popleft()
 
     def _take(self, item: Callable[[FutureProxy[R]], object]) -> bool:
         """Remove a ticket or a watcher; ``False`` if somebody else was first."""
@@ -620,7 +644,7 @@ class _Callback:
         except BaseException:
             # Nobody can catch what a callback raises: the worker that runs it must live on.
             logger = LOGGER if future._app is None else future._app.logger
-            logger.exception("exception calling callback %r for %r", self._fn, future)
+            log_exception(logger, "exception calling callback %r for %r", self._fn, future)
 
 
 class ReadableFuture(Protocol[R_co]):
@@ -657,7 +681,7 @@ class FutureKey(Generic[R]):
         return key
 
     def __eq__(self, other: object, /) -> bool:
-        return isinstance(other, FutureKey) and self.parts == other.parts
+        return isinstance(other, FutureKey) and _plain_key(self) == _plain_key(other)
 
     def __repr__(self) -> str:
         first, *rest = self.parts
@@ -726,7 +750,9 @@ class FutureCollection(Generic[T]):
             if isinstance(future, FutureProxy):
                 future.key = key
             while self.max_length is not None and len(self._futures) > self.max_length:
-                finished = (k for k, kept in self._futures.items() if kept.done())
+                finished = (
+                    k for k, kept in self._futures.items() if kept.done() and kept is not future
+                )
                 del self._futures[next(finished, next(iter(self._futures)))]
         return None
 
@@ -834,7 +860,7 @@ class FutureCollection(Generic[T]):
     ) -> None: ...
     def add_done_callback(self, future_key: Any, fn: Callable[[Any], object]) -> None:
         """Like :meth:`FutureProxy.add_done_callback`; a key that is not there does nothing."""
-        future = self._get(future_key)
+        future = self.get(future_key)
         if future is not None:
             future.add_done_callback(fn)
 

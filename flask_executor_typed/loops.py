@@ -182,10 +182,11 @@ class _LoopThread:
             call.future.cancel()
         if call.future._begin():
             self._calls.add(call)
-            task = _create_task(self.loop, self._run(call), call.snapshot.variables.copy())
-            call.task = None if task.done() else task
+            _create_task(self.loop, self._run(call), call.snapshot.variables.copy())
 
     async def _run(self, call: Call[Any]) -> None:
+        # Not before: a task that is cancelled before its first step would never get here.
+        call.task = asyncio.current_task()
         _use_own_sensitive_thread()
         # When what a job waits for failed with GeneratorExit, Python closes the coroutines one by
         # one, and this one hears of it although the inner one has dealt with it.

@@ -11,6 +11,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .logs import log_exception
+
 if TYPE_CHECKING:
     from blinker import NamedSignal
     from flask import Flask
@@ -51,4 +53,4 @@ def announce(signal: NamedSignal, app: Flask, future: object) -> None:
         try:
             receiver(app, future=future)
         except BaseException:
-            app.logger.exception("a receiver of %s raised for %r", signal.name, future)
+            log_exception(app.logger, "a receiver of %s raised for %r", signal.name, future)

@@ -27,10 +27,17 @@ class Closable(Protocol):
 # Weak, and complete all the same: the interpreter keeps a running thread's object alive.
 _threads: WeakSet[threading.Thread] = WeakSet()
 _closables: WeakSet[Closable] = WeakSet()
+_finished = False  # set once: from then on the interpreter's exit waits for no thread any more
 
 
 def start_thread(name: str, target: Callable[[], object]) -> threading.Thread:
-    """Start a daemon thread that interpreter exit waits for."""
+    """Start a daemon thread that interpreter exit waits for.
+
+    Raises:
+        RuntimeError: the exit is past waiting, or the system has no more threads.
+    """
+    if _finished:
+        raise RuntimeError("cannot start a thread: the interpreter is ending")
     thread = threading.Thread(target=target, name=name, daemon=True)
     Context().run(thread.start)  # free-threaded Python gives a thread the context of its starter
     _threads.add(thread)
@@ -43,10 +50,14 @@ def close_at_exit(closable: Closable) -> None:
 
 
 def _finish_at_exit() -> None:
-    for closable in list(_closables):
-        closable.shutdown(wait=False, cancel_pending=False)
-    for thread in list(_threads):
-        thread.join()
+    global _finished  # noqa: PLW0603
+    # Again and again: a job that runs now may be the first to use another executor.
+    while running := [thread for thread in list(_threads) if thread.is_alive()]:
+        for closable in list(_closables):
+            closable.shutdown(wait=False, cancel_pending=False)
+        for thread in running:
+            thread.join()
+    _finished = True
 
 
 # Private, and without a public equal: atexit functions run after the standard library's pools
@@ -58,6 +69,8 @@ threading._register_atexit(_finish_at_exit)  # type: ignore[attr-defined]
 
 def _forget_parent() -> None:
     """In the child of a fork: the threads, and what they serve, are the parent's."""
+    global _finished  # noqa: PLW0603
+    _finished = False
     _threads.clear()
     _closables.clear()
 

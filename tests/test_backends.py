@@ -462,6 +462,7 @@ def until_idle(executor: Executor) -> None:
     """A future is done a moment before its worker counts as idle."""
     state: Any = next(iter(executor._states.values()))
     limit = time.monotonic() + TIMEOUT
-    while state._backend._pool._unfinished:
+    pool = state._backend._pool
+    while len(pool._idle) < len(pool._workers):
         assert time.monotonic() < limit
         time.sleep(0.0005)

@@ -237,7 +237,10 @@ def test_submitting_before_init_app_says_what_to_call(submit: Callable[[Executor
     executor = Executor()
     with pytest.raises(NoAppError) as caught:
         submit(executor)
-    assert str(caught.value) == "this executor has no app; call executor.init_app(app) first"
+    assert str(caught.value) == (
+        "this executor has no app, or its app is gone; "
+        "call executor.init_app(app) first, and keep a reference to the app"
+    )
     assert isinstance(caught.value, RuntimeError)
     assert isinstance(caught.value, ExecutorError)
     assert len(executor.futures) == 0

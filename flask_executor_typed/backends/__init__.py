@@ -6,8 +6,10 @@ when an app is configured for it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+from collections import deque
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 
@@ -90,7 +92,8 @@ class _ThreadPool:
         self._lock = threading.RLock()  # reentrant: a finalizer may shut down while it is held
         self._workers: list[threading.Thread] = []  # guarded by _lock; only grows
         self._ended = 0  # workers that have; guarded by _lock
-        self._unfinished = 0  # calls queued or running, while workers grow; guarded by _lock
+        # Something for each worker that has nothing to do and that no queued call is counting on.
+        self._idle: deque[None] = deque()
         self._closed = False  # set under _lock
 
     def submit(self, call: Call[Any]) -> None:
@@ -98,7 +101,7 @@ class _ThreadPool:
         if not self._closed:
             self.queue.put(call)
             if len(self._workers) < self._max_workers:
-                self._start_worker_if_busy(future)
+                self._start_worker_if_none_is_idle(future)
             if not self._closed:
                 return
         # No lock is held over put(), so shutdown() may have come in between. Its end marker may
@@ -107,10 +110,14 @@ class _ThreadPool:
         if future._refuse():
             raise ExecutorClosedError(self._name)
 
-    def _start_worker_if_busy(self, future: FutureProxy[Any]) -> None:
+    def _start_worker_if_none_is_idle(self, future: FutureProxy[Any]) -> None:
+        # No lock, which a submitter holds while it starts a thread: a worker that had to wait for
+        # it would count as busy. Of two submitters only one can pop the same item.
+        with contextlib.suppress(IndexError):
+            self._idle.pop()
+            return
         with self._lock:
-            self._unfinished += 1
-            if self._closed or len(self._workers) >= min(self._unfinished, self._max_workers):
+            if self._closed or len(self._workers) >= self._max_workers:
                 return
             try:
                 # Here rather than by the worker: by then the interpreter may be ending, and Python
@@ -132,8 +139,7 @@ class _ThreadPool:
             call.run(wait_for)
             del call  # an idle worker keeps nothing alive
             if len(self._workers) < self._max_workers:
-                with self._lock:
-                    self._unfinished -= 1
+                self._idle.append(None)
         self.queue.put(None)  # the end marker goes round
         with self._lock:
             self._ended += 1

@@ -1,0 +1,18 @@
+"""Logging from where nobody could catch what a logging handler raises.
+
+The only module that swallows exceptions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+
+__all__ = ("log_exception",)
+
+
+def log_exception(logger: logging.Logger, message: str, *args: object) -> None:
+    """Log the exception that is being handled. A worker must survive a handler that fails, too."""
+    with contextlib.suppress(BaseException):
+        logger.error(message, *args, exc_info=sys.exc_info())
