@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from . import signals
 from .context import ContextSnapshot
 from .futures import FutureProxy, LoopInbox
+from .logs import log_exception
 
 __all__ = ("Call", "is_awaitable", "is_of_another_call", "name_of")
 
@@ -171,9 +172,10 @@ class Call(Generic[R]):
     def _log(self, error: BaseException) -> None:
         if self.logs:
             self.logs = False  # once: where it was raised, or where nothing else could log it
-            self.snapshot.app.logger.error(
+            log_exception(
+                self.snapshot.app.logger,
                 "Exception in background job %s [%s]",
                 self.future.name,
                 self.future.id,
-                exc_info=error,
+                error=error,
             )

@@ -41,8 +41,8 @@ class ExecutorConfig:
     max_loops: int = 1
     """Threads that keep an event loop for ``async def`` jobs, at most."""
 
-    futures_max_length: int | None = 50
-    """Futures kept by key at most. ``None`` means the default, as in Flask-Executor."""
+    futures_max_length: int | None = None
+    """Futures kept by key at most; ``None`` leaves the bound as it is, which is 50 at first."""
 
     push_app_context: bool = True
     """Whether a job runs in an app context of its own, with a copy of the submitter's ``g``."""

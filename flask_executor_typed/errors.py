@@ -92,7 +92,7 @@ class BodyNotReadError(ExecutorError, RuntimeError):
 
 
 class UnpicklableError(ExecutorError, TypeError):
-    """A part of a call cannot be sent to a worker process."""
+    """A part of a call cannot be sent to a worker process, or its result cannot be sent back."""
 
     def __init__(self, name: str, part: str, reason: str) -> None:
         super().__init__(name, part, reason)
@@ -102,9 +102,9 @@ class UnpicklableError(ExecutorError, TypeError):
 
     def __str__(self) -> str:
         return (
-            f"{self.name}: {self.part} cannot be sent to a worker process ({self.reason}); "
-            "pass plain data and functions that a module defines at its top level, or use "
-            "EXECUTOR_TYPE='thread'"
+            f"{self.name}: {self.part} cannot be sent between processes ({self.reason}); "
+            "pass and return plain data and functions that a module defines at its top level, or "
+            "use EXECUTOR_TYPE='thread'"
         )
 
 

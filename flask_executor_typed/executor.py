@@ -45,6 +45,7 @@ from weakref import WeakKeyDictionary, WeakSet, finalize
 from flask import Flask
 from typing_extensions import Self
 from typing_extensions import TypeVar as TypeVarWithDefault
+from werkzeug.local import LocalProxy
 from werkzeug.wrappers import Response
 
 from . import signals
@@ -155,6 +156,7 @@ class _AppState:
     def _adopt_late_settings(self, app: Flask) -> None:
         """Use what was set between init_app() and now, and say so: it usually works by luck."""
         config = ExecutorConfig.from_mapping(app.config, name=self.name)
+        warn_of_unknown_keys(app.config, name=self.name)
         if config != self.config:
             app.logger.warning(
                 "settings of %s changed after init_app(), and are used now: %s; set them before",
@@ -214,7 +216,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     def __init__(
         self, app: Flask | None = None, name: str = "", *, carry_g: CarryG = without_resources
     ) -> None:
-        if re.fullmatch(r"\w*", name) is None:
+        given: Any = name
+        if not isinstance(given, str) or re.fullmatch(r"\w*", given) is None:
             raise ValueError(
                 f"name={name!r}: expected letters, digits and underscores only; "
                 "the name becomes part of configuration keys"
@@ -247,6 +250,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         Raises:
             ConfigError: a setting cannot be used; a ``ValueError`` that names its key.
         """
+        app = _itself(app)
         config = ExecutorConfig.from_mapping(app.config, name=self.name)
         warn_of_unknown_keys(app.config, name=self.name)
         old = self._states.get(app)
@@ -268,6 +272,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
                 "call executor.init_app(app) for it first",
             )
         states = list(self._states.items())
+        # One that was shut down counts only if there is no other: its app may be about to go.
+        states = [each for each in states if not each[1].closed] or states
         if len(states) == 1:
             return states[0]
         if not states:
@@ -307,6 +313,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             raise ValueError(
                 f"on_duplicate={on_duplicate!r}: expected 'error', 'join' or 'replace'"
             )
+        if key is not None and not isinstance(key, FutureKey):
+            hash(key)  # an unhashable key is an error here, where it is given
         clone = object.__new__(type(self))
         vars(clone).update(vars(self))
         given = {"key": key, "on_duplicate": on_duplicate, "name": name}
@@ -320,6 +328,9 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         It runs in the worker, with contexts like the call's own; what it raises is logged. Each
         registration counts: do it once, where the executor is made, and not in a view.
         """
+        given: Any = fn
+        if not callable(given) or is_async_callable(fn):
+            raise TypeError(f"expected a plain function of a future, got {given!r}")
         self._default_done_callbacks.append(fn)
 
     # -- calls -----------------------------------------------------------------------------------
@@ -413,7 +424,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             DuplicateKeyError: the key is in use, and :meth:`using` said nothing else; the function
                 does not run. A ``ValueError``.
         """
-        return self._submit(future_key, fn, args, kwargs)
+        return self._submit_stored(future_key, fn, args, kwargs)
 
     def _submit(
         self,
@@ -423,6 +434,15 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         kwargs: dict[str, Any],
     ) -> FutureProxy[Any]:
         return self._start(self._capture(), fn, args, kwargs, key)
+
+    def _submit_stored(
+        self, key: Any, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> FutureProxy[Any]:
+        if key is None:
+            raise TypeError("future_key=None: expected a hashable value, or use submit()")
+        if self._options.key is not None and self._options.key != key:
+            raise TypeError(f"two keys for one call: using(key={self._options.key!r}) and {key!r}")
+        return self._submit(key, fn, args, kwargs)
 
     def _capture(self) -> ContextSnapshot:
         """The contexts that are active now, for calls of the app that they belong to."""
@@ -445,7 +465,10 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         name: str | None = None,
     ) -> FutureProxy[Any]:
         if not callable(fn):
-            raise TypeError(f"expected a function to run, got {fn!r} ({type(fn).__name__})")
+            raise TypeError(
+                f"expected a function to run, got {fn!r} ({type(fn).__name__}); "
+                "pass the function and its arguments apart: submit(fn, 1, 2)"
+            )
         state = self._states[snapshot.app]
         future: FutureProxy[Any] = FutureProxy(self._options.name or name or name_of(fn), snapshot)
         for callback in self._default_done_callbacks:
@@ -453,13 +476,13 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         if state.config.propagate_exceptions:
             future._add_default_callback(propagate_exceptions_callback)
         if key is not None:
-            if self._options.key is not None and self._options.key != key:
-                raise TypeError(
-                    f"two keys for one call: using(key={self._options.key!r}) and {key!r}"
-                )
             joined = self.futures._claim(key, future, self._options.on_duplicate)
             if joined is not None:
                 return joined
+        elif self._options.on_duplicate != "error":
+            raise TypeError(
+                f"on_duplicate={self._options.on_duplicate!r} needs a key: using(key=...)"
+            )
         try:
             state.backend(snapshot.app).submit(Call(fn, args, kwargs, snapshot, future, state.logs))
         except BaseException as error:
@@ -634,7 +657,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
 
         The calls are submitted now, all with the contexts that are active now; each has contexts
         of its own. The results come in the order of the items, whenever they are asked for, even
-        after the view has returned. Closing the iterator cancels the calls that have not started.
+        after the view has returned. Closing the iterator, once it has begun, cancels the calls
+        that have not started.
 
         Args:
             fn: The function; for a coroutine function the iterator gives what it resolves to.
@@ -961,8 +985,17 @@ def _must_be_awaited(result: object) -> bool:
     return is_awaitable(result) and not is_of_another_call(result)
 
 
+def _itself(app: Flask) -> Flask:
+    """The app that a proxy such as ``current_app`` stands for."""
+    given: Any = app
+    found: object = given._get_current_object() if type(given) is LocalProxy else given
+    if not isinstance(found, Flask):
+        raise TypeError(f"expected a Flask app, got {found!r} ({type(found).__name__})")
+    return found
+
+
 def _check_count(name: str, value: object) -> None:
-    if not isinstance(value, int):
+    if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name}={value!r}: expected a whole number")
     if value < 1:
         raise ValueError(f"{name}={value!r}: expected 1 or more")

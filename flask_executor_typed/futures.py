@@ -215,7 +215,7 @@ class FutureProxy(Future[R]):
     """The qualified name of the function that was called."""
 
     key: Hashable | None
-    """The key under which the executor keeps the future, if it was submitted with one."""
+    """The key under which the future was kept last, if it was submitted with one."""
 
     def __init__(
         self,

@@ -51,7 +51,7 @@ class Submitter(Protocol):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> FutureProxy[Any]: ...
 
-    def _submit(
+    def _submit_stored(
         self,
         key: Any,
         fn: Callable[..., Any],
@@ -140,7 +140,9 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
                 f"@executor.job got {given!r}, which cannot be called"
                 + (f"; {cure}" if isinstance(given, classmethod) else "")
             )
-        functools.update_wrapper(self, fn)  # which copies what fn has as attributes
+        functools.update_wrapper(self, fn, updated=())
+        attributes: dict[str, Any] = getattr(fn, "__dict__", {})  # Flask reads some off a view
+        vars(self).update({k: v for k, v in attributes.items() if not hasattr(ExecutorJob, k)})
         self._is_static = isinstance(given, staticmethod)
         if isinstance(given, staticmethod):
             fn = given.__func__  # the staticmethod object itself does not look like a coroutine's
@@ -251,7 +253,7 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
     ) -> FutureProxy[V]: ...
     def submit_stored(self, /, future_key: Any, *args: Any, **kwargs: Any) -> FutureProxy[Any]:
         """Run the function and keep its future; see :meth:`Executor.submit_stored`."""
-        return self.executor._submit(future_key, self.fn, args, kwargs)
+        return self.executor._submit_stored(future_key, self.fn, args, kwargs)
 
     @overload
     def map(

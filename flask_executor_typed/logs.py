@@ -12,7 +12,9 @@ import sys
 __all__ = ("log_exception",)
 
 
-def log_exception(logger: logging.Logger, message: str, *args: object) -> None:
-    """Log the exception that is being handled. A worker must survive a handler that fails, too."""
+def log_exception(
+    logger: logging.Logger, message: str, *args: object, error: BaseException | None = None
+) -> None:
+    """Log ``error``, by default the exception that is being handled."""
     with contextlib.suppress(BaseException):
-        logger.error(message, *args, exc_info=sys.exc_info())
+        logger.error(message, *args, exc_info=error or sys.exc_info())

@@ -82,5 +82,25 @@ def echo(*args: object, **kwargs: object) -> tuple[object, object]:
     return args, kwargs
 
 
+class TakesTwo(Exception):
+    """Can be pickled, and not be rebuilt from its args."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def result_that_unpickles_badly() -> dict[str, object]:
+    return {"error": TakesTwo(1, "x")}
+
+
+def unpicklable_result() -> object:
+    return threading.Lock()
+
+
+def overtime() -> None:
+    raise RuntimeError("Working outside of hours")
+
+
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)

@@ -39,7 +39,7 @@ def test_defaults() -> None:
         type="thread",
         max_workers=None,
         max_loops=1,
-        futures_max_length=50,
+        futures_max_length=None,
         push_app_context=True,
         push_request_context=True,
         log_exceptions=True,

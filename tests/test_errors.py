@@ -64,9 +64,9 @@ ERRORS: list[tuple[ExecutorError, type[Exception], str]] = [
         UnpicklableError("app.report", "argument 1", "cannot pickle '_thread.lock' object"),
         TypeError,
         (
-            "app.report: argument 1 cannot be sent to a worker process (cannot pickle "
-            "'_thread.lock' object); pass plain data and functions that a module defines at its "
-            "top level, or use EXECUTOR_TYPE='thread'"
+            "app.report: argument 1 cannot be sent between processes (cannot pickle "
+            "'_thread.lock' object); pass and return plain data and functions that a module "
+            "defines at its top level, or use EXECUTOR_TYPE='thread'"
         ),
     ),
     (

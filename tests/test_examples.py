@@ -167,11 +167,12 @@ def test_the_readme_code_runs_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> N
     exec(compile("\n".join(blocks), "README.md", "exec"), vars(module))
     client: FlaskClient = module.app.test_client()
     with module.executor:
-        assert json_of(client.get("/reports/1999"), 404) == {"status": "not done"}
+        assert json_of(client.get("/reports/1999?name=Ada"), 404) == {"status": "not done"}
         assert json_of(client.post("/reports/1999?name=Ada"), 202)["status"] != "failed"
-        module.executor.futures.result(("report", 1999), timeout=TIMEOUT)
+        module.executor.futures.result(("report", 1999, "Ada"), timeout=TIMEOUT)
         expected = {"status": "succeeded", "report": "report of 1999 for Ada"}
-        assert json_of(client.get("/reports/1999")) == expected
+        assert json_of(client.get("/reports/1999?name=Ada")) == expected
+        assert json_of(client.get("/reports/1999?name=Bob"), 404) == {"status": "not done"}
         assert json_of(client.get("/prices")) == {"lowest": 16.0}
 
 

@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from flask import Flask, current_app, g, request
@@ -948,7 +948,10 @@ def test_what_cannot_be_called_is_refused_when_it_is_submitted(
 ) -> None:
     with pytest.raises(TypeError) as caught:
         getattr(executor, method)(*arguments)
-    assert str(caught.value) == "expected a function to run, got 5 (int)"
+    assert str(caught.value) == (
+        "expected a function to run, got 5 (int); "
+        "pass the function and its arguments apart: submit(fn, 1, 2)"
+    )
     assert len(executor.futures) == 0
 
 
@@ -1161,3 +1164,49 @@ def test_two_keys_for_one_call_are_refused(executor: Executor) -> None:
     with pytest.raises(TypeError, match=r"two keys for one call: using\(key='a'\) and 'b'"):
         executor.using(key="a").submit_stored("b", double, 1)
     assert executor.using(key="a").submit_stored("a", double, 1).key == "a"
+
+
+def test_options_that_make_no_sense_are_refused(executor: Executor) -> None:
+    with pytest.raises(TypeError, match=r"on_duplicate='join' needs a key: using\(key=\.\.\.\)"):
+        executor.using(on_duplicate="join").submit(double, 1)
+    with pytest.raises(TypeError, match="future_key=None: expected a hashable value"):
+        executor.submit_stored(None, double, 1)
+    wrong: Any = [1]
+    with pytest.raises(TypeError, match="unhashable"):
+        executor.using(key=wrong)
+    for wrong in (None, double_async):
+        with pytest.raises(TypeError, match="expected a plain function of a future, got"):
+            executor.add_default_done_callback(wrong)
+    with pytest.raises(TypeError, match="chunksize=True: expected a whole number"):
+        executor.map(double, [1], chunksize=True)
+
+
+def test_current_app_is_as_good_as_the_app(app: Flask) -> None:
+    with app.app_context():
+        executor = Executor(current_app)
+    assert executor.submit(double, 1).result(TIMEOUT) == 2
+    executor.shutdown()
+
+
+def test_what_is_not_an_app_is_refused() -> None:
+    given: Any = "mail"
+    with pytest.raises(TypeError, match=r"expected a Flask app, got 'mail' \(str\)"):
+        Executor(given)
+    with pytest.raises(ValueError, match="name=None"):
+        Executor(name=cast("str", None))
+
+
+def test_app_that_was_shut_down_does_not_count_beside_another(app: Flask) -> None:
+    other = Flask("other")
+    executor = Executor(other)
+    executor.shutdown()
+    executor.init_app(app)
+    assert executor.submit(lambda: current_app.name).result(TIMEOUT) == app.name
+    executor.shutdown()
+
+
+def test_bound_of_the_futures_stays_what_it_was_made(app: Flask) -> None:
+    executor = Executor()
+    executor.futures.max_length = None
+    executor.init_app(app)
+    assert executor.futures.max_length is None

@@ -7,10 +7,10 @@ import concurrent.futures
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
-from flask import Flask
+from flask import Flask, current_app
 
 from flask_executor_typed import (
     Executor,
@@ -101,9 +101,9 @@ def test_argument_that_cannot_be_pickled_is_named_at_submit(
     with pytest.raises(UnpicklableError) as caught:
         executor.submit(processes.echo, *args, **kwargs)
     assert str(caught.value) == (
-        f"echo: {part} cannot be sent to a worker process (TypeError: cannot pickle "
-        "'_thread.lock' object); pass plain data and functions that a module defines at its top "
-        "level, or use EXECUTOR_TYPE='thread'"
+        f"echo: {part} cannot be sent between processes (TypeError: cannot pickle "
+        "'_thread.lock' object); pass and return plain data and functions that a module defines "
+        "at its top level, or use EXECUTOR_TYPE='thread'"
     )
     assert isinstance(caught.value, TypeError)
 
@@ -163,3 +163,24 @@ def test_submit_after_shutdown_is_refused() -> None:
     executor.shutdown()
     with pytest.raises(ExecutorClosedError):
         executor.submit(processes.fib, 3)
+
+
+@pytest.mark.parametrize(
+    "fn", [processes.unpicklable_result, processes.result_that_unpickles_badly]
+)
+def test_result_that_cannot_be_sent_fails_its_own_call_alone(
+    executor: Executor, fn: Callable[[], object]
+) -> None:
+    with pytest.raises(UnpicklableError, match=f"{fn.__name__}: its result cannot be sent"):
+        executor.submit(fn).result(TIMEOUT)
+    assert executor.submit(processes.echo, 1).result(TIMEOUT) == ((1,), {})
+
+
+def test_error_that_only_begins_like_flasks_is_left_as_it_is(executor: Executor) -> None:
+    with pytest.raises(RuntimeError, match=r"^Working outside of hours$"):
+        executor.submit(processes.overtime).result(TIMEOUT)
+
+
+def test_proxy_as_an_argument_is_named(executor: Executor) -> None:
+    with pytest.raises(UnpicklableError, match="it is a proxy of Flask"):
+        executor.submit(processes.echo, current_app)

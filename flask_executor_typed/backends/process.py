@@ -18,6 +18,8 @@ from concurrent.futures.process import BrokenProcessPool
 from types import FunctionType
 from typing import Any
 
+from werkzeug.local import LocalProxy
+
 from ..calls import Call, is_awaitable
 from ..errors import ExecutorClosedError, OutsideContextError, UnpicklableError, WorkerError
 
@@ -104,8 +106,33 @@ def _pickled(call: Call[Any]) -> bytes:
                 _dumps(value)
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
+                if type(value) is LocalProxy:
+                    reason = "it is a proxy of Flask, such as request or current_app"
                 raise UnpicklableError(call.future.name, what, reason) from error
         raise
+
+
+class _Sendable:
+    """A result, pickled already; what the parent gets is the result.
+
+    One that cannot be rebuilt in the parent would break the whole pool there.
+    """
+
+    def __init__(self, result: object, name: str) -> None:
+        try:
+            self._pickled = pickle.dumps(result, pickle.HIGHEST_PROTOCOL)
+            pickle.loads(self._pickled)
+        except Exception as error:
+            raise UnpicklableError(
+                name, "its result", f"{type(error).__name__}: {error}"
+            ) from error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickle.loads, (self._pickled,)
+
+
+_OUTSIDE = ("Working outside of application context", "Working outside of request context")
+"""How Flask's errors begin."""
 
 
 def _run(payload: bytes, name: str) -> object:
@@ -113,9 +140,11 @@ def _run(payload: bytes, name: str) -> object:
     try:
         fn, args, kwargs = pickle.loads(payload)
         result = fn(*args, **kwargs)
-        return asyncio.run(_wait(result)) if is_awaitable(result) else result
+        if is_awaitable(result):
+            result = asyncio.run(_wait(result))
+        return _Sendable(result, name)
     except BaseException as error:
-        if isinstance(error, RuntimeError) and str(error).startswith("Working outside of "):
+        if isinstance(error, RuntimeError) and str(error).startswith(_OUTSIDE):
             raise OutsideContextError(name, str(error).split(".")[0]) from error
         try:
             pickle.loads(pickle.dumps(error))
