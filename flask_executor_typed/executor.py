@@ -45,7 +45,6 @@ from weakref import WeakKeyDictionary, WeakSet, finalize
 from flask import Flask
 from typing_extensions import Self
 from typing_extensions import TypeVar as TypeVarWithDefault
-from werkzeug.local import LocalProxy
 from werkzeug.wrappers import Response
 
 from . import signals
@@ -987,8 +986,8 @@ def _must_be_awaited(result: object) -> bool:
 
 def _itself(app: Flask) -> Flask:
     """The app that a proxy such as ``current_app`` stands for."""
-    given: Any = app
-    found: object = given._get_current_object() if type(given) is LocalProxy else given
+    unwrap: Callable[[], object] = getattr(app, "_get_current_object", lambda: app)
+    found = unwrap()
     if not isinstance(found, Flask):
         raise TypeError(f"expected a Flask app, got {found!r} ({type(found).__name__})")
     return found
