@@ -24,9 +24,12 @@ class Closable(Protocol):
     def shutdown(self, *, wait: bool, cancel_pending: bool) -> None: ...
 
 
-# Weak, and complete all the same: the interpreter keeps a running thread's object alive.
-_threads: WeakSet[threading.Thread] = WeakSet()
-_closables: WeakSet[Closable] = WeakSet()
+class _Thread(threading.Thread):
+    """A thread of this package, to be found among all that run."""
+
+
+_closables: WeakSet[Closable] = WeakSet()  # guarded by _lock
+_lock = threading.RLock()  # reentrant: a finalizer may come back
 _finished = False  # set once: from then on the interpreter's exit waits for no thread any more
 
 
@@ -38,22 +41,31 @@ def start_thread(name: str, target: Callable[[], object]) -> threading.Thread:
     """
     if _finished:
         raise RuntimeError("cannot start a thread: the interpreter is ending")
-    thread = threading.Thread(target=target, name=name, daemon=True)
+    thread = _Thread(target=target, name=name, daemon=True)
     Context().run(thread.start)  # free-threaded Python gives a thread the context of its starter
-    _threads.add(thread)
     return thread
 
 
 def close_at_exit(closable: Closable) -> None:
     """Shut ``closable`` down when the interpreter exits, unless it is gone by then."""
-    _closables.add(closable)
+    with _lock:
+        _closables.add(closable)
+
+
+def _running_threads() -> list[threading.Thread]:
+    # Not this one: a job may fork, and its thread is the child's main thread.
+    here = threading.current_thread()
+    threads = [thread for thread in threading.enumerate() if isinstance(thread, _Thread)]
+    return [thread for thread in threads if thread.is_alive() and thread is not here]
 
 
 def _finish_at_exit() -> None:
     global _finished  # noqa: PLW0603
     # Again and again: a job that runs now may be the first to use another executor.
-    while running := [thread for thread in list(_threads) if thread.is_alive()]:
-        for closable in list(_closables):
+    while running := _running_threads():
+        with _lock:
+            closables = list(_closables)
+        for closable in closables:
             closable.shutdown(wait=False, cancel_pending=False)
         for thread in running:
             thread.join()
@@ -69,10 +81,10 @@ threading._register_atexit(_finish_at_exit)  # type: ignore[attr-defined]
 
 def _forget_parent() -> None:
     """In the child of a fork: the threads, and what they serve, are the parent's."""
-    global _finished  # noqa: PLW0603
+    global _finished, _closables, _lock  # noqa: PLW0603
     _finished = False
-    _threads.clear()
-    _closables.clear()
+    _closables = WeakSet()
+    _lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

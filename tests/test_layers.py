@@ -121,10 +121,12 @@ def test_only_loops_makes_event_loops() -> None:
 
 
 def test_only_threads_makes_threads() -> None:
-    def calls_thread(node: ast.AST) -> bool:
-        return isinstance(node, ast.Call) and dotted(node.func) in {"threading.Thread", "Thread"}
+    def makes_a_thread(node: ast.AST) -> bool:
+        called = [node.func] if isinstance(node, ast.Call) else []
+        bases = node.bases if isinstance(node, ast.ClassDef) else []
+        return any(dotted(each) in {"threading.Thread", "Thread"} for each in [*called, *bases])
 
-    assert modules_where(calls_thread) == {"threads"}
+    assert modules_where(makes_a_thread) == {"threads"}
     assert importers_of("_thread") == set()
 
 
