@@ -83,13 +83,21 @@ class LoopPool:
                 if self._ended:
                     raise ExecutorClosedError(self._name)
                 if len(threads) < self._max_loops:
-                    thread = _LoopThread(f"{self._name}-loop-{len(threads)}", self._name)
-                    threads.append(thread)
-                    if self._refusing:  # it is for a plain job that still runs, not for calls
-                        thread.refuse(cancel_pending=False)
+                    self._start_another()
         if len(threads) == 1:
             return threads[0]
         return min(threads, key=lambda thread: thread.busy)
+
+    def _start_another(self) -> None:
+        try:
+            thread = _LoopThread(f"{self._name}-loop-{len(self._threads)}", self._name)
+        except (RuntimeError, OSError):  # the system has no more threads or files, or it is the end
+            if not self._threads:
+                raise
+        else:
+            self._threads.append(thread)
+            if self._refusing:  # it is for a plain job that still runs, not for calls
+                thread.refuse(cancel_pending=False)
 
     def refuse(self, cancel_pending: bool) -> None:
         """Refuse calls from now on. The loops go on for what was accepted, until :meth:`end`."""
@@ -113,8 +121,8 @@ class LoopPool:
     def serves_this_thread(self) -> bool:
         """Whether a call of the pool runs here: on a loop, or in a thread bridged to one."""
         bridged = getattr(SyncToAsync.threadlocal, "main_event_loop", None)
-        here = asyncio._get_running_loop() or bridged
-        return any(thread.loop is here for thread in self._threads)
+        here = (asyncio._get_running_loop(), bridged)
+        return any(thread.loop in here for thread in self._threads)
 
 
 class _LoopThread:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 from collections import deque
 from queue import Empty, SimpleQueue
@@ -52,7 +53,9 @@ def open_backend(config: ExecutorConfig, name: str) -> Backend:
 def default_max_workers(kind: str) -> int:
     """As many workers as the standard library's pools: of processes, one for each processor."""
     processors = int(getattr(os, "process_cpu_count", os.cpu_count)() or 1)
-    return processors if kind == "process" else min(32, processors + 4)
+    if kind == "process":
+        return min(processors, 61) if sys.platform == "win32" else processors  # its limit
+    return min(32, processors + 4)
 
 
 class ThreadBackend:
@@ -92,8 +95,10 @@ class _ThreadPool:
         self._lock = threading.RLock()  # reentrant: a finalizer may shut down while it is held
         self._workers: list[threading.Thread] = []  # guarded by _lock; only grows
         self._ended = 0  # workers that have; guarded by _lock
-        # Something for each worker that has nothing to do and that no queued call is counting on.
+        # While workers may grow: as many items as there are more workers than calls, queued or
+        # running; and if it is the other way round, because no thread could be started, _owed.
         self._idle: deque[None] = deque()
+        self._owed = 0  # guarded by _lock
         self._closed = False  # set under _lock
 
     def submit(self, call: Call[Any]) -> None:
@@ -128,6 +133,7 @@ class _ThreadPool:
                 # The system has no more threads or files, or the interpreter is ending.
                 if not self._workers and future._refuse():
                     raise
+                self._owed += 1
             else:
                 self._workers.append(worker)
 
@@ -138,7 +144,7 @@ class _ThreadPool:
         while (call := get()) is not None:
             call.run(wait_for)
             del call  # an idle worker keeps nothing alive
-            if len(self._workers) < self._max_workers:
+            if len(self._workers) < self._max_workers and not self._pays_back():
                 self._idle.append(None)
         self.queue.put(None)  # the end marker goes round
         with self._lock:
@@ -146,6 +152,14 @@ class _ThreadPool:
             last = self._ended == len(self._workers)
         if last:
             self._loops.end()
+
+    def _pays_back(self) -> bool:
+        """Whether a worker that has done a call is wanted by another call, which got none."""
+        if not self._owed:
+            return False
+        with self._lock:
+            self._owed = max(0, self._owed - 1)
+        return True
 
     def shutdown(self, cancel_pending: bool) -> None:
         with self._lock:

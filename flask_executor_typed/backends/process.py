@@ -13,7 +13,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Awaitable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from types import FunctionType
 from typing import Any
@@ -41,22 +41,40 @@ class ProcessBackend:
 
     def submit(self, call: Call[Any]) -> None:
         payload = _pickled(call)  # in this thread, so that the submitter hears what is wrong
-        with self._lock:
-            if self._closed:
-                call.future._refuse()
-                raise ExecutorClosedError(self._name)
-            if self._pool is None:
-                self._pool = self._new_pool()
-            try:
-                inner = self._pool.submit(_run, payload, call.future.name)
-            except BrokenProcessPool:  # a worker was killed: its calls have failed, these need not
-                self._pool = self._new_pool()
-                inner = self._pool.submit(_run, payload, call.future.name)
+        if not call.future._refuse():  # from here on it is cancelled through the pool's future
+            return  # cancelled already, by somebody who found it under its key
+        name = call.future.name
+        pool = self._working_pool()
+        try:
+            inner = pool.submit(_run, payload, name)
+        except BrokenProcessPool:  # a worker was killed: its calls have failed, these need not
+            self._drop(pool)
+            pool = self._working_pool()
+            inner = pool.submit(_run, payload, name)
+        except RuntimeError:  # it was shut down in between
+            raise ExecutorClosedError(self._name) from None
+        # Before any callback of the user's, which may submit: a broken pool is of no use then.
+        inner.add_done_callback(lambda done: self._drop_if_broken(pool, done))
         call.follow(inner)
 
-    def _new_pool(self) -> ProcessPoolExecutor:
-        context = multiprocessing.get_context(_START_METHOD)
-        return ProcessPoolExecutor(self._max_workers, context)
+    def _working_pool(self) -> ProcessPoolExecutor:
+        # Only this is done under the lock: a pool calls back while it holds a lock of its own.
+        with self._lock:
+            if self._closed:
+                raise ExecutorClosedError(self._name)
+            if self._pool is None:
+                context = multiprocessing.get_context(_START_METHOD)
+                self._pool = ProcessPoolExecutor(self._max_workers, context)
+            return self._pool
+
+    def _drop_if_broken(self, pool: ProcessPoolExecutor, done: Future[Any]) -> None:
+        if not done.cancelled() and isinstance(done.exception(), BrokenProcessPool):
+            self._drop(pool)
+
+    def _drop(self, pool: ProcessPoolExecutor) -> None:
+        with self._lock:
+            if self._pool is pool:
+                self._pool = None
 
     def shutdown(self, *, wait: bool, cancel_pending: bool) -> None:
         with self._lock:
