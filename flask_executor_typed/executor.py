@@ -110,7 +110,7 @@ class _AppState:
         self._backend: Backend | None = None  # set under _lock
         self._finalizer: finalize[Any, Any] | None = None
         self._closed = False  # set under _lock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: a finalizer may submit while it is held
         self._use(config)
         _states.add(self)
 
@@ -140,29 +140,36 @@ class _AppState:
         backend = self._backend
         if backend is not None:
             return backend
+        changes = ""
         with self._lock:
             if self._closed:
                 raise ExecutorClosedError(self.label)
             if self._backend is None:
-                self._adopt_late_settings(app)
+                changes = self._adopt_late_settings(app)
                 backend = open_backend(self.config, self.label)
                 # An executor or app that is dropped without shutdown() leaves no thread behind.
                 self._finalizer = finalize(self, backend.shutdown, wait=False, cancel_pending=False)
                 self._finalizer.atexit = False  # threads.py sees to that
                 self._backend = backend
-            return self._backend
+            backend = self._backend
+        if changes:  # after the lock: a log handler may submit
+            with contextlib.suppress(BaseException):
+                app.logger.warning(
+                    "settings of %s changed after init_app(), and are used now: %s; "
+                    "set them before",
+                    self.label,
+                    changes,
+                )
+        return backend
 
-    def _adopt_late_settings(self, app: Flask) -> None:
-        """Use what was set between init_app() and now, and say so: it usually works by luck."""
+    def _adopt_late_settings(self, app: Flask) -> str:
+        """Use what was set between init_app() and now, and tell what: it usually works by luck."""
         config = ExecutorConfig.from_mapping(app.config, name=self.name)
         warn_of_unknown_keys(app.config, name=self.name)
-        if config != self.config:
-            app.logger.warning(
-                "settings of %s changed after init_app(), and are used now: %s; set them before",
-                self.label,
-                self.config.changes(config),
-            )
+        changes = self.config.changes(config)
+        if changes:
             self._use(config)
+        return changes
 
     def shutdown(self, wait: bool, cancel_pending: bool) -> None:
         with self._lock:
@@ -176,7 +183,7 @@ class _AppState:
         if self._finalizer is not None:
             self._finalizer.detach()
         self._backend = None
-        self._lock = threading.Lock()  # the parent may have held it
+        self._lock = threading.RLock()  # the parent may have held it
 
 
 _states: WeakSet[_AppState] = WeakSet()
@@ -270,7 +277,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
                 f"the active app {app.name!r} does not use this executor",
                 "call executor.init_app(app) for it first",
             )
-        states = list(self._states.items())
+        apps = [reference() for reference in self._states.keyrefs()]
+        states = [(app, self._states[app]) for app in apps if app is not None]
         # One that was shut down counts only if there is no other: its app may be about to go.
         states = [each for each in states if not each[1].closed] or states
         if len(states) == 1:
@@ -681,7 +689,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
                     if window.chunked:
                         chunk = deque(window.take(end))
                         while chunk:
-                            yield _outcome(chunk.popleft(), end)
+                            yield _value_of(chunk.popleft(), end)
                     else:
                         yield window.take(end)
             finally:
@@ -954,21 +962,24 @@ class _Window:
 
     def take(self, end: float | None) -> Any:
         """Give the next result away, and submit another call if one is left."""
-        result = _outcome(self.futures[0], end)
+        result = _value_of(self.futures[0], end)
         self.futures.popleft()
         self.futures.extend(itertools.islice(self._calls, 1))
         return result
 
     def cancel(self) -> None:
-        for future in self.futures:
-            future.cancel()
+        while self.futures:
+            self.futures.popleft().cancel()
 
 
-def _outcome(result: Any, end: float | None) -> Any:
-    """The result of a call, waited for until ``end`` if it is a future."""
-    if is_of_another_call(result):
-        return result.result(None if end is None else end - time.monotonic())
-    return result
+def _value_of(item: Any, end: float | None) -> Any:
+    """An item of a chunk's results, awaited until ``end`` if it is the future of another call."""
+    try:
+        if is_of_another_call(item):
+            return item.result(None if end is None else end - time.monotonic())
+        return item
+    finally:
+        del item  # see FutureProxy.result()
 
 
 def _run_chunk(fn: Callable[..., Any], chunk: tuple[tuple[Any, ...], ...]) -> Any:

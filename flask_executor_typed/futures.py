@@ -153,7 +153,10 @@ def _inbox_of_running_loop() -> tuple[asyncio.AbstractEventLoop, LoopInbox]:
 
 
 class _Ticket:
-    """Stands in a future's list of watchers for a right that exactly one caller may take."""
+    """Stands in a future's list of watchers for a right that exactly one caller may take.
+
+    Nothing in such a list may define ``__eq__`` in Python: removing an item would not be atomic.
+    """
 
     def __call__(self, future: FutureProxy[Any]) -> None:
         """Nobody took the ticket, so there is nobody to tell."""
@@ -253,11 +256,12 @@ class FutureProxy(Future[R]):
     @property
     def status(self) -> Status:
         """``pending``, ``running``, ``succeeded``, ``failed`` or ``cancelled``."""
+        running = self.running()  # first: asked last, a call that ends meanwhile would be pending
         if self._status == FINISHED:
             return "succeeded" if self._exception is None else "failed"
         if self._status == CANCELLED_AND_NOTIFIED:
             return "cancelled"
-        return "running" if self.running() else "pending"
+        return "running" if running else "pending"
 
     @property
     def submitted_at(self) -> datetime:
@@ -456,15 +460,18 @@ class FutureProxy(Future[R]):
         followers.append((self, future))
         if len(followers) > 1:
             return  # a frame below does it: a chain of futures is not a chain of frames
-        while followers:
-            follower, followed = followers[0]
-            if followed.cancelled():
-                follower._end_cancelled()
-            elif (exception := followed.exception()) is not None:
-                follower._fail(exception)
-            else:
-                follower._succeed(followed.result())
-            followers.popleft()
+        try:
+            while followers:
+                follower, followed = followers[0]
+                if followed.cancelled():
+                    follower._end_cancelled()
+                elif (exception := followed.exception()) is not None:
+                    follower._fail(exception)
+                else:
+                    follower._succeed(followed.result())
+                followers.popleft()
+        finally:
+            followers.clear()  # empty, unless this was interrupted
 
     def _take(self, item: Callable[[FutureProxy[R]], object]) -> bool:
         """Remove a ticket or a watcher; ``False`` if somebody else was first."""
@@ -544,8 +551,9 @@ class FutureProxy(Future[R]):
             return self._visible_state()
 
     def _visible_state(self) -> str:
+        running = self.running()  # first: see status
         state = self._status if self._shared is None else self._shared.state
-        return RUNNING if state == PENDING and self.running() else state
+        return RUNNING if state == PENDING and running else state
 
     def _share(self) -> _SharedState:
         if self._shared is None:
