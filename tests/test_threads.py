@@ -286,6 +286,44 @@ def test_garbage_collection_may_end_an_executor_whose_thread_holds_its_lock() ->
     assert ended == Ended(0, "ended\n", "")
 
 
+def test_executor_that_is_made_while_the_exit_looks_at_all_of_them_comes_after_them() -> None:
+    ended = run_script("""
+        from weakref import WeakSet
+
+        from flask_executor_typed import threads
+
+        looks, looked = threading.Event(), threading.Event()
+
+        class Watched(WeakSet):
+            def __iter__(self):
+                for each in super().__iter__():
+                    looks.set()
+                    adding.join(0.5)  # too long for it to be over in time, if it waits as it should
+                    yield each
+                looked.set()
+
+        class Late:
+            def shutdown(self, *, wait, cancel_pending):
+                print("closed")
+
+        late = Late()
+
+        def add():
+            looks.wait(10)
+            threads.close_at_exit(late)
+            added.set()
+
+        added = threading.Event()
+        adding = threading.Thread(target=add, daemon=True)
+        adding.start()
+        executor.submit(looked.wait, 10).add_done_callback(lambda f: print("done", f.result()))
+        executor.submit(added.wait, 10)
+        threads._closables = Watched(threads._closables)
+    """)
+    assert (ended.status, ended.stderr) == (0, "")
+    assert ended.stdout.splitlines()[0] == "done True"
+
+
 # Fork
 
 has_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
@@ -538,3 +576,70 @@ def test_multiprocessing_by_fork_works_after_use(tmp_path: Path) -> None:
     assert run_python(str(script)) == Ended(
         0, "before\n[[42, 42], [42, 42], [42, 42]]\n[0, 0, 0]\n[2, 4]\nafter\n", ""
     )
+
+
+@has_fork
+@pytest.mark.parametrize(
+    "lock",
+    ["threads._lock", "executor._states[app]._lock", "executor._states[app]._backend._pool._lock"],
+)
+@pytest.mark.parametrize("in_the_usual_way", [True, False], ids=["exit", "_exit"])
+def test_fork_while_another_thread_holds_a_lock_leaves_the_child_its_own(
+    lock: str, in_the_usual_way: bool
+) -> None:
+    ended = run_script(
+        IN_THE_CHILD
+        + dedent(f"""
+        from flask_executor_typed import threads
+
+        held, release = threading.Event(), threading.Event()
+
+        def hold():
+            with {lock}:
+                held.set()
+                release.wait(20)
+
+        check("before")
+        holder = threading.Thread(target=hold)
+        holder.start()
+        held.wait(8)
+        pid = os.fork()
+        if pid == 0:
+            if not {in_the_usual_way}:
+                in_child()
+            time_out(8)
+            check("child")
+        else:
+            status = os.waitpid(pid, 0)[1]
+            release.set()
+            holder.join(8)
+            assert status == 0, f"the child ended with {{status}}"
+            check("parent")
+        """)
+    )
+    assert ended == Ended(0, "before\nchild\nparent\n", "")
+
+
+@has_fork
+def test_child_that_a_job_forks_ends_in_the_usual_way_of_multiprocessing() -> None:
+    ended = run_script(
+        IN_THE_CHILD
+        + dedent("""
+        import multiprocessing
+
+        def child():
+            time_out(8)
+            # The worker's thread is the main thread here, and must not wait for itself to end.
+            check("child")
+            executor.submit(double, 21).add_done_callback(lambda f: print("exit", f.result()))
+
+        def run_a_process():
+            process = multiprocessing.get_context("fork").Process(target=child)
+            process.start()
+            process.join(20)
+            return process.exitcode
+
+        print("ended with", executor.submit(run_a_process).result(25))
+        """)
+    )
+    assert ended == Ended(0, "child\nexit 42\nended with 0\n", "")
