@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -14,7 +15,7 @@ import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from flask import Flask
 
-from flask_executor_typed import Executor, ExecutorClosedError, FutureProxy
+from flask_executor_typed import Executor, ExecutorClosedError, FutureProxy, backends
 from flask_executor_typed.backends import default_max_workers
 
 from .conftest import TIMEOUT
@@ -59,6 +60,10 @@ class Held:
 
     def let_go(self) -> None:
         self._release.set()
+
+
+def no_more_threads(name: str, target: Callable[[], object]) -> threading.Thread:
+    raise RuntimeError("can't start new thread")
 
 
 def threads_since(before: set[threading.Thread]) -> list[str]:
@@ -229,6 +234,61 @@ def test_workers_that_there_are_do_all_calls_when_the_system_gives_no_more_threa
         assert [future.status for future in futures] == ["pending"] * 5
         held.let_go()
         assert {future.result(TIMEOUT) for future in [first, *futures]} == {"executor-worker-0"}
+
+
+def test_worker_that_could_not_be_started_is_started_when_the_next_call_needs_one(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app.config["EXECUTOR_MAX_WORKERS"] = 4
+    held = Held()
+    with Executor(app) as executor:
+        first = executor.submit(held)
+        held.until_begun()
+        with monkeypatch.context() as patch:
+            patch.setattr(backends, "start_thread", no_more_threads)
+            second = executor.submit(worker_name)
+        third = executor.submit(worker_name)
+        assert [f.result(TIMEOUT) for f in (second, third)] == ["executor-worker-1"] * 2
+        assert first.running()
+        held.let_go()
+        first.result(TIMEOUT)
+        until_idle(executor)
+        state: Any = executor._states[app]
+        pool = state._backend._pool
+        assert (len(pool._idle), len(pool._workers), pool._owed) == (2, 2, 0)
+
+
+def test_busy_worker_that_does_the_call_of_a_missing_one_does_not_count_as_idle(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app.config["EXECUTOR_MAX_WORKERS"] = 4
+    held, held_by_the_same = Held(), Held()
+    with Executor(app) as executor:
+        executor.submit(held)
+        held.until_begun()
+        with monkeypatch.context() as patch:
+            patch.setattr(backends, "start_thread", no_more_threads)
+            executor.submit(held_by_the_same)
+        held.let_go()
+        held_by_the_same.until_begun()
+        third = executor.submit(worker_name)
+        try:
+            assert third.result(TIMEOUT / 4) == "executor-worker-1"
+        finally:
+            held_by_the_same.let_go()
+
+
+def test_windows_has_no_more_than_61_worker_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for count in ("cpu_count", "process_cpu_count"):
+        monkeypatch.setattr(os, count, lambda: 128, raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert default_max_workers("process") == 128
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert default_max_workers("process") == 61
+    assert default_max_workers("thread") == 32
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "process_cpu_count", lambda: 4, raising=False)
+    assert default_max_workers("process") == 4
 
 
 # Calls that submit calls
