@@ -17,7 +17,7 @@ import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from flask import Flask, current_app, g, request, session
 
-from flask_executor_typed import Executor, ExecutorClosedError, FutureProxy
+from flask_executor_typed import Executor, ExecutorClosedError, FutureProxy, loops
 
 from .conftest import TIMEOUT
 from .test_threads import in_time, run_script
@@ -211,6 +211,58 @@ def test_loop_that_cannot_be_made_is_an_error_for_the_submitter_and_no_hang(
         assert executor.submit(double, 1).result(TIMEOUT) == 2
         assert executor.submit(this_thread).result(TIMEOUT).name == "executor-worker-0"
     assert ran == []
+
+
+@pytest.mark.parametrize("lack", ["files", "threads"])
+def test_first_loop_serves_all_when_a_second_cannot_be_made(
+    app: Flask, monkeypatch: pytest.MonkeyPatch, lack: str
+) -> None:
+    def no_more_files() -> asyncio.AbstractEventLoop:
+        raise OSError(24, "Too many open files")
+
+    def no_more_threads(name: str, target: Callable[[], object]) -> threading.Thread:
+        raise RuntimeError("can't start new thread")
+
+    def give_awaitable() -> Awaitable[int]:
+        return double(21)
+
+    app.config["EXECUTOR_MAX_LOOPS"] = 2
+    gate = Gate()
+    with Executor(app) as executor:
+        first = executor.submit(running_loop).result(TIMEOUT)
+        executor.submit(this_thread).result(TIMEOUT)
+        held = executor.submit(gate.wait)
+        gate.until_waited_for()
+        with monkeypatch.context() as patch:
+            if lack == "files":
+                patch.setattr(asyncio, "new_event_loop", no_more_files)
+            else:
+                patch.setattr(loops, "start_thread", no_more_threads)
+            assert executor.submit(running_loop).result(TIMEOUT) is first
+            assert executor.submit(give_awaitable).result(TIMEOUT) == 42
+        assert executor.submit(running_loop).result(TIMEOUT) is not first
+        gate.open()
+        held.result(TIMEOUT)
+
+
+def test_worker_that_starts_when_no_second_loop_can_be_made_uses_the_first(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_more_files() -> asyncio.AbstractEventLoop:
+        raise OSError(24, "Too many open files")
+
+    app.config["EXECUTOR_MAX_LOOPS"] = 2
+    gate = Gate()
+    executor = Executor(app)
+    first = executor.submit(running_loop).result(TIMEOUT)
+    executor.submit(gate.wait)
+    gate.until_waited_for()
+    monkeypatch.setattr(asyncio, "new_event_loop", no_more_files)
+    future = executor.submit(async_to_sync(running_loop))
+    assert future.result(TIMEOUT) is first
+    monkeypatch.undo()
+    gate.open()
+    in_time(executor.shutdown)
 
 
 # asgiref's bridges
@@ -780,6 +832,48 @@ def test_running_coroutine_cannot_submit_after_shutdown(app: Flask) -> None:
     executor.shutdown(wait=False)
     gate.open()
     assert future.result(TIMEOUT) == "refused"
+    in_time(executor.shutdown)
+
+
+def test_plain_job_may_shut_its_executor_down_on_a_loop_of_its_own(app: Flask) -> None:
+    async def shut_down() -> str:
+        executor.shutdown()
+        return "did not wait for itself"
+
+    def job() -> str:
+        return asyncio.run(shut_down())
+
+    executor = Executor(app)
+    assert executor.submit(job).result(TIMEOUT) == "did not wait for itself"
+    in_time(executor.shutdown)
+
+
+def test_loop_that_starts_after_shutdown_for_a_plain_job_refuses_calls(app: Flask) -> None:
+    app.config["EXECUTOR_MAX_LOOPS"] = 2
+    gate, begun, release = Gate(), threading.Event(), threading.Event()
+
+    async def on_the_second_loop() -> asyncio.AbstractEventLoop:
+        with pytest.raises(ExecutorClosedError):
+            executor.submit(double, 1)
+        return asyncio.get_running_loop()
+
+    def plain() -> Awaitable[asyncio.AbstractEventLoop]:
+        begun.set()
+        assert release.wait(TIMEOUT)
+        return on_the_second_loop()
+
+    executor = Executor(app)
+    first = executor.submit(running_loop).result(TIMEOUT)
+    future = executor.submit(plain)
+    assert begun.wait(TIMEOUT)
+    executor.submit(gate.wait)
+    gate.until_waited_for()
+    executor.shutdown(wait=False)
+    release.set()
+    try:
+        assert future.result(TIMEOUT) is not first
+    finally:
+        gate.open()
     in_time(executor.shutdown)
 
 
