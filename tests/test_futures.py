@@ -776,6 +776,27 @@ def test_future_shows_name_key_and_status(app: Flask) -> None:
     assert repr(gone := cancelled()) == f"<FutureProxy cancelled at {id(gone):#x}>"
 
 
+class EndsMeanwhile(FutureProxy[int]):
+    """Its call ends while somebody looks whether it runs."""
+
+    def running(self) -> bool:
+        self._succeed(42)
+        return super().running()
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["alone", "waited for"])
+def test_call_that_ends_while_it_is_looked_at_is_never_pending(shared: bool) -> None:
+    def begun() -> FutureProxy[int]:
+        future = EndsMeanwhile()
+        assert future.set_running_or_notify_cancel()
+        if shared:
+            assert future._condition is not None
+        return future
+
+    assert begun().status == "succeeded"
+    assert begun()._state == "FINISHED"
+
+
 # cancel
 
 
@@ -1013,6 +1034,21 @@ def test_call_that_returns_its_own_future_fails_rather_than_wait_for_itself(app:
         own.append(executor.submit(return_itself))
         held.release.set()
         assert isinstance(own[0].exception(TIMEOUT / 10), RuntimeError)
+
+
+def test_future_interrupted_while_it_is_settled_like_another_holds_up_no_later_one() -> None:
+    class Interrupted(FutureProxy[int]):
+        def _succeed(self, result: int) -> bool:
+            raise KeyboardInterrupt
+
+    inner, outer = pending(), Interrupted()
+    outer._follow(inner)
+    with pytest.raises(KeyboardInterrupt):
+        inner.set_result(1)
+    inner, later = pending(), pending()
+    later._follow(inner)
+    inner.set_result(42)
+    assert later.result(0) == 42
 
 
 # What is freed without the garbage collector
