@@ -364,6 +364,44 @@ def test_items_and_results_of_map_are_freed_one_by_one(executor: Executor, freed
     freed.check(9)
 
 
+def fail_one(number: int) -> int:
+    raise Failure(number)
+
+
+def fail_one_of_another_call(number: int) -> Any:
+    future: FutureProxy[int] = FutureProxy()
+    future.set_exception(Failure(number))
+    return future
+
+
+@pytest.mark.parametrize("fn", [fail_one, fail_one_of_another_call])
+@pytest.mark.parametrize("chunksize", [1, 2])
+@pytest.mark.parametrize("items", [1, 2, 3])
+def test_exception_that_a_map_raised_is_freed_with_the_futures(
+    app: Flask, freed: Freed, fn: Callable[[int], Any], chunksize: int, items: int
+) -> None:
+    app.config["EXECUTOR_LOG_EXCEPTIONS"] = False  # pytest keeps log records
+
+    def read() -> None:
+        try:
+            list(executor.map(fn, range(items), chunksize=chunksize))
+        except Failure as error:
+            freed.watch(error)
+
+    async def read_async() -> None:
+        try:
+            async for _ in executor.amap(fn, range(items)):
+                pass
+        except Failure as error:
+            freed.watch(error)
+
+    with Executor(app) as executor:
+        read()
+        freed.check(1)
+        asyncio.run(read_async())
+        freed.check(2)
+
+
 def test_callbacks_are_freed_when_they_were_called(executor: Executor, freed: Freed) -> None:
     class Callback:
         def __call__(self, future: FutureProxy[Any]) -> None:
