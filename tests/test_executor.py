@@ -7,10 +7,12 @@ import concurrent.futures
 import gc
 import itertools
 import logging
+import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
+from types import FrameType
 from typing import Any, cast
 
 import pytest
@@ -1212,3 +1214,104 @@ def test_bound_of_the_futures_stays_what_it_was_made(app: Flask) -> None:
     executor.futures.max_length = None
     executor.init_app(app)
     assert executor.futures.max_length is None
+
+
+# What goes on meanwhile
+
+
+@pytest.mark.parametrize("in_another_thread", [False, True], ids=["here", "in another thread"])
+def test_log_handler_may_submit_when_it_hears_of_late_settings(
+    app: Flask, in_another_thread: bool
+) -> None:
+    class Ship(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if in_another_thread:
+                shipping = threading.Thread(target=self.ship, args=(record,), daemon=True)
+                shipping.start()
+                shipping.join(TIMEOUT / 10)
+            else:
+                self.ship(record)
+
+        def ship(self, record: logging.LogRecord) -> None:
+            shipped.append(executor.submit(record.getMessage))
+
+        def createLock(self) -> None:
+            self.lock = None
+
+    shipped: list[FutureProxy[str]] = []
+    handler = Ship()
+    app.logger.addHandler(handler)
+    try:
+        with Executor(app) as executor:
+            app.config["EXECUTOR_MAX_WORKERS"] = 2
+            future = executor.submit(double, 21)
+            assert len(shipped) == 1, "the handler's call was accepted when the warning was logged"
+            assert future.result(TIMEOUT) == 42
+            assert "settings of executor changed" in shipped[0].result(TIMEOUT)
+    finally:
+        app.logger.removeHandler(handler)
+
+
+@pytest.mark.parametrize("change", ["comes", "goes"])
+def test_app_may_come_or_go_while_the_executor_looks_for_the_only_one(change: str) -> None:
+    executor = Executor()
+    apps = [Flask(f"app_{number}") for number in range(1 if change == "comes" else 30)]
+    for app in apps:
+        executor.init_app(app)
+
+    def come_or_go(frame: FrameType, event: str, argument: object) -> Any:
+        code = frame.f_code
+        if code.co_filename != weakref.__file__ and code.co_name != "_current":
+            return None
+        if event == "line":
+            if change == "comes":
+                apps.append(Flask(f"app_{len(apps)}"))
+                executor.init_app(apps[-1])
+            elif len(apps) > 2:
+                del apps[0]
+                gc.collect()
+        return come_or_go
+
+    before, had = sys.gettrace(), len(apps)
+    sys.settrace(come_or_go)
+    try:
+        with pytest.raises(NoAppError, match=r"this executor serves \d+ apps"):
+            executor.submit(double, 1)
+    finally:
+        sys.settrace(before)
+    assert len(apps) != had
+
+
+def test_who_joined_a_call_that_is_refused_hears_of_it(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def join_and_fail(thread: threading.Thread) -> None:
+        if not joined:
+            joined.append(executor.using(key="key", on_duplicate="join").submit(double, 1))
+        raise RuntimeError("can't start new thread")
+
+    for fn in (double, double_async):
+        joined: list[FutureProxy[int]] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", join_and_fail)
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                executor.submit_stored("key", fn, 1)
+        with pytest.raises(concurrent.futures.CancelledError):
+            joined[0].result(TIMEOUT / 10)
+        assert executor.futures.get("key") is None
+
+
+def test_call_that_is_refused_leaves_alone_what_has_its_key_by_then(
+    executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replace_and_fail(thread: threading.Thread) -> None:
+        executor.futures.pop("key")
+        executor.futures.add("key", other)
+        raise RuntimeError("can't start new thread")
+
+    other: FutureProxy[int] = FutureProxy()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", replace_and_fail)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            executor.submit_stored("key", double, 1)
+    assert executor.futures.get("key") is other
