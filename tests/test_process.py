@@ -8,6 +8,9 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
 
 import pytest
 from flask import Flask, current_app
@@ -19,10 +22,13 @@ from flask_executor_typed import (
     UnpicklableError,
     WorkerError,
 )
+from flask_executor_typed.backends import process
+from flask_executor_typed.calls import Call
 
 from . import processes
 from .conftest import TIMEOUT
 from .processes import cube, cube_soon
+from .test_threads import Ended, run_script
 
 
 @pytest.fixture(scope="module")
@@ -184,3 +190,136 @@ def test_error_that_only_begins_like_flasks_is_left_as_it_is(executor: Executor)
 def test_proxy_as_an_argument_is_named(executor: Executor) -> None:
     with pytest.raises(UnpicklableError, match="it is a proxy of Flask"):
         executor.submit(processes.echo, current_app)
+
+
+# Callbacks run in the thread by which a pool looks after its processes, while it holds a lock. Who
+# waits there for that lock hangs, so each of these is a script that kills itself.
+
+ON_PROCESSES = """
+app.config.update(EXECUTOR_TYPE="process", EXECUTOR_MAX_WORKERS=1, EXECUTOR_LOG_EXCEPTIONS=False)
+executor.init_app(app)
+time_out(15)
+told = threading.Event()
+"""
+
+
+def test_callback_of_a_call_whose_worker_was_killed_gets_a_new_pool_at_once() -> None:
+    ended = run_script(
+        ON_PROCESSES
+        + dedent("""
+        def retry(future):
+            print(type(future.exception()).__name__)
+            retried.append(executor.submit(abs, -42))
+            told.set()
+
+        retried = []
+        executor.submit(os._exit, 1).add_done_callback(retry)
+        print(told.wait(10), retried[0].result(10))
+        executor.shutdown()
+        """)
+    )
+    assert ended == Ended(0, "BrokenProcessPool\nTrue 42\n", "")
+
+
+def test_caller_who_tries_again_after_a_worker_was_killed_gets_a_new_pool_at_once() -> None:
+    ended = run_script(
+        ON_PROCESSES
+        + dedent("""
+        for code in (1, 2, 3):
+            for fn, arg in ((os._exit, code), (abs, -code)):
+                try:
+                    print(executor.submit(fn, arg).result(10))
+                except Exception as error:
+                    print(type(error).__name__)
+        """)
+    )
+    assert ended == Ended(0, "".join(f"BrokenProcessPool\n{n}\n" for n in (1, 2, 3)), "")
+
+
+def test_process_whose_worker_was_killed_can_exit() -> None:
+    ended = run_script(
+        ON_PROCESSES
+        + dedent("""
+        futures = [executor.submit(fn, 1) for fn in (os._exit, abs, abs)]
+        print([type(future.exception(10)).__name__ for future in futures])
+        """)
+    )
+    assert ended == Ended(0, f"{['BrokenProcessPool'] * 3}\n", "")
+
+
+@pytest.mark.parametrize(("fn", "status"), [("abs", "succeeded"), ("os._exit", "failed")])
+def test_callback_may_submit_to_worker_processes_and_shut_them_down(fn: str, status: str) -> None:
+    ended = run_script(
+        ON_PROCESSES
+        + dedent(f"""
+        def submit_and_shut_down(future):
+            others.append(executor.submit(abs, -42))
+            executor.shutdown(wait=False)
+            told.set()
+
+        others = []
+        future = executor.submit({fn}, 1)
+        future.add_done_callback(submit_and_shut_down)
+        print(told.wait(10), future.status, others[0].result(10))
+        executor.shutdown()
+        """)
+    )
+    assert ended == Ended(0, f"True {status} 42\n", "")
+
+
+def test_submitter_that_waits_for_a_pool_does_not_keep_a_callback_from_submitting() -> None:
+    ended = run_script(
+        ON_PROCESSES
+        + dedent("""
+        from concurrent.futures import ProcessPoolExecutor
+
+        submit = ProcessPoolExecutor.submit
+        inside = threading.Event()
+
+        def slow_submit(self, *args):
+            # As if the pool's own lock were held: by the thread that runs the callback, say.
+            if threading.current_thread() is submitter:
+                inside.set()
+                told.wait(10)
+            return submit(self, *args)
+
+        def submit_another(future):
+            inside.wait(10)
+            others.append(executor.submit(abs, -42))
+            told.set()
+
+        others = []
+        submitter = threading.Thread(target=lambda: others.append(executor.submit(abs, -7)))
+        executor.submit(time.sleep, 0.1).add_done_callback(submit_another)
+        ProcessPoolExecutor.submit = slow_submit
+        submitter.start()
+        print(told.wait(8))
+        submitter.join(8)
+        print(sorted(other.result(10) for other in others))
+        executor.shutdown()
+        """)
+    )
+    assert ended == Ended(0, "True\n[7, 42]\n", "")
+
+
+def test_call_cancelled_by_its_key_before_it_reaches_the_pool_never_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pickled = process._pickled
+
+    def cancel_first(call: Call[Any]) -> bytes:
+        cancelled.append(executor.futures.cancel("key"))
+        return pickled(call)
+
+    cancelled: list[bool | None] = []
+    app = Flask("cancelled")
+    app.config["EXECUTOR_TYPE"] = "process"
+    app.config["EXECUTOR_MAX_WORKERS"] = 1
+    with Executor(app) as executor:
+        monkeypatch.setattr(process, "_pickled", cancel_first)
+        future = executor.submit_stored("key", (tmp_path / "ran").touch)
+        monkeypatch.undo()
+        assert executor.submit(processes.fib, 3).result(TIMEOUT) == 2
+    assert cancelled == [True]
+    assert future.status == "cancelled"
+    assert not (tmp_path / "ran").exists()
