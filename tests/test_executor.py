@@ -1263,7 +1263,8 @@ def test_app_may_come_or_go_while_the_executor_looks_for_the_only_one(change: st
         code = frame.f_code
         if code.co_filename != weakref.__file__ and code.co_name != "_current":
             return None
-        if event == "line":
+        frame.f_trace_opcodes = True  # within a line as well
+        if event in {"line", "opcode"}:
             if change == "comes":
                 apps.append(Flask(f"app_{len(apps)}"))
                 executor.init_app(apps[-1])

@@ -600,6 +600,7 @@ def test_fork_while_another_thread_holds_a_lock_leaves_the_child_its_own(
                 release.wait(20)
 
         check("before")
+        backend = executor._states[app]._backend  # as it is while somebody submits
         holder = threading.Thread(target=hold)
         holder.start()
         held.wait(8)
