@@ -51,7 +51,6 @@ async def double_async(number):
 
 
 def until_the_exit_has_begun():
-    threading.main_thread().join(10)
     limit = time.monotonic() + 10
     while time.monotonic() < limit:
         try:
