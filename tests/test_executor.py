@@ -1235,9 +1235,6 @@ def test_log_handler_may_submit_when_it_hears_of_late_settings(
         def ship(self, record: logging.LogRecord) -> None:
             shipped.append(executor.submit(record.getMessage))
 
-        def createLock(self) -> None:
-            self.lock = None
-
     shipped: list[FutureProxy[str]] = []
     handler = Ship()
     app.logger.addHandler(handler)
