@@ -37,6 +37,7 @@ class ProcessBackend:
         self._max_workers = max_workers
         self._lock = threading.RLock()  # reentrant: a finalizer may shut down while it is held
         self._pool: ProcessPoolExecutor | None = None  # guarded by _lock
+        self._broken_pool: ProcessPoolExecutor | None = None  # guarded by _lock
         self._closed = False  # guarded by _lock
 
     def submit(self, call: Call[Any]) -> None:
@@ -74,7 +75,9 @@ class ProcessBackend:
     def _drop(self, pool: ProcessPoolExecutor) -> None:
         with self._lock:
             if self._pool is pool:
-                self._pool = None
+                # Kept until another breaks: we may be called back by a thread of the pool that
+                # holds the lock which its end as an object wants.
+                self._pool, self._broken_pool = None, pool
 
     def shutdown(self, *, wait: bool, cancel_pending: bool) -> None:
         with self._lock:
