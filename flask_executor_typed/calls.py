@@ -7,17 +7,29 @@ call's future; nothing gets past it into the worker.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from typing import Any, Generic, TypeVar
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 from . import signals
 from .context import ContextSnapshot
+from .errors import JobTimeoutError
 from .futures import FutureProxy, LoopInbox
 from .logs import log_exception
 
-__all__ = ("Call", "is_awaitable", "is_of_another_call", "name_of")
+__all__ = (
+    "Call",
+    "Limits",
+    "LoopServices",
+    "is_awaitable",
+    "is_of_another_call",
+    "name_of",
+    "running_call",
+)
 
 R = TypeVar("R")
 
@@ -40,10 +52,54 @@ def is_of_another_call(result: object) -> bool:
     return isinstance(result, FutureProxy)
 
 
+class LoopServices(Protocol):
+    """What a worker thread needs of the executor's event loops."""
+
+    def wait_for(self, awaitable: Awaitable[R], /) -> R:
+        """Block until an awaitable has a result."""
+        ...
+
+    def call_later(self, seconds: float, fn: Callable[[], object], /) -> Callable[[], object]:
+        """Call ``fn`` on a loop after some time. Returns a function that prevents it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How long a call may take, and how often it is tried."""
+
+    timeout: float | None = None
+    """Seconds from its start to its end, whatever it does meanwhile."""
+
+    retries: int = 0
+    """Attempts after the first."""
+
+    backoff: float | Callable[[int], float] = 0.0
+    """Seconds between the first two attempts, doubled each time; or a function of the number of
+    the attempt that failed."""
+
+    def pause_after(self, attempt: int) -> float:
+        backoff = self.backoff
+        return backoff(attempt) if callable(backoff) else backoff * 2.0 ** (attempt - 1)
+
+
 class Call(Generic[R]):
     """A function with its arguments, the contexts it runs in, and the future that it settles."""
 
-    __slots__ = ("_inbox", "args", "fn", "future", "inner", "kwargs", "logs", "snapshot", "task")
+    __slots__ = (
+        "_inbox",
+        "args",
+        "attempt",
+        "executor",
+        "fn",
+        "future",
+        "inner",
+        "kwargs",
+        "limits",
+        "logs",
+        "snapshot",
+        "task",
+    )
 
     def __init__(
         self,
@@ -53,6 +109,8 @@ class Call(Generic[R]):
         snapshot: ContextSnapshot,
         future: FutureProxy[R],
         logs: bool = True,
+        executor: object = None,
+        limits: Limits | None = None,
     ) -> None:
         self.fn: Callable[..., Any] = fn
         self.args: tuple[Any, ...] = args
@@ -61,33 +119,50 @@ class Call(Generic[R]):
         self.future: FutureProxy[R] = future
         self.logs: bool = logs
         """Whether an exception is logged."""
+        self.executor: object = executor
+        """The executor that accepted the call."""
+        self.limits: Limits | None = limits
+        self.attempt: int = 1
         self.inner: FutureProxy[R] | None = None
         """The future of another call that the function returned: its outcome is this call's."""
         self.task: asyncio.Task[Any] | None = None
         """The task that runs the call, on a loop; read and written by the loop's thread alone."""
         self._inbox: LoopInbox | None = None
 
-    def run(self, wait_for: Callable[[Awaitable[Any]], Any]) -> None:
-        """Run the call in this thread. ``wait_for`` blocks until an awaitable has a result."""
+    def begin(self) -> bool:
+        """Take the right to run the call; ``False`` if it was cancelled, refused, or has run."""
+        future = getattr(self, "future", None)  # not there any more once it has run
+        return future is not None and future._begin()
+
+    # -- in a thread -----------------------------------------------------------------------------
+
+    def run(self, loops: LoopServices) -> None:
+        """Run the call, which has begun, in this thread."""
         future = self.future
+        lift_limit = None if self.limits is None else self._limit_time(loops.call_later)
         try:
-            if not future._begin():
-                return
-            try:
-                result = self.snapshot.variables.copy().run(self._run_in_context, wait_for)
-            except BaseException as error:
-                self._log(error)
-                future._fail(error)
-            else:
-                if self.inner is not None:
-                    future._follow(self.inner)
+            while True:
+                try:
+                    result = self.snapshot.variables.copy().run(self._run_in_context, loops)
+                except BaseException as error:
+                    pause = self._pause_after(error)
+                    if pause is not None and self._wait_unless_settled(pause):
+                        continue
+                    self._fail(error)
                 else:
-                    future._succeed(result)
+                    if self.inner is not None:
+                        future._follow(self.inner)
+                    else:
+                        future._succeed(result)
+                break
         finally:
+            if lift_limit is not None:
+                lift_limit()
             self._let_go()
             del future
 
-    def _run_in_context(self, wait_for: Callable[[Awaitable[Any]], Any]) -> Any:
+    def _run_in_context(self, loops: LoopServices) -> Any:
+        running_call.set(self)
         with self.snapshot.pushed():
             self._announce_start()
             try:
@@ -97,41 +172,101 @@ class Call(Generic[R]):
                 elif is_awaitable(result):
                     # Nobody could know: a lambda, say, that calls an async def. The thread waits,
                     # so that the contexts stay and are torn down once, at the end.
-                    result = wait_for(result)
+                    result = loops.wait_for(result)
                 return result
             except BaseException as error:
                 self._log(error)
                 raise
 
+    def _wait_unless_settled(self, seconds: float) -> bool:
+        """Wait until the next attempt; ``False`` if the call is settled meanwhile."""
+        self.future._pause()  # so that it can be cancelled as if it had not started
+        self.future._wait(seconds)
+        return self.future._resume()
+
+    # -- on a loop -------------------------------------------------------------------------------
+
     async def run_async(self) -> None:
-        """Run the call in the current task."""
+        """Run the call, which has begun, in the current task."""
         future = self.future
+        if future.done():  # cancelled, after its loop had begun it
+            self._let_go()
+            return
+        lift_limit = None if self.limits is None else self._limit_time(_call_later_here)
+        running_call.set(self)
         try:
-            if future.done():  # cancelled, after its loop had begun it
-                return
-            try:
-                with self.snapshot.pushed():
-                    self._announce_start()
-                    try:
-                        result: Any = self.fn(*self.args, **self.kwargs)
-                        if is_awaitable(result):
-                            result = await result
-                    except asyncio.CancelledError:
-                        raise
-                    except BaseException as error:
-                        self._log(error)
-                        raise
-            except asyncio.CancelledError:
-                future._end_cancelled()
-            except BaseException as error:
-                # SystemExit and KeyboardInterrupt too: asyncio would end the loop with them.
-                self._log(error)
-                future._fail(error)
-            else:
-                future._succeed(result)
+            while True:
+                try:
+                    with self.snapshot.pushed():
+                        self._announce_start()
+                        try:
+                            result: Any = self.fn(*self.args, **self.kwargs)
+                            if is_awaitable(result):
+                                result = await result
+                        except asyncio.CancelledError:
+                            raise
+                        except BaseException as error:
+                            self._log(error)
+                            raise
+                except asyncio.CancelledError:
+                    future._end_cancelled()
+                except BaseException as error:
+                    # SystemExit and KeyboardInterrupt too: asyncio would end the loop with them.
+                    pause = self._pause_after(error)
+                    if pause is not None:
+                        await asyncio.sleep(pause)
+                        continue
+                    self._fail(error)
+                else:
+                    future._succeed(result)
+                break
+        except asyncio.CancelledError:  # between two attempts
+            future._end_cancelled()
         finally:
+            if lift_limit is not None:
+                lift_limit()
             self._let_go()
             del future
+
+    # -- both ------------------------------------------------------------------------------------
+    def _limit_time(
+        self, call_later: Callable[[float, Callable[[], object]], Callable[[], object]]
+    ) -> Callable[[], object] | None:
+        if self.limits is None or self.limits.timeout is None:
+            return None
+        return call_later(self.limits.timeout, _Deadline(self, self.limits.timeout))
+
+    def _pause_after(self, error: BaseException) -> float | None:
+        """Seconds until the next attempt; ``None`` if the error is final."""
+        if not self._may_retry(error):
+            return None
+        assert self.limits is not None
+        try:
+            pause = self.limits.pause_after(self.attempt)
+        except Exception:
+            log_exception(self.snapshot.app.logger, "backoff of %s failed", self.future.name)
+            return None
+        self.attempt += 1
+        return pause
+
+    def _may_retry(self, error: BaseException) -> bool:
+        return (
+            self.limits is not None
+            and self.attempt <= self.limits.retries
+            and isinstance(error, Exception)
+            and not self.future.done()  # by cancel(), or because its time is up
+            and not self.future._cancel_requested
+        )
+
+    def _fail(self, error: BaseException) -> None:
+        if self._is_answer_to_cancel(error):
+            self.future._end_cancelled()
+        else:
+            self._log(error)
+            self.future._fail(error)
+
+    def _is_answer_to_cancel(self, error: BaseException) -> bool:
+        return isinstance(error, asyncio.CancelledError) and self.future._cancel_requested
 
     def _let_go(self) -> None:
         """Forget everything, now that the call is over.
@@ -140,7 +275,7 @@ class Call(Generic[R]):
         them, which refer to this object. If it referred to the future, and so to the exception,
         arguments and request would stay until the garbage collector finds the cycle.
         """
-        del self.fn, self.args, self.kwargs, self.snapshot, self.future, self.inner
+        del self.fn, self.args, self.kwargs, self.snapshot, self.future, self.inner, self.executor
 
     def follow(self, future: Future[R]) -> None:
         """Leave the outcome to the future of another executor, which runs the call."""
@@ -166,16 +301,49 @@ class Call(Generic[R]):
             self.task.cancel()
 
     def _announce_start(self) -> None:
-        if signals.job_started.receivers:
+        if signals.job_started.receivers and self.attempt == 1:
             signals.announce(signals.job_started, self.snapshot.app, self.future)
 
     def _log(self, error: BaseException) -> None:
-        if self.logs:
+        if not self.logs or self._is_answer_to_cancel(error):
+            return
+        logger, future = self.snapshot.app.logger, self.future
+        if self.limits is not None and self._may_retry(error):
+            with contextlib.suppress(BaseException):
+                logger.warning(
+                    "Attempt %d of %d of background job %s [%s] failed; it will run again",
+                    self.attempt,
+                    self.limits.retries + 1,
+                    future.name,
+                    future.id,
+                    exc_info=error,
+                )
+        else:
             self.logs = False  # once: where it was raised, or where nothing else could log it
             log_exception(
-                self.snapshot.app.logger,
-                "Exception in background job %s [%s]",
-                self.future.name,
-                self.future.id,
-                error=error,
+                logger, "Exception in background job %s [%s]", future.name, future.id, error=error
             )
+
+
+class _Deadline:
+    """Fails a call whose time is up. It refers to no call, which may be over any moment."""
+
+    def __init__(self, call: Call[Any], seconds: float) -> None:
+        self._future = call.future
+        self._seconds = seconds
+        self._logger = call.snapshot.app.logger if call.logs else None
+
+    def __call__(self) -> None:
+        future = self._future
+        error = JobTimeoutError(future.name, self._seconds)
+        if future._interrupt(error) and self._logger is not None:
+            message = "Background job %s [%s] took too long"
+            log_exception(self._logger, message, future.name, future.id, error=error)
+
+
+def _call_later_here(seconds: float, fn: Callable[[], object]) -> Callable[[], object]:
+    return asyncio.get_running_loop().call_later(seconds, fn).cancel
+
+
+running_call: ContextVar[Call[Any] | None] = ContextVar("flask_executor_typed_call", default=None)
+"""The call that runs here; one that is over has no ``future`` any more."""

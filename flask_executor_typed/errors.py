@@ -12,7 +12,9 @@ __all__ = (
     "DuplicateKeyError",
     "ExecutorClosedError",
     "ExecutorError",
+    "JobTimeoutError",
     "NoAppError",
+    "NoJobError",
     "OutsideContextError",
     "UnpicklableError",
     "WorkerError",
@@ -61,6 +63,25 @@ class ExecutorClosedError(ExecutorError, RuntimeError):
             f"cannot submit to {self.name} after shutdown; "
             "init_app() makes the executor accept calls again"
         )
+
+
+class JobTimeoutError(ExecutorError, TimeoutError):
+    """A call took longer than its time limit."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        super().__init__(name, seconds)
+        self.name: str = name
+        self.seconds: float = seconds
+
+    def __str__(self) -> str:
+        return f"{self.name} took longer than its time limit of {self.seconds:g} s"
+
+
+class NoJobError(ExecutorError, RuntimeError):
+    """``current_job`` was used outside of a job, or after the job was over."""
+
+    def __str__(self) -> str:
+        return "there is no current job here; current_job works in functions that an executor runs"
 
 
 class DuplicateKeyError(ExecutorError, ValueError):

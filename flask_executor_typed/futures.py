@@ -13,7 +13,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import AsyncIterator, Callable, Generator, Hashable
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures._base import (
@@ -32,6 +32,7 @@ from typing import (
     ClassVar,
     Generic,
     Literal,
+    NamedTuple,
     Protocol,
     TypeVar,
     final,
@@ -56,6 +57,7 @@ __all__ = (
     "FutureProxy",
     "LoopInbox",
     "OnDuplicate",
+    "Progress",
     "ReadableFuture",
     "Status",
 )
@@ -152,6 +154,23 @@ def _inbox_of_running_loop() -> tuple[asyncio.AbstractEventLoop, LoopInbox]:
     return loop, inbox
 
 
+class Progress(NamedTuple):
+    """How far a job is, as it said itself."""
+
+    done: float
+    """So much is done, in whatever unit the job counts."""
+
+    total: float | None = None
+    """Of so much; ``None`` if the job does not know."""
+
+    message: str = ""
+
+    @property
+    def fraction(self) -> float | None:
+        """From 0.0 to 1.0; ``None`` without a total."""
+        return self.done / self.total if self.total else None
+
+
 class _Ticket:
     """Stands in a future's list of watchers for a right that exactly one caller may take.
 
@@ -197,11 +216,14 @@ class FutureProxy(Future[R]):
     # nothing that the loop writes then may replace the outcome.
     __slots__ = (
         "_app",
+        "_cancel_requested",
         "_exception",
         "_finished",
         "_followed",
         "_id",
         "_interruptible",
+        "_progress",
+        "_progress_watchers",
         "_result",
         "_rules",
         "_shared",
@@ -238,6 +260,9 @@ class FutureProxy(Future[R]):
         self._followed: Future[R] | None = None
         self._interruptible: _Interruptible | None = None
         self._shared: _SharedState | None = None
+        self._cancel_requested = False
+        self._progress: Progress | None = None
+        self._progress_watchers: tuple[_ProgressWatcher, ...] = ()  # guarded by _shared_lock
         self._submitted = time.time()
         self._started = self._finished = 0.0
         self._watchers: list[Callable[[FutureProxy[R]], object]] = [_TO_START, _TO_SETTLE]
@@ -278,6 +303,45 @@ class FutureProxy(Future[R]):
         """When the future was settled, in UTC; ``None`` if it is not."""
         return datetime.fromtimestamp(self._finished, timezone.utc) if self._finished else None
 
+    @property
+    def progress(self) -> Progress | None:
+        """How far the job says it is; ``None`` if it has said nothing."""
+        return self._progress
+
+    async def watch(self) -> AsyncIterator[Progress]:
+        """The job's progress, each time it has changed, until the job is done.
+
+        ``async for progress in future.watch():`` ends with the job, however that ends; it does not
+        raise what the job raised. A reader that is slower than the job misses steps, never the
+        last. Does not poll.
+        """
+        loop, inbox = _inbox_of_running_loop()
+        watcher = _ProgressWatcher(loop, inbox)
+        with _shared_lock:
+            self._progress_watchers += (watcher,)
+        try:
+            watcher.done = not self._watch(watcher, first=True)
+            last: Progress | None = None
+            while True:
+                done, progress = watcher.done, self._progress  # in this order: done has the last
+                if progress is not None and progress is not last:
+                    last = progress
+                    yield progress
+                elif done:
+                    return
+                else:
+                    await watcher.until_changed()
+        finally:
+            self._take(watcher)
+            with _shared_lock:
+                watchers = self._progress_watchers
+                self._progress_watchers = tuple(each for each in watchers if each is not watcher)
+
+    def _report(self, progress: Progress) -> None:
+        self._progress = progress
+        for watcher in self._progress_watchers:
+            watcher.change()
+
     def __repr__(self) -> str:
         name = f" {self.name}" if self.name else ""
         key = "" if self.key is None else f" key={self.key!r}"
@@ -305,7 +369,8 @@ class FutureProxy(Future[R]):
 
         A pending call never starts. A running coroutine gets ``CancelledError`` at its next
         ``await``; the future is cancelled at once, the coroutine's cleanup follows on its loop.
-        A running plain function cannot be stopped: ``False``.
+        A running plain function cannot be stopped: ``False``. It can see the request, as
+        ``current_job.cancel_requested``, and end by itself.
         """
         last = self._last_followed()
         if last is not self:
@@ -314,11 +379,24 @@ class FutureProxy(Future[R]):
             if self._end_cancelled():
                 return True
         elif self._interruptible is not None:
-            interruptible = self._interruptible
-            if self._end_cancelled():
-                interruptible.interrupt()
+            if self._interrupt():
                 return True
+        else:
+            self._cancel_requested = True
         return self.cancelled()
+
+    def _interrupt(self, error: BaseException | None = None) -> bool:
+        """End a running call, with ``error`` or as cancelled; ``False`` if it was done before.
+
+        A coroutine is stopped at its next ``await``; a plain function is only told.
+        """
+        interruptible = self._interruptible
+        self._cancel_requested = True
+        if not (self._end_cancelled() if error is None else self._fail(error)):
+            return False
+        if interruptible is not None:
+            interruptible.interrupt()
+        return True
 
     def result(self, timeout: float | None = None) -> R:
         """Wait until the call is done and return what it returned.
@@ -351,17 +429,21 @@ class FutureProxy(Future[R]):
             concurrent.futures.TimeoutError: it was not done in time.
         """
         if self._status == PENDING:
-            blocked = _Blocked()
-            if self._watch(blocked, first=True):
-                try:
-                    blocked.wait(timeout)
-                finally:
-                    self._take(blocked)
+            self._wait(timeout)
             if self._status == PENDING:
                 raise FutureTimeoutError
         if self._status != FINISHED:
             raise CancelledError
         return self._exception
+
+    def _wait(self, timeout: float | None) -> None:
+        """Block until the call is done, or time is up."""
+        blocked = _Blocked()
+        if self._watch(blocked, first=True):
+            try:
+                blocked.wait(timeout)
+            finally:
+                self._take(blocked)
 
     def add_done_callback(self, fn: Callable[[FutureProxy[R]], object]) -> None:
         """Call ``fn(self)`` when the call is done, at once if it already is.
@@ -422,6 +504,14 @@ class FutureProxy(Future[R]):
             return False
         self._started = time.time()
         return True
+
+    def _pause(self) -> None:
+        """Give the right to run the call back, until :meth:`_resume`."""
+        self._watchers.append(_TO_START)
+
+    def _resume(self) -> bool:
+        """Take it again; ``False`` if the call was settled meanwhile."""
+        return self._take(_TO_START) and self._status == PENDING
 
     def _succeed(self, result: R) -> bool:
         return self._settle(FINISHED, result)
@@ -630,6 +720,40 @@ class _Awaiter:
     def _wake(self) -> None:
         if not self.waiter.done():
             self.waiter.set_result(None)
+
+
+class _ProgressWatcher:
+    """Whoever iterates over ``future.watch()``, on the loop of ``inbox``."""
+
+    __slots__ = ("_inbox", "_loop", "_posted", "_waiter", "done")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, inbox: LoopInbox) -> None:
+        self._loop = loop
+        self._inbox = inbox
+        self._posted = False
+        self._waiter: asyncio.Future[None] | None = None  # only the loop's thread touches it
+        self.done = False
+
+    def __call__(self, future: FutureProxy[Any]) -> None:
+        self.done = True
+        self._inbox.post(self._wake)
+
+    def change(self) -> None:
+        # However often a job reports, the loop is told once until it has looked. Two threads may
+        # both tell it: no harm. _wake() clears the flag before the reader looks, so what is
+        # reported afterwards is told again.
+        if not self._posted:
+            self._posted = True
+            self._inbox.post(self._wake)
+
+    def _wake(self) -> None:
+        self._posted = False
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def until_changed(self) -> None:
+        self._waiter = self._loop.create_future()
+        await self._waiter
 
 
 class _Callback:

@@ -65,6 +65,10 @@ class LoopPool:
         """Await ``awaitable`` on a loop, for a plain thread, which blocks until it is done."""
         return self._least_busy().wait_for(awaitable)
 
+    def call_later(self, seconds: float, fn: Callable[[], object]) -> Callable[[], object]:
+        """Call ``fn`` on a loop after ``seconds``. Returns a function that prevents it."""
+        return self._least_busy().call_later(seconds, fn)
+
     def start_one(self) -> None:
         """Start a loop unless there is one."""
         if not self._threads:
@@ -175,6 +179,12 @@ class _LoopThread:
         finally:
             del outcome  # see FutureProxy.result()
 
+    def call_later(self, seconds: float, fn: Callable[[], object]) -> Callable[[], object]:
+        when = self.loop.time() + seconds
+        handles: list[asyncio.Handle] = []  # only the loop's thread touches it
+        self._inbox.post(lambda: handles.append(self.loop.call_at(when, fn)))
+        return lambda: self._inbox.post(lambda: handles[0].cancel())  # posts come in order
+
     def refuse(self, cancel_pending: bool) -> None:
         self._cancels_pending |= cancel_pending
         self._refusing = True
@@ -188,7 +198,7 @@ class _LoopThread:
     def _start(self, call: Call[Any]) -> None:
         if self._cancels_pending:
             call.future.cancel()
-        if call.future._begin():
+        if call.begin():
             self._calls.add(call)
             _create_task(self.loop, self._run(call), call.snapshot.variables.copy())
 

@@ -138,11 +138,12 @@ class _ThreadPool:
                 self._workers.append(worker)
 
     def _work(self) -> None:
-        wait_for = self._loops.wait_for
+        loops = self._loops
         get = self.queue.get
-        self._loops.bridge_this_thread()
+        loops.bridge_this_thread()
         while (call := get()) is not None:
-            call.run(wait_for)
+            if call.begin():
+                call.run(loops)
             del call  # an idle worker keeps nothing alive
             if len(self._workers) < self._max_workers and not self._pays_back():
                 self._idle.append(None)
