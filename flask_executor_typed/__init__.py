@@ -4,19 +4,23 @@ The public names, and nothing else.
 """
 
 from .context import CarryG, without_resources
+from .current import CurrentJob, current_job, track
 from .errors import (
     BodyNotReadError,
     ConfigError,
+    DeadlockError,
     DuplicateKeyError,
     ExecutorClosedError,
     ExecutorError,
+    JobTimeoutError,
     NoAppError,
+    NoJobError,
     OutsideContextError,
     UnpicklableError,
     WorkerError,
 )
 from .executor import Executor
-from .futures import FutureCollection, FutureKey, FutureProxy
+from .futures import FutureCollection, FutureKey, FutureProxy, Progress
 from .jobs import ExecutorJob
 from .signals import job_cancelled, job_failed, job_started, job_submitted, job_succeeded
 
@@ -24,6 +28,8 @@ __all__ = (
     "BodyNotReadError",
     "CarryG",
     "ConfigError",
+    "CurrentJob",
+    "DeadlockError",
     "DuplicateKeyError",
     "Executor",
     "ExecutorClosedError",
@@ -32,15 +38,20 @@ __all__ = (
     "FutureCollection",
     "FutureKey",
     "FutureProxy",
+    "JobTimeoutError",
     "NoAppError",
+    "NoJobError",
     "OutsideContextError",
+    "Progress",
     "UnpicklableError",
     "WorkerError",
+    "current_job",
     "job_cancelled",
     "job_failed",
     "job_started",
     "job_submitted",
     "job_succeeded",
+    "track",
     "without_resources",
 )
 

@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from math import inf
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from . import signals
 from .context import ContextSnapshot
@@ -22,6 +23,7 @@ from .futures import FutureProxy, LoopInbox
 from .logs import log_exception
 
 __all__ = (
+    "Backoff",
     "Call",
     "Limits",
     "LoopServices",
@@ -64,6 +66,11 @@ class LoopServices(Protocol):
         ...
 
 
+Backoff: TypeAlias = float | Callable[[int], float]
+"""Seconds between the first two attempts, doubled each time; or a function that gives the seconds
+to wait after the attempt of a number, which counts from 1."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """How long a call may take, and how often it is tried."""
@@ -74,9 +81,7 @@ class Limits:
     retries: int = 0
     """Attempts after the first."""
 
-    backoff: float | Callable[[int], float] = 0.0
-    """Seconds between the first two attempts, doubled each time; or a function of the number of
-    the attempt that failed."""
+    backoff: Backoff = 0.0
 
     def pause_after(self, attempt: int) -> float:
         backoff = self.backoff
@@ -97,6 +102,7 @@ class Call(Generic[R]):
         "kwargs",
         "limits",
         "logs",
+        "pool",
         "snapshot",
         "task",
     )
@@ -123,11 +129,17 @@ class Call(Generic[R]):
         """The executor that accepted the call."""
         self.limits: Limits | None = limits
         self.attempt: int = 1
+        self.pool: object = None
+        """The pool of threads that runs the call, or is to."""
         self.inner: FutureProxy[R] | None = None
         """The future of another call that the function returned: its outcome is this call's."""
         self.task: asyncio.Task[Any] | None = None
         """The task that runs the call, on a loop; read and written by the loop's thread alone."""
         self._inbox: LoopInbox | None = None
+
+    def is_of(self, executor: object) -> bool:
+        """Whether ``executor`` accepted the call, and it is not over."""
+        return getattr(self, "executor", None) is executor
 
     def begin(self) -> bool:
         """Take the right to run the call; ``False`` if it was cancelled, refused, or has run."""
@@ -181,7 +193,7 @@ class Call(Generic[R]):
     def _wait_unless_settled(self, seconds: float) -> bool:
         """Wait until the next attempt; ``False`` if the call is settled meanwhile."""
         self.future._pause()  # so that it can be cancelled as if it had not started
-        self.future._wait(seconds)
+        self.future._block(seconds)
         return self.future._resume()
 
     # -- on a loop -------------------------------------------------------------------------------
@@ -232,9 +244,10 @@ class Call(Generic[R]):
     def _limit_time(
         self, call_later: Callable[[float, Callable[[], object]], Callable[[], object]]
     ) -> Callable[[], object] | None:
-        if self.limits is None or self.limits.timeout is None:
+        seconds = None if self.limits is None else self.limits.timeout
+        if seconds is None or seconds == inf:
             return None
-        return call_later(self.limits.timeout, _Deadline(self, self.limits.timeout))
+        return call_later(seconds, _Deadline(self, seconds))
 
     def _pause_after(self, error: BaseException) -> float | None:
         """Seconds until the next attempt; ``None`` if the error is final."""

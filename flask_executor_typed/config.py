@@ -6,13 +6,12 @@ The only module that reads ``app.config``. Everything is checked here, at ``init
 from __future__ import annotations
 
 import difflib
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from .errors import ConfigError
+from .errors import ConfigError, levels_to_caller
 
 __all__ = ("ExecutorConfig", "warn_of_unknown_keys")
 
@@ -40,6 +39,9 @@ class ExecutorConfig:
 
     max_loops: int = 1
     """Threads that keep an event loop for ``async def`` jobs, at most."""
+
+    job_timeout: float | None = None
+    """Seconds that a call may take from its start, unless it says otherwise; ``None``: no limit."""
 
     futures_max_length: int | None = None
     """Futures kept by key at most; ``None`` leaves the bound as it is, which is 50 at first."""
@@ -69,7 +71,11 @@ class ExecutorConfig:
             # None is "not set" for every setting, so that config can be built with .get()
             if config.get(key) is not None
         }
-        return cls(**values)
+        parsed = cls(**values)
+        if parsed.type == "process" and parsed.job_timeout is not None:
+            key = f"{_prefix(name)}JOB_TIMEOUT"
+            raise ConfigError(key, config[key], "no time limit with processes, which have none")
+        return parsed
 
     def changes(self, other: ExecutorConfig) -> str:
         """What is different in ``other``, for a person: ``max_workers: 4 -> 8``."""
@@ -85,18 +91,8 @@ def warn_of_unknown_keys(config: Mapping[str, Any], *, name: str = "") -> None:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
             warnings.warn(
                 f"{key} is not a setting of flask_executor_typed; did you mean {near}?",
-                stacklevel=_level_of_caller(),
+                stacklevel=levels_to_caller(),
             )
-
-
-def _level_of_caller() -> int:
-    """How far up the stack of who calls this the first frame outside of the package is."""
-    level = 1
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__package__") == __package__:
-        frame = frame.f_back
-        level += 1
-    return level
 
 
 def _prefix(name: str) -> str:
@@ -117,6 +113,17 @@ def _count(key: str, value: object) -> int:
     raise ConfigError(key, value, "a whole number, 1 or more, or None for the default")
 
 
+def _seconds(key: str, value: object) -> float:
+    try:
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+            seconds = float(value)
+            if seconds > 0:  # which "nan" is not
+                return seconds
+    except ValueError:
+        pass
+    raise ConfigError(key, value, "seconds, more than 0, or None for no limit")
+
+
 def _boolean(key: str, value: object) -> bool:
     if isinstance(value, (bool, int, str)):
         parsed = _BOOLEANS.get(str(value).strip().lower())
@@ -135,6 +142,7 @@ _PARSERS: dict[str, Callable[[str, object], object]] = {
     "type": _type,
     "max_workers": _count,
     "max_loops": _count,
+    "job_timeout": _seconds,
     "futures_max_length": _count,
     "push_app_context": _boolean,
     "push_request_context": _boolean,

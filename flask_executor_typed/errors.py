@@ -6,9 +6,12 @@ builtin that a caller would expect, keeps its facts as attributes, and survives 
 
 from __future__ import annotations
 
+import sys
+
 __all__ = (
     "BodyNotReadError",
     "ConfigError",
+    "DeadlockError",
     "DuplicateKeyError",
     "ExecutorClosedError",
     "ExecutorError",
@@ -18,6 +21,8 @@ __all__ = (
     "OutsideContextError",
     "UnpicklableError",
     "WorkerError",
+    "levels_to_caller",
+    "line_of_caller",
 )
 
 
@@ -75,6 +80,20 @@ class JobTimeoutError(ExecutorError, TimeoutError):
 
     def __str__(self) -> str:
         return f"{self.name} took longer than its time limit of {self.seconds:g} s"
+
+
+class DeadlockError(ExecutorError, RuntimeError):
+    """Waiting here, for this call, would never end, or hold up every job of a loop."""
+
+    def __init__(self, line: str, name: str, reason: str) -> None:
+        super().__init__(line, name, reason)
+        self.line: str = line
+        """File and number of the line that waits."""
+        self.name: str = name
+        self.reason: str = reason
+
+    def __str__(self) -> str:
+        return f"{self.line} waits for {self.name}, {self.reason}"
 
 
 class NoJobError(ExecutorError, RuntimeError):
@@ -161,3 +180,22 @@ class WorkerError(ExecutorError, RuntimeError):
             f"{self.name} raised an exception that cannot be pickled; its traceback in the "
             f"worker process:\n{self.remote_traceback}"
         )
+
+
+def levels_to_caller() -> int:
+    """How far up the stack of who calls this the first frame outside of the package is."""
+    levels, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):
+        frame = frame.f_back
+        levels += 1
+    return levels
+
+
+def line_of_caller() -> str:
+    """The line outside of the package that has led here: ``views.py:12``, with its path."""
+    frame = sys._getframe(levels_to_caller() - 1)  # the first level is this function
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _is_ours(module: str) -> bool:
+    return module.partition(".")[0] == __package__

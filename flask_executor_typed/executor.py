@@ -27,6 +27,7 @@ from datetime import date, timedelta
 from datetime import time as time_of_day
 from decimal import Decimal
 from enum import Enum
+from math import inf
 from pathlib import PurePath
 from queue import SimpleQueue
 from typing import (
@@ -49,7 +50,15 @@ from werkzeug.wrappers import Response
 
 from . import signals
 from .backends import Backend, ThreadBackend, default_max_workers, open_backend
-from .calls import Call, is_awaitable, is_of_another_call, name_of
+from .calls import (
+    Backoff,
+    Call,
+    Limits,
+    is_awaitable,
+    is_of_another_call,
+    name_of,
+    running_call,
+)
 from .config import ExecutorConfig, warn_of_unknown_keys
 from .context import CarryG, ContextRules, ContextSnapshot, current_app_or_none, without_resources
 from .errors import ExecutorClosedError, NoAppError
@@ -89,6 +98,15 @@ class _Options:
     key: Any = None
     on_duplicate: OnDuplicate = "error"
     name: str | None = None
+    timeout: float | None = None
+    retries: int = 0
+    backoff: Backoff = 0.0
+
+    @property
+    def limits(self) -> Limits | None:
+        if self.timeout is None and not self.retries:
+            return None
+        return Limits(timeout=self.timeout, retries=self.retries, backoff=self.backoff)
 
 
 _NO_OPTIONS = _Options()
@@ -116,6 +134,7 @@ class _AppState:
 
     def _use(self, config: ExecutorConfig) -> None:
         self.config = config
+        self.limits = None if config.job_timeout is None else Limits(timeout=config.job_timeout)
         self.rules = ContextRules(
             config.push_app_context, config.push_request_context, self._carry_g
         )
@@ -134,6 +153,10 @@ class _AppState:
     def logs(self) -> bool:
         """Whether exceptions are logged here; a callback that raises them is logged as well."""
         return self.config.log_exceptions and not self.config.propagate_exceptions
+
+    def limits_with(self, given: Limits) -> Limits:
+        """The limits of a call that was given some of its own."""
+        return replace(given, timeout=self.config.job_timeout) if given.timeout is None else given
 
     def backend(self, app: Flask) -> Backend:
         """The backend of this process, made when it is first needed."""
@@ -233,6 +256,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         self._carries_g = _carry_predicate(carry_g)
         self._default_done_callbacks: list[Callable[[FutureProxy[Any]], object]] = []
         self._options = _NO_OPTIONS
+        self._limits: Limits | None = None
+        self._without_options: Self | None = None
         self._states: WeakKeyDictionary[Flask, _AppState] = WeakKeyDictionary()
         if app is not None:
             self.init_app(app)
@@ -301,6 +326,9 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         key: Hashable | FutureKey[Any] | None = None,
         on_duplicate: OnDuplicate | None = None,
         name: str | None = None,
+        timeout: float | None = None,
+        retries: int | None = None,
+        backoff: Backoff | None = None,
     ) -> Self:
         """This executor with options for the calls submitted through it.
 
@@ -315,6 +343,14 @@ class Executor(concurrent.futures.Executor, Generic[T]):
                 return it and run nothing; else as ``"replace"``. ``"replace"``: keep the new
                 future instead; the old call, which is not cancelled, is forgotten here.
             name: The future's ``name``, instead of the function's.
+            timeout: Seconds from the start of a call to its end, all attempts together; instead of
+                ``EXECUTOR_JOB_TIMEOUT``. ``math.inf``: no limit. When time is up the future fails
+                with ``JobTimeoutError``; a coroutine is cancelled, and a plain function goes on
+                until it asks ``current_job`` whether it should.
+            retries: How often a call that raised an ``Exception`` is tried again.
+            backoff: Seconds to wait before that; doubled for each further attempt. Or a function
+                that gives the seconds, of the number of the attempt that failed. A plain function
+                keeps its worker meanwhile.
         """
         if on_duplicate not in {None, "error", "join", "replace"}:
             raise ValueError(
@@ -322,11 +358,20 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             )
         if key is not None and not isinstance(key, FutureKey):
             hash(key)  # an unhashable key is an error here, where it is given
+        _check_limits(timeout, retries, backoff)
+        given: dict[str, Any] = {
+            "key": key,
+            "on_duplicate": on_duplicate,
+            "name": name,
+            "timeout": timeout,
+            "retries": retries,
+            "backoff": backoff,
+        }
+        options = replace(self._options, **{k: v for k, v in given.items() if v is not None})
         clone = object.__new__(type(self))
         vars(clone).update(vars(self))
-        given = {"key": key, "on_duplicate": on_duplicate, "name": name}
-        changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
-        clone._options = replace(self._options, **changes)
+        clone._options, clone._limits = options, options.limits
+        clone._without_options = self._without_options or self
         return clone
 
     def add_default_done_callback(self, fn: Callable[[FutureProxy[Any]], object]) -> None:
@@ -490,8 +535,18 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             raise TypeError(
                 f"on_duplicate={self._options.on_duplicate!r} needs a key: using(key=...)"
             )
+        call = Call(
+            fn,
+            args,
+            kwargs,
+            snapshot,
+            future,
+            state.logs,
+            self._without_options or self,
+            state.limits if self._limits is None else state.limits_with(self._limits),
+        )
         try:
-            state.backend(snapshot.app).submit(Call(fn, args, kwargs, snapshot, future, state.logs))
+            state.backend(snapshot.app).submit(call)
         except BaseException as error:
             if key is not None:
                 self.futures._forget(future)
@@ -891,8 +946,26 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     @overload
     def job(self, fn: Callable[P, R], /) -> ExecutorJob[P, R, T]: ...
     @overload
-    def job(self, fn: None = None, /, *, name: str | None = None) -> JobDecorator[T]: ...
-    def job(self, fn: Callable[..., Any] | None = None, /, *, name: str | None = None) -> Any:
+    def job(
+        self,
+        fn: None = None,
+        /,
+        *,
+        name: str | None = None,
+        timeout: float | None = None,
+        retries: int | None = None,
+        backoff: Backoff | None = None,
+    ) -> JobDecorator[T]: ...
+    def job(
+        self,
+        fn: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        timeout: float | None = None,
+        retries: int | None = None,
+        backoff: Backoff | None = None,
+    ) -> Any:
         """Decorate a function with ``submit``, ``submit_stored``, ``map`` and so on.
 
         The function can be called as before. Works before :meth:`init_app`.
@@ -900,8 +973,13 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         Args:
             fn: The function; ``@executor.job(name="report")`` takes options instead.
             name: The name of the futures, instead of the function's.
+            timeout: Seconds a call may take; this and what follows as for :meth:`using`.
+            retries: How often a call that failed is tried again.
+            backoff: Seconds before that.
         """
-        executor = self if name is None else self.using(name=name)
+        executor = self
+        if fn is None:
+            executor = self.using(name=name, timeout=timeout, retries=retries, backoff=backoff)
 
         def decorate(fn: Callable[P, R], /) -> ExecutorJob[P, R, T]:
             nested = "<locals>" in getattr(fn, "__qualname__", "")
@@ -924,6 +1002,9 @@ class Executor(concurrent.futures.Executor, Generic[T]):
                 this executor, which would wait for itself, it does not block.
             cancel_futures: Cancel the calls that have not started.
         """
+        call = running_call.get()  # it may be here although its job is in another thread
+        if call is not None and call.is_of(self._without_options or self):
+            wait = False
         for state in list(self._states.values()):
             state.shutdown(wait, cancel_futures)
 
@@ -1009,6 +1090,26 @@ def _check_count(name: str, value: object) -> None:
         raise TypeError(f"{name}={value!r}: expected a whole number")
     if value < 1:
         raise ValueError(f"{name}={value!r}: expected 1 or more")
+
+
+def _check_limits(timeout: object, retries: object, backoff: object, /) -> None:
+    if timeout is not None:
+        _check_number("timeout", timeout, lambda seconds: seconds > 0, "seconds, more than 0")
+    if retries is not None:
+        whole = "a whole number, 0 or more"
+        _check_number("retries", retries, lambda number: number >= 0 and number % 1 == 0, whole)
+    if backoff is not None and not callable(backoff):
+        seconds_or_function = "seconds, 0 or more, or a function that gives them"
+        _check_number("backoff", backoff, lambda seconds: 0 <= seconds < inf, seconds_or_function)
+
+
+def _check_number(
+    name: str, value: object, is_right: Callable[[float], bool], expected: str
+) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}={value!r}: expected {expected}")
+    if not is_right(value):
+        raise ValueError(f"{name}={value!r}: expected {expected}")
 
 
 def _carry_predicate(carry_g: CarryG) -> Callable[[str, object], bool]:

@@ -60,6 +60,7 @@ __all__ = (
     "Progress",
     "ReadableFuture",
     "Status",
+    "wait_here_with",
 )
 
 R = TypeVar("R")
@@ -138,12 +139,20 @@ class _ThisThread(threading.local):
     inbox: LoopInbox | None = None
     """Of the loop that runs in this thread, made when something is awaited there."""
 
+    wait: Callable[[FutureProxy[Any], float | None], None] | None = None
+    """What a thread of an executor does instead of only blocking."""
+
     def __init__(self) -> None:
         self.followers: deque[tuple[FutureProxy[Any], Future[Any]]] = deque()
         """Futures that are to be settled like others which have been settled in this thread."""
 
 
 _this_thread = _ThisThread()
+
+
+def wait_here_with(wait: Callable[[FutureProxy[Any], float | None], None]) -> None:
+    """In this thread, have ``wait(future, timeout)`` called by ``result()`` if it must wait."""
+    _this_thread.wait = wait
 
 
 def _inbox_of_running_loop() -> tuple[asyncio.AbstractEventLoop, LoopInbox]:
@@ -224,6 +233,7 @@ class FutureProxy(Future[R]):
         "_interruptible",
         "_progress",
         "_progress_watchers",
+        "_queued",
         "_result",
         "_rules",
         "_shared",
@@ -260,6 +270,7 @@ class FutureProxy(Future[R]):
         self._followed: Future[R] | None = None
         self._interruptible: _Interruptible | None = None
         self._shared: _SharedState | None = None
+        self._queued: object = None  # the call, while a pool of threads has it
         self._cancel_requested = False
         self._progress: Progress | None = None
         self._progress_watchers: tuple[_ProgressWatcher, ...] = ()  # guarded by _shared_lock
@@ -429,14 +440,15 @@ class FutureProxy(Future[R]):
             concurrent.futures.TimeoutError: it was not done in time.
         """
         if self._status == PENDING:
-            self._wait(timeout)
+            if timeout is None or timeout > 0:
+                (_this_thread.wait or _block)(self, timeout)
             if self._status == PENDING:
                 raise FutureTimeoutError
         if self._status != FINISHED:
             raise CancelledError
         return self._exception
 
-    def _wait(self, timeout: float | None) -> None:
+    def _block(self, timeout: float | None) -> None:
         """Block until the call is done, or time is up."""
         blocked = _Blocked()
         if self._watch(blocked, first=True):
@@ -524,6 +536,7 @@ class FutureProxy(Future[R]):
 
     def _refuse(self) -> bool:
         """Make sure that the call never starts; ``False`` if it already has."""
+        self._queued = None
         return self._take(_TO_START)
 
     def _follow(self, future: Future[R]) -> None:
@@ -605,7 +618,8 @@ class FutureProxy(Future[R]):
         signal = signals.job_failed if exception is not None else _SIGNALS[status]
         if signal.receivers and self._snapshot is not None:
             self._announce(signal, self._snapshot)
-        self._snapshot = self._interruptible = self._followed = None  # let go of what the call held
+        # Let go of what the call held.
+        self._snapshot = self._interruptible = self._followed = self._queued = None
         return True
 
     def _announce(self, signal: NamedSignal, snapshot: ContextSnapshot) -> None:
@@ -655,6 +669,8 @@ class FutureProxy(Future[R]):
                     self._shared = shared
         return self._shared
 
+
+_block = FutureProxy[Any]._block
 
 _shared_lock = threading.RLock()  # reentrant: a finalizer may run while it is held
 

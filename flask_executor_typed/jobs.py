@@ -22,6 +22,7 @@ from typing import (
 from typing_extensions import Self
 from typing_extensions import TypeVar as TypeVarWithDefault
 
+from .calls import Backoff
 from .futures import FutureKey, FutureProxy, OnDuplicate
 
 __all__ = ("ExecutorJob", "JobDecorator", "Submitter")
@@ -82,6 +83,9 @@ class Submitter(Protocol):
         key: Hashable | FutureKey[Any] | None = None,
         on_duplicate: OnDuplicate | None = None,
         name: str | None = None,
+        timeout: float | None = None,
+        retries: int | None = None,
+        backoff: Backoff | None = None,
     ) -> Submitter: ...
 
 
@@ -186,11 +190,21 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
         key: Hashable | FutureKey[Any] | None = None,
         on_duplicate: OnDuplicate | None = None,
         name: str | None = None,
+        timeout: float | None = None,
+        retries: int | None = None,
+        backoff: Backoff | None = None,
     ) -> Self:
         """The same job with options for its calls; see :meth:`Executor.using`."""
         job = object.__new__(type(self))
         vars(job).update(vars(self))
-        job.executor = self.executor.using(key=key, on_duplicate=on_duplicate, name=name)
+        job.executor = self.executor.using(
+            key=key,
+            on_duplicate=on_duplicate,
+            name=name,
+            timeout=timeout,
+            retries=retries,
+            backoff=backoff,
+        )
         return job
 
     # Two overloads for one thing: by the first mypy knows only what is derived from Awaitable, by

@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext, iscoroutinefunction
 
 from .calls import Call
-from .errors import ExecutorClosedError
-from .futures import FutureProxy, LoopInbox
+from .errors import DeadlockError, ExecutorClosedError, line_of_caller
+from .futures import FutureProxy, LoopInbox, wait_here_with
 from .threads import start_thread
 
 __all__ = ("LoopPool", "is_async_callable")
@@ -182,8 +182,12 @@ class _LoopThread:
     def call_later(self, seconds: float, fn: Callable[[], object]) -> Callable[[], object]:
         when = self.loop.time() + seconds
         handles: list[asyncio.Handle] = []  # only the loop's thread touches it
+
+        def cancel() -> None:
+            handles.pop().cancel()
+
         self._inbox.post(lambda: handles.append(self.loop.call_at(when, fn)))
-        return lambda: self._inbox.post(lambda: handles[0].cancel())  # posts come in order
+        return lambda: self._inbox.post(cancel)  # posts come in order
 
     def refuse(self, cancel_pending: bool) -> None:
         self._cancels_pending |= cancel_pending
@@ -240,6 +244,7 @@ class _LoopThread:
 
     def _main(self) -> None:
         asyncio.set_event_loop(self.loop)
+        wait_here_with(_refuse_to_block)
         try:
             while not self._ended:
                 # Neither a job that stops the loop ends it for the others, nor a task of a job's
@@ -251,6 +256,16 @@ class _LoopThread:
         finally:
             asyncio.set_event_loop(None)
             self.loop.close()
+
+
+def _refuse_to_block(future: FutureProxy[Any], timeout: float | None) -> None:
+    # Even if the call needs no loop: nobody can know, and all the other jobs here would wait too.
+    raise DeadlockError(
+        line_of_caller(),
+        future.name,
+        "which would stop the event loop that runs this job and may have to run that one; "
+        "use 'await future'",
+    )
 
 
 async def _settle(outcome: FutureProxy[R], awaitable: Awaitable[R]) -> None:

@@ -22,6 +22,7 @@ LAYERS: tuple[set[str], ...] = (
     {"loops"},
     {"backends", "jobs"},
     {"executor"},
+    {"current"},
     {"__init__"},
 )
 

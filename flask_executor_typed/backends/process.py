@@ -41,6 +41,11 @@ class ProcessBackend:
         self._closed = False  # guarded by _lock
 
     def submit(self, call: Call[Any]) -> None:
+        if call.limits is not None:
+            raise TypeError(
+                f"{call.future.name} is to run in another process: timeout= and retries= work with "
+                "EXECUTOR_TYPE='thread'"
+            )
         payload = _pickled(call)  # in this thread, so that the submitter hears what is wrong
         if not call.future._refuse():  # from here on it is cancelled through the pool's future
             return  # cancelled already, by somebody who found it under its key

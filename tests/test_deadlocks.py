@@ -1,0 +1,301 @@
+"""Jobs that wait for jobs of their own executor: they get a result, or an error, and never hang."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import Callable, Iterator
+from itertools import product
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync, sync_to_async
+from flask import Flask, current_app, g
+
+from flask_executor_typed import DeadlockError, Executor, FutureProxy, current_job
+
+from .conftest import TIMEOUT
+
+
+@pytest.fixture
+def one_worker(app: Flask) -> Iterator[Executor]:
+    app.config["EXECUTOR_MAX_WORKERS"] = 1
+    with Executor(app) as executor:
+        yield executor
+
+
+def threads_of(executor: Executor) -> list[str]:
+    return [each.name for each in threading.enumerate() if each.name.startswith(executor._label)]
+
+
+def workers_of(executor: Executor) -> int:
+    return sum("-worker-" in name for name in threads_of(executor))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_recursive_job_is_done_by_however_few_workers(app: Flask, workers: int) -> None:
+    app.config["EXECUTOR_MAX_WORKERS"] = workers
+    with Executor(app) as executor:
+
+        @executor.job
+        def fib(n: int) -> int:
+            assert current_app.name == "tests"
+            return n if n < 2 else fib.submit(n - 1).result() + fib.submit(n - 2).result()
+
+        assert fib.submit(20).result(6 * TIMEOUT) == 6765
+
+
+def test_chain_of_waiting_jobs_is_as_long_as_it_likes(one_worker: Executor) -> None:
+    deepest = threading.local()
+    depths: list[int] = []
+
+    @one_worker.job
+    def count(n: int) -> int:
+        deepest.now = getattr(deepest, "now", 0) + 1
+        depths.append(deepest.now)
+        try:
+            return 0 if n == 0 else 1 + count.submit(n - 1).result()
+        finally:
+            deepest.now -= 1
+
+    assert count.submit(300).result(TIMEOUT) == 300
+    assert max(depths) <= 31, "of the calls in one thread"
+
+
+def test_spare_workers_retire(one_worker: Executor) -> None:
+    @one_worker.job
+    def count(n: int) -> int:
+        return 0 if n == 0 else 1 + count.submit(n - 1).result()
+
+    count.submit(300).result(TIMEOUT)
+    # A call that is done after all the others has waited for those that retire.
+    for _ in range(100):
+        one_worker.submit(int).result(TIMEOUT)
+        if workers_of(one_worker) == 1:
+            break
+        threading.Event().wait(0.01)
+    assert workers_of(one_worker) == 1
+    assert one_worker.submit(count, 300).result(TIMEOUT) == 300
+
+
+def test_job_that_waits_runs_the_call_itself_in_contexts_of_its_own(one_worker: Executor) -> None:
+    @one_worker.job
+    def inner() -> tuple[int, object, str]:
+        g.value = "inner"
+        return threading.get_ident(), current_job.id, current_app.name
+
+    @one_worker.job
+    def outer() -> bool:
+        g.value = "outer"
+        future = inner.submit()
+        same = future.result() == (threading.get_ident(), future.id, "tests")
+        return same and g.value == "outer" and current_job.id != future.id
+
+    assert outer.submit().result(TIMEOUT)
+
+
+def test_exception_of_a_call_that_ran_in_the_waiting_worker_is_raised(one_worker: Executor) -> None:
+    def inner() -> None:
+        raise LookupError("inner")
+
+    def outer() -> str:
+        with pytest.raises(LookupError, match="inner"):
+            one_worker.submit(inner).result()
+        return str(one_worker.submit(inner).exception())
+
+    assert one_worker.submit(outer).result(TIMEOUT) == "inner"
+
+
+def test_cancelled_call_is_not_run_by_who_waits(one_worker: Executor) -> None:
+    ran: list[str] = []
+
+    def outer() -> None:
+        future = one_worker.submit(ran.append, "inner")
+        assert future.cancel()
+        future.result()
+
+    with pytest.raises(concurrent.futures.CancelledError):
+        one_worker.submit(outer).result(TIMEOUT)
+    one_worker.submit(int).result(TIMEOUT)
+    assert not ran
+
+
+def test_other_calls_are_not_run_by_who_waits_while_another_worker_is_free(app: Flask) -> None:
+    app.config["EXECUTOR_MAX_WORKERS"] = 2
+    with Executor(app) as executor:
+        idents: list[int] = []
+
+        def outer() -> None:
+            others = [executor.submit(lambda: idents.append(threading.get_ident())) for _ in "123"]
+            executor.submit(asyncio.sleep, 0.01).result()
+            for other in others:
+                other.result()
+            assert workers_of(executor) == 2
+
+        executor.submit(outer).result(TIMEOUT)
+        assert len(idents) == 3
+
+
+async def awaited(future: FutureProxy[int]) -> int:
+    return await future
+
+
+WAYS: list[Callable[[Executor, FutureProxy[int]], int]] = [
+    lambda executor, future: future.result(),
+    lambda executor, future: future.result(TIMEOUT),
+    lambda executor, future: executor.submit(awaited, future).result(),
+    lambda executor, future: executor.submit(lambda: future).result(),
+    lambda executor, future: executor.submit(lambda: awaited(future)).result(),
+    lambda executor, future: next(executor.map(lambda number: awaited(future), [1])),
+    lambda executor, future: executor.submit(future.result).result(),
+]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("outside", [False, True])
+def test_job_may_wait_in_any_way_on_the_only_worker(
+    one_worker: Executor, way: Callable[[Executor, FutureProxy[int]], int], outside: bool
+) -> None:
+    submitted, given = threading.Event(), list[FutureProxy[int]]()
+
+    def outer() -> int:
+        if not outside:
+            return way(one_worker, one_worker.submit(int, "7"))
+        assert submitted.wait(TIMEOUT)
+        return way(one_worker, given[0])
+
+    future = one_worker.submit(outer)
+    given.append(one_worker.submit(int, "7"))
+    submitted.set()
+    assert future.result(TIMEOUT) == 7
+
+
+def test_jobs_that_all_wait_for_one_another_s_calls_are_done(app: Flask) -> None:
+    app.config["EXECUTOR_MAX_WORKERS"] = 4
+    with Executor(app) as executor:
+        barrier = threading.Barrier(4)
+
+        def outer(number: int) -> int:
+            barrier.wait(TIMEOUT)
+            futures = [executor.submit(awaited, executor.submit(int, n)) for n in range(number)]
+            return sum(future.result() for future in futures)
+
+        futures = [executor.submit(outer, number) for number in (5, 10, 15, 20)]
+        assert [future.result(TIMEOUT) for future in futures] == [10, 45, 105, 190]
+
+
+def test_job_that_waits_for_itself_is_told_the_line(one_worker: Executor) -> None:
+    submitted, mine = threading.Event(), list[FutureProxy[Any]]()
+
+    def inner() -> object:
+        return mine[0].result()  # the line
+
+    def outer(fn: Callable[[], object]) -> object:
+        assert submitted.wait(TIMEOUT)
+        return fn()
+
+    for fn in (inner, lambda: one_worker.submit(inner).result()):
+        submitted.clear()
+        mine[:] = [one_worker.submit(outer, fn)]
+        submitted.set()
+        with pytest.raises(DeadlockError) as caught:
+            mine[0].result(TIMEOUT)
+        line = inner.__code__.co_firstlineno + 1
+        assert str(caught.value) == (
+            f"{__file__}:{line} waits for {outer.__qualname__}, which waits for this line: "
+            "neither can ever be done"
+        )
+
+
+def test_coroutine_job_that_would_block_its_loop_is_told_the_line(executor: Executor) -> None:
+    async def inner() -> int:
+        return 1
+
+    async def outer() -> object:
+        return executor.submit(inner).result()  # the line
+
+    with pytest.raises(DeadlockError) as caught:
+        executor.submit(outer).result(TIMEOUT)
+    assert str(caught.value) == (
+        f"{__file__}:{outer.__code__.co_firstlineno + 1} waits for {inner.__qualname__}, which "
+        "would stop the event loop that runs this job and may have to run that one; "
+        "use 'await future'"
+    )
+
+
+def test_coroutine_job_may_read_what_is_done_and_look_without_waiting(executor: Executor) -> None:
+    started, release = asyncio.Event(), asyncio.Event()
+
+    async def inner() -> int:
+        started.set()
+        await release.wait()
+        return 7
+
+    async def outer() -> int:
+        future = executor.submit(inner)
+        await started.wait()
+        with pytest.raises(concurrent.futures.TimeoutError):
+            future.result(0)
+        release.set()
+        await future
+        return future.result()
+
+    assert executor.submit(outer).result(TIMEOUT) == 7
+
+
+def test_thread_of_a_coroutine_job_may_wait(executor: Executor) -> None:
+    async def outer() -> int:
+        future = executor.submit(int, "7")
+        return await sync_to_async(future.result)()
+
+    assert executor.submit(outer).result(TIMEOUT) == 7
+
+
+# asgiref's bridges, in every order, four deep
+
+
+def nested(executor: Executor, steps: str) -> Callable[[], Any]:
+    """A function that does each step inside of the one before.
+
+    ``a``: async_to_sync, ``s``: sync_to_async, ``t``: sync_to_async, not thread-sensitive,
+    ``j``: another job of the kind that is due.
+    """
+    if not steps:
+        return lambda: (current_app.name, current_job.name)
+    inner = nested(executor, steps[1:])
+    step, inner_is_async = steps[0], asyncio.iscoroutinefunction(inner)
+    if step == "a":
+
+        async def coroutine() -> Any:
+            return await inner() if inner_is_async else inner()
+
+        return lambda: async_to_sync(coroutine)()
+
+    if step in "st":
+
+        async def bridge() -> Any:
+            call = async_to_sync(inner) if inner_is_async else inner
+            return await sync_to_async(call, thread_sensitive=step == "s")()
+
+        return bridge
+
+    async def job() -> Any:
+        return await executor.using(name="outer").submit(inner)
+
+    return job
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize(
+    "steps",
+    [steps for steps in map("".join, product("astj", repeat=4)) if "aa" not in steps],
+)
+def test_bridges_nest_in_every_order(app: Flask, steps: str, workers: int) -> None:
+    # Not "aa": asgiref refuses to call async_to_sync on a loop.
+    if workers == 1 and steps.startswith("aja"):
+        pytest.skip("documented: a job that waits in async_to_sync keeps its worker")
+    app.config["EXECUTOR_MAX_WORKERS"] = workers
+    with Executor(app) as executor:
+        fn = nested(executor, steps)
+        assert executor.using(name="outer").submit(fn).result(TIMEOUT) == ("tests", "outer")
