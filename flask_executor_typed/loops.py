@@ -74,10 +74,13 @@ class LoopPool:
         if not self._threads:
             self._least_busy()
 
-    def bridge_this_thread(self) -> None:
+    def bridge_this_thread(
+        self, waits: Callable[[], object], goes_on: Callable[[], object]
+    ) -> None:
         """Make ``async_to_sync`` in this thread use a loop of the pool, not a new one per call."""
         # Where SyncToAsync notes the loop that called a thread, and AsyncToSync looks for it.
-        SyncToAsync.threadlocal.main_event_loop = self._least_busy().loop
+        bridge = _Bridge(self._least_busy().loop, waits, goes_on)
+        SyncToAsync.threadlocal.main_event_loop = bridge
         SyncToAsync.threadlocal.main_event_loop_pid = os.getpid()
 
     def _least_busy(self) -> _LoopThread:
@@ -124,9 +127,45 @@ class LoopPool:
 
     def serves_this_thread(self) -> bool:
         """Whether a call of the pool runs here: on a loop, or in a thread bridged to one."""
-        bridged = getattr(SyncToAsync.threadlocal, "main_event_loop", None)
+        bridge = getattr(SyncToAsync.threadlocal, "main_event_loop", None)
+        bridged = bridge.loop if isinstance(bridge, _Bridge) else bridge
         here = (asyncio._get_running_loop(), bridged)
         return any(thread.loop in here for thread in self._threads)
+
+
+class _Bridge:
+    """A loop as asgiref uses it in a worker, which waits for each coroutine that it gives it."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        waits: Callable[[], object],
+        goes_on: Callable[[], object],
+    ) -> None:
+        self.loop = loop
+        self._waits = waits
+        self._goes_on = goes_on
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loop, name)
+
+    def call_soon_threadsafe(
+        self, create_task: Callable[[Coroutine[Any, Any, None]], object], awaitable: Awaitable[None]
+    ) -> None:
+        run = self._run(awaitable)
+        self._waits()
+        try:
+            self.loop.call_soon_threadsafe(create_task, run)
+        except BaseException:  # the loop is closed, and asgiref makes another
+            run.close()
+            self._goes_on()
+            raise
+
+    async def _run(self, awaitable: Awaitable[None]) -> None:
+        try:
+            await awaitable
+        finally:
+            self._goes_on()
 
 
 class _LoopThread:

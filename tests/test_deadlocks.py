@@ -270,7 +270,7 @@ def nested(executor: Executor, steps: str) -> Callable[[], Any]:
         async def coroutine() -> Any:
             return await inner() if inner_is_async else inner()
 
-        return lambda: async_to_sync(coroutine)()
+        return async_to_sync(coroutine)
 
     if step in "st":
 
@@ -289,12 +289,11 @@ def nested(executor: Executor, steps: str) -> Callable[[], Any]:
 @pytest.mark.parametrize("workers", [1, 4])
 @pytest.mark.parametrize(
     "steps",
-    [steps for steps in map("".join, product("astj", repeat=4)) if "aa" not in steps],
+    ["jaja", "sjas"]
+    + [steps for steps in map("".join, product("astj", repeat=3)) if "aa" not in steps],
 )
 def test_bridges_nest_in_every_order(app: Flask, steps: str, workers: int) -> None:
     # Not "aa": asgiref refuses to call async_to_sync on a loop.
-    if workers == 1 and steps.startswith("aja"):
-        pytest.skip("documented: a job that waits in async_to_sync keeps its worker")
     app.config["EXECUTOR_MAX_WORKERS"] = workers
     with Executor(app) as executor:
         fn = nested(executor, steps)

@@ -124,7 +124,7 @@ class _ThreadPool:
     def _work(self) -> None:
         loops = self._loops
         get = self.queue.get
-        loops.bridge_this_thread()
+        loops.bridge_this_thread(self._note_waiting, self._note_going_on)
         wait_here_with(self._wait)
         while (call := get()) is not _Marker.END:
             if call is _Marker.SURPLUS:
@@ -163,18 +163,25 @@ class _ThreadPool:
             pass
         if future.done():
             return
+        self._note_waiting()
+        try:
+            future._block(timeout)
+        finally:
+            self._note_going_on()
+
+    def _note_waiting(self) -> None:
+        """A worker waits from now on, for a future or in ``async_to_sync``."""
         with self._lock:
             self._blocked += 1
         # A submitter puts its call into the queue before it looks for who waits; here it is the
         # other way round. So one of the two sees the other, or both do.
         self._start_spare_if_all_wait()
-        try:
-            future._block(timeout)
-        finally:
-            with self._lock:
-                self._blocked -= 1
-                if self._has_surplus():
-                    self.queue.put(_Marker.SURPLUS)
+
+    def _note_going_on(self) -> None:
+        with self._lock:
+            self._blocked -= 1
+            if self._has_surplus():
+                self.queue.put(_Marker.SURPLUS)
 
     def _runs_it_here(self, future: FutureProxy[Any]) -> bool:
         """Run the pending call that ``future`` depends on, if there is one of this pool."""
