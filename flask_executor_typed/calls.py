@@ -191,10 +191,10 @@ class Call(Generic[R]):
                 raise
 
     def _wait_unless_settled(self, seconds: float) -> bool:
-        """Wait until the next attempt; ``False`` if the call is settled meanwhile."""
+        """Wait until the next attempt; ``False`` if the call is settled or cancelled meanwhile."""
         self.future._pause()  # so that it can be cancelled as if it had not started
         self.future._block(seconds)
-        return self.future._resume()
+        return self.future._resume() and not self.future._cancel_requested
 
     # -- on a loop -------------------------------------------------------------------------------
 
