@@ -8,6 +8,7 @@ result's type.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import threading
@@ -273,7 +274,7 @@ class FutureProxy(Future[R]):
         self._queued: object = None  # the call, while a pool of threads has it
         self._cancel_requested = False
         self._progress: Progress | None = None
-        self._progress_watchers: tuple[_ProgressWatcher, ...] = ()  # guarded by _shared_lock
+        self._progress_watchers: tuple[Callable[[], object], ...] = ()  # guarded by _shared_lock
         self._submitted = time.time()
         self._started = self._finished = 0.0
         self._watchers: list[Callable[[FutureProxy[R]], object]] = [_TO_START, _TO_SETTLE]
@@ -326,32 +327,40 @@ class FutureProxy(Future[R]):
         raise what the job raised. A reader that is slower than the job misses steps, never the
         last. Does not poll.
         """
-        loop, inbox = _inbox_of_running_loop()
-        watcher = _ProgressWatcher(loop, inbox)
+        watcher = _ProgressWatcher(*_inbox_of_running_loop())
+        with self._telling(watcher.change):
+            try:
+                watcher.done = not self._watch(watcher, first=True)
+                last: Progress | None = None
+                while True:
+                    # In this order: when it is done, the progress is the last.
+                    done, progress = watcher.done, self._progress
+                    if progress is not None and progress is not last:
+                        last = progress
+                        yield progress
+                    elif done:
+                        return
+                    else:
+                        await watcher.until_changed()
+            finally:
+                self._take(watcher)
+
+    @contextlib.contextmanager
+    def _telling(self, change: Callable[[], object]) -> Generator[None, None, None]:
+        """Have ``change()`` called for each progress, in the job's thread."""
         with _shared_lock:
-            self._progress_watchers += (watcher,)
+            self._progress_watchers += (change,)
         try:
-            watcher.done = not self._watch(watcher, first=True)
-            last: Progress | None = None
-            while True:
-                done, progress = watcher.done, self._progress  # in this order: done has the last
-                if progress is not None and progress is not last:
-                    last = progress
-                    yield progress
-                elif done:
-                    return
-                else:
-                    await watcher.until_changed()
+            yield
         finally:
-            self._take(watcher)
             with _shared_lock:
                 watchers = self._progress_watchers
-                self._progress_watchers = tuple(each for each in watchers if each is not watcher)
+                self._progress_watchers = tuple(each for each in watchers if each is not change)
 
     def _report(self, progress: Progress) -> None:
         self._progress = progress
-        for watcher in self._progress_watchers:
-            watcher.change()
+        for change in self._progress_watchers:
+            change()
 
     def __repr__(self) -> str:
         name = f" {self.name}" if self.name else ""

@@ -22,7 +22,7 @@ LAYERS: tuple[set[str], ...] = (
     {"loops"},
     {"backends", "jobs"},
     {"executor"},
-    {"current"},
+    {"bars", "current"},
     {"__init__"},
 )
 
