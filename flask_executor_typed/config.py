@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from .errors import ConfigError, levels_to_caller
+from .callers import levels_to_caller
+from .errors import ConfigError
 
 __all__ = ("ExecutorConfig", "warn_of_unknown_keys")
 

@@ -19,8 +19,9 @@ from typing import Any, TypeVar
 
 from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext, iscoroutinefunction
 
+from .callers import line_of_caller
 from .calls import Call
-from .errors import DeadlockError, ExecutorClosedError, line_of_caller
+from .errors import DeadlockError, ExecutorClosedError
 from .futures import FutureProxy, LoopInbox, wait_here_with
 from .threads import start_thread
 

@@ -12,10 +12,13 @@ from flask_executor_typed import errors
 from flask_executor_typed.errors import (
     BodyNotReadError,
     ConfigError,
+    DeadlockError,
     DuplicateKeyError,
     ExecutorClosedError,
     ExecutorError,
+    JobTimeoutError,
     NoAppError,
+    NoJobError,
     OutsideContextError,
     UnpicklableError,
     WorkerError,
@@ -35,6 +38,21 @@ ERRORS: list[tuple[ExecutorError, type[Exception], str]] = [
         NoAppError("this executor has no app", "call executor.init_app(app) first"),
         RuntimeError,
         "this executor has no app; call executor.init_app(app) first",
+    ),
+    (
+        DeadlockError("app.py:12", "report", "which waits for this line"),
+        RuntimeError,
+        "app.py:12 waits for report, which waits for this line",
+    ),
+    (
+        JobTimeoutError("report", 1.5),
+        TimeoutError,
+        "report took longer than its time limit of 1.5 s",
+    ),
+    (
+        NoJobError(),
+        RuntimeError,
+        "there is no current job here; current_job works in functions that an executor runs",
     ),
     (
         ExecutorClosedError("mail_executor"),

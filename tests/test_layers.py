@@ -14,7 +14,7 @@ PACKAGE = Path(flask_executor_typed.__file__).parent
 
 # From the bottom up. A package counts as one module; its own modules may import each other.
 LAYERS: tuple[set[str], ...] = (
-    {"errors", "logs", "threads"},
+    {"callers", "errors", "logs", "threads"},
     {"config", "signals"},
     {"context"},
     {"futures"},

@@ -9,8 +9,9 @@ from enum import Enum
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from ..callers import line_of_caller
 from ..calls import Call, running_call
-from ..errors import DeadlockError, ExecutorClosedError, line_of_caller
+from ..errors import DeadlockError, ExecutorClosedError
 from ..futures import FutureProxy, wait_here_with
 from ..loops import LoopPool, is_async_callable
 from ..threads import start_thread

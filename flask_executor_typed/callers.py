@@ -1,0 +1,26 @@
+"""Where in the code of its users the package was called."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ("levels_to_caller", "line_of_caller")
+
+
+def levels_to_caller() -> int:
+    """How far up the stack of who calls this the first frame outside of the package is."""
+    levels, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):
+        frame = frame.f_back
+        levels += 1
+    return levels
+
+
+def line_of_caller() -> str:
+    """The line outside of the package that has led here: ``views.py:12``, with its path."""
+    frame = sys._getframe(levels_to_caller() - 1)  # the first level is this function
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _is_ours(module: str) -> bool:
+    return module.partition(".")[0] == __package__
