@@ -50,6 +50,7 @@ from werkzeug.wrappers import Response
 from . import signals
 from .backends import Backend, ThreadBackend, default_max_workers, open_backend
 from .calls import Call, is_awaitable, is_of_another_call, name_of
+from .completion import AsCompleted
 from .config import ExecutorConfig, warn_of_unknown_keys
 from .context import CarryG, ContextRules, ContextSnapshot, current_app_or_none, without_resources
 from .errors import ExecutorClosedError, NoAppError
@@ -74,6 +75,7 @@ from one that may return an awaitable."""
 P = ParamSpec("P")
 R = TypeVar("R")
 D = TypeVar("D", bound=PlainData)
+F = TypeVar("F", bound=FutureProxy[Any])
 T = TypeVarWithDefault("T", default=Any)
 A1 = TypeVar("A1")
 A2 = TypeVar("A2")
@@ -432,6 +434,24 @@ class Executor(concurrent.futures.Executor, Generic[T]):
                 does not run. A ``ValueError``.
         """
         return self._submit_stored(future_key, fn, args, kwargs)
+
+    @staticmethod
+    def as_completed(futures: Iterable[F], timeout: float | None = None) -> AsyncIterator[F]:
+        """The futures in the order in which they are done, each once, for ``async for``.
+
+        Waiting does not block the loop. The futures may be of several executors. Who stops early,
+        by ``break`` or by an exception, stops waiting; the calls go on.
+
+        Args:
+            futures: Futures that ``submit`` returned.
+            timeout: Seconds from now within which all must be done.
+
+        Raises:
+            TypeError: something else is among the futures.
+            concurrent.futures.TimeoutError: by the iterator, when time is up and it has given out
+                what is done.
+        """
+        return AsCompleted(futures, timeout)
 
     def _submit(
         self,

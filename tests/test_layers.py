@@ -18,7 +18,7 @@ LAYERS: tuple[set[str], ...] = (
     {"config", "signals"},
     {"context"},
     {"futures"},
-    {"calls"},
+    {"calls", "completion"},
     {"loops"},
     {"backends", "jobs"},
     {"executor"},
