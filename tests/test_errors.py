@@ -16,6 +16,7 @@ from flask_executor_typed.errors import (
     ExecutorClosedError,
     ExecutorError,
     NoAppError,
+    NoRequestError,
     OutsideContextError,
     UnpicklableError,
     WorkerError,
@@ -35,6 +36,14 @@ ERRORS: list[tuple[ExecutorError, type[Exception], str]] = [
         NoAppError("this executor has no app", "call executor.init_app(app) first"),
         RuntimeError,
         "this executor has no app; call executor.init_app(app) first",
+    ),
+    (
+        NoRequestError(),
+        RuntimeError,
+        (
+            "submit_after_response() needs a request that will have a response; outside of one, "
+            "and in a job, use submit()"
+        ),
     ),
     (
         ExecutorClosedError("mail_executor"),

@@ -19,7 +19,7 @@ LAYERS: tuple[set[str], ...] = (
     {"context"},
     {"futures"},
     {"calls", "completion"},
-    {"loops"},
+    {"later", "loops"},
     {"backends", "jobs"},
     {"executor"},
     {"__init__"},
