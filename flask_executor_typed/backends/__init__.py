@@ -6,11 +6,13 @@ when an app is configured for it.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 
@@ -45,7 +47,7 @@ def open_backend(config: ExecutorConfig, name: str) -> Backend:
 
         backend = ProcessBackend(name, max_workers)
     else:
-        backend = ThreadBackend(name, max_workers, config.max_loops)
+        backend = ThreadBackend(name, max_workers, config.max_loops, config.loop_factory)
     close_at_exit(backend)
     return backend
 
@@ -61,8 +63,14 @@ def default_max_workers(kind: str) -> int:
 class ThreadBackend:
     """Threads of this process. A job's contexts, arguments and result never leave it."""
 
-    def __init__(self, name: str, max_workers: int, max_loops: int) -> None:
-        self._loops = LoopPool(name, max_loops)
+    def __init__(
+        self,
+        name: str,
+        max_workers: int,
+        max_loops: int,
+        loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    ) -> None:
+        self._loops = LoopPool(name, max_loops, loop_factory)
         self._pool = _ThreadPool(name, max_workers, self._loops)
 
     @property
@@ -129,8 +137,9 @@ class _ThreadPool:
                 # 3.12 starts no thread any more.
                 self._loops.start_one()
                 worker = start_thread(f"{self._name}-worker-{len(self._workers)}", self._work)
-            except (RuntimeError, OSError):
-                # The system has no more threads or files, or the interpreter is ending.
+            except Exception:
+                # The system has no more threads or files, or the interpreter is ending, or
+                # EXECUTOR_LOOP_FACTORY does not give a loop.
                 if not self._workers and future._refuse():
                     raise
                 self._owed += 1

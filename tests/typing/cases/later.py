@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -29,6 +30,21 @@ def plain(a: int, b: str = "", *, c: bool = False) -> float:
 
 async def coroutine(a: int, b: str = "") -> bytes:
     return b""
+
+
+async def optional() -> int | None:
+    return None
+
+
+async def untyped(*args: Any) -> Any: ...
+
+
+def proxy() -> FutureProxy[int]:
+    return executor.submit(int)
+
+
+def afuture() -> asyncio.Future[int]:
+    raise NotImplementedError
 
 
 def nothing() -> None: ...
@@ -61,6 +77,12 @@ assert_type(executor.submit_after_response(plain, 1), FutureProxy[float])
 assert_type(executor.submit_after_response(plain, a=1, b="", c=True), FutureProxy[float])
 assert_type(executor.submit_after_response(coroutine, 1, b=""), FutureProxy[bytes])
 assert_type(executor.submit_after_response(nothing), FutureProxy[None])
+assert_type(executor.submit_after_response(optional), FutureProxy[int | None])
+assert_type(executor.submit_after_response(untyped, 1), FutureProxy[Any])
+assert_type(executor.submit_after_response(proxy), FutureProxy[int])
+assert_type(executor.submit_after_response(afuture), FutureProxy[int])
+assert_type(executor.submit_after_response(job, 1), FutureProxy[float])
+assert_type(executor.submit_after_response(ajob, 1), FutureProxy[bytes])
 assert_type(executor.submit_after_response(anything, 1), FutureProxy[Any])
 assert_type(executor.using(key="k").submit_after_response(plain, 1), FutureProxy[float])
 assert_type(job.submit_after_response(1, "", c=True), FutureProxy[float])
@@ -85,6 +107,12 @@ assert_type(executor.submit_after_commit(session, plain, 1), FutureProxy[float])
 assert_type(executor.submit_after_commit(session, plain, a=1, c=True), FutureProxy[float])
 assert_type(executor.submit_after_commit(session, coroutine, 1, b=""), FutureProxy[bytes])
 assert_type(executor.submit_after_commit(session, nothing), FutureProxy[None])
+assert_type(executor.submit_after_commit(session, optional), FutureProxy[int | None])
+assert_type(executor.submit_after_commit(session, untyped, 1), FutureProxy[Any])
+assert_type(executor.submit_after_commit(session, proxy), FutureProxy[int])
+assert_type(executor.submit_after_commit(session, afuture), FutureProxy[int])
+assert_type(executor.submit_after_commit(session, job, 1), FutureProxy[float])
+assert_type(executor.submit_after_commit(session, ajob, 1), FutureProxy[bytes])
 assert_type(executor.submit_after_commit(session, anything, 1), FutureProxy[Any])
 assert_type(job.submit_after_commit(session, 1, "", c=True), FutureProxy[float])
 assert_type(ajob.submit_after_commit(session, 1, b=""), FutureProxy[bytes])
