@@ -5,10 +5,14 @@ The only module that reads ``app.config``. Everything is checked here, at ``init
 
 from __future__ import annotations
 
+import asyncio
 import difflib
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from importlib import import_module
+from operator import attrgetter
 from typing import Any
 
 from .callers import levels_to_caller
@@ -43,6 +47,9 @@ class ExecutorConfig:
 
     job_timeout: float | None = None
     """Seconds that a call may take from its start, unless it says otherwise; ``None``: no limit."""
+
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    """Makes those event loops; ``None``: uvloop's if it is installed, else asyncio's own."""
 
     futures_max_length: int | None = None
     """Futures kept by key at most; ``None`` leaves the bound as it is, which is 50 at first."""
@@ -139,11 +146,40 @@ def _type(key: str, value: object) -> str:
     raise ConfigError(key, value, "'thread' or 'process'")
 
 
+def _loop_factory(key: str, value: object) -> object:
+    factory, reason = value, ""
+    if isinstance(value, str):
+        module, _, name = value.partition(":")
+        try:
+            factory = attrgetter(name)(import_module(module))
+        except Exception as error:  # a module may raise anything
+            reason = f" that can be imported ({error})"
+    if not reason and callable(factory) and _takes_no_arguments(factory):
+        return factory
+    raise ConfigError(
+        key,
+        value,
+        "a function without arguments that returns an event loop, or "
+        f"'package.module:function'{reason}",
+    )
+
+
+def _takes_no_arguments(function: Callable[..., object]) -> bool:
+    try:
+        inspect.signature(function).bind()
+    except TypeError:
+        return False
+    except ValueError:  # of compiled code it may be unknown
+        pass
+    return True
+
+
 _PARSERS: dict[str, Callable[[str, object], object]] = {
     "type": _type,
     "max_workers": _count,
     "max_loops": _count,
     "job_timeout": _seconds,
+    "loop_factory": _loop_factory,
     "futures_max_length": _count,
     "push_app_context": _boolean,
     "push_request_context": _boolean,

@@ -16,6 +16,7 @@ __all__ = (
     "JobTimeoutError",
     "NoAppError",
     "NoJobError",
+    "NoRequestError",
     "OutsideContextError",
     "UnpicklableError",
     "WorkerError",
@@ -50,6 +51,16 @@ class NoAppError(ExecutorError, RuntimeError):
 
     def __str__(self) -> str:
         return f"{self.reason}; {self.cure}"
+
+
+class NoRequestError(ExecutorError, RuntimeError):
+    """``submit_after_response()`` was called where no response will follow."""
+
+    def __str__(self) -> str:
+        return (
+            "submit_after_response() needs a request that will have a response; outside of one, "
+            "and in a job, use submit()"
+        )
 
 
 class ExecutorClosedError(ExecutorError, RuntimeError):

@@ -59,11 +59,14 @@ from .calls import (
     name_of,
     running_call,
 )
+from .completion import AsCompleted
 from .config import ExecutorConfig, warn_of_unknown_keys
 from .context import CarryG, ContextRules, ContextSnapshot, current_app_or_none, without_resources
 from .errors import ExecutorClosedError, NoAppError
 from .futures import FutureCollection, FutureKey, FutureProxy, OnDuplicate
 from .jobs import ExecutorJob, JobDecorator
+from .later import HeldCall, Hold, SessionLike, until_commit, until_response_is_over
+from .logs import log_exception
 from .loops import is_async_callable
 
 __all__ = ("Executor", "ExecutorJob", "propagate_exceptions_callback")
@@ -83,6 +86,7 @@ from one that may return an awaitable."""
 P = ParamSpec("P")
 R = TypeVar("R")
 D = TypeVar("D", bound=PlainData)
+F = TypeVar("F", bound=FutureProxy[Any])
 T = TypeVarWithDefault("T", default=Any)
 A1 = TypeVar("A1")
 A2 = TypeVar("A2")
@@ -478,6 +482,108 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         """
         return self._submit_stored(future_key, fn, args, kwargs)
 
+    @overload
+    def submit_after_response(
+        self, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> FutureProxy[R]: ...
+    @overload
+    def submit_after_response(
+        self, fn: Callable[P, D], /, *args: P.args, **kwargs: P.kwargs
+    ) -> FutureProxy[D]: ...
+    @overload
+    def submit_after_response(
+        self, fn: Callable[P, Awaitable[R] | D], /, *args: P.args, **kwargs: P.kwargs
+    ) -> FutureProxy[R | D]: ...
+    @overload
+    def submit_after_response(
+        self, fn: Callable[P, R | Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> FutureProxy[R]: ...
+    def submit_after_response(
+        self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> FutureProxy[Any]:
+        """Like :meth:`submit`, but when the server is done with the response of this request.
+
+        The contexts are captured now, and the key of :meth:`using` is taken now. The future is
+        pending until then, so do not wait for it in the request; ``cancel()`` works. If Flask gives
+        the server no response, it is when the request's contexts end. What goes wrong then, such as
+        :exc:`ExecutorClosedError`, is logged, and raised by the future.
+
+        Raises:
+            NoRequestError: outside of a request, and in a job; a ``RuntimeError``.
+        """
+        hold = until_response_is_over()
+        return self._start(self._capture(), fn, args, kwargs, self._options.key, hold=hold)
+
+    @overload
+    def submit_after_commit(
+        self,
+        session: SessionLike,
+        fn: Callable[P, Awaitable[R]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> FutureProxy[R]: ...
+    @overload
+    def submit_after_commit(
+        self, session: SessionLike, fn: Callable[P, D], /, *args: P.args, **kwargs: P.kwargs
+    ) -> FutureProxy[D]: ...
+    @overload
+    def submit_after_commit(
+        self,
+        session: SessionLike,
+        fn: Callable[P, Awaitable[R] | D],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> FutureProxy[R | D]: ...
+    @overload
+    def submit_after_commit(
+        self,
+        session: SessionLike,
+        fn: Callable[P, R | Awaitable[R]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> FutureProxy[R]: ...
+    def submit_after_commit(
+        self, session: SessionLike, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> FutureProxy[Any]:
+        """Like :meth:`submit`, but when the session has committed its outermost transaction.
+
+        The contexts are captured now, and the key of :meth:`using` is taken now. The future is
+        pending until then; ``cancel()`` works. It is cancelled, and its key is free again, when the
+        transaction, or the SAVEPOINT that is open now, is rolled back or ends without a commit.
+        Call it in the thread that uses the session.
+
+        Args:
+            session: A ``Session`` or ``scoped_session`` of SQLAlchemy 1.4 or later, such as
+                ``db.session`` of Flask-SQLAlchemy.
+            fn: The function; ``args`` and ``kwargs`` are its arguments.
+
+        Raises:
+            TypeError: ``session`` is something else.
+        """
+        hold = until_commit(session)
+        return self._start(self._capture(), fn, args, kwargs, self._options.key, hold=hold)
+
+    @staticmethod
+    def as_completed(futures: Iterable[F], timeout: float | None = None) -> AsyncIterator[F]:
+        """The futures in the order in which they are done, each once, for ``async for``.
+
+        Waiting does not block the loop. The futures may be of several executors. Who stops early,
+        by ``break`` or by an exception, stops waiting; the calls go on.
+
+        Args:
+            futures: Futures that ``submit`` returned.
+            timeout: Seconds from now within which all must be done.
+
+        Raises:
+            TypeError: something else is among the futures.
+            concurrent.futures.TimeoutError: by the iterator, when time is up and it has given out
+                what is done.
+        """
+        return AsCompleted(futures, timeout)
+
     def _submit(
         self,
         key: Any,
@@ -515,6 +621,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         kwargs: dict[str, Any],
         key: Any = None,
         name: str | None = None,
+        hold: Hold | None = None,
     ) -> FutureProxy[Any]:
         if not callable(fn):
             raise TypeError(
@@ -545,6 +652,9 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             self._without_options or self,
             state.limits if self._limits is None else state.limits_with(self._limits),
         )
+        if hold is not None:
+            hold(HeldCall(self, call))
+            return future
         try:
             state.backend(snapshot.app).submit(call)
         except BaseException as error:
@@ -558,6 +668,21 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         if signals.job_submitted.receivers:
             future._announce(signals.job_submitted, snapshot)
         return future
+
+    def _hand_over(self, call: Call[Any]) -> None:
+        """Submit a call that was held. Its future gets the errors, since nobody else is there."""
+        future, snapshot = call.future, call.snapshot
+        try:
+            self._states[snapshot.app].backend(snapshot.app).submit(call)
+        except Exception as error:
+            log_exception(snapshot.app.logger, "background job %r could not be submitted", future)
+            call._let_go()
+            future._fail(error)
+        else:
+            if signals.job_submitted.receivers:
+                future._announce(signals.job_submitted, snapshot)
+        finally:
+            del future  # see FutureProxy.result()
 
     @overload
     def map(

@@ -24,6 +24,7 @@ from typing_extensions import TypeVar as TypeVarWithDefault
 
 from .calls import Backoff
 from .futures import FutureKey, FutureProxy, OnDuplicate
+from .later import SessionLike
 
 __all__ = ("ExecutorJob", "JobDecorator", "Submitter")
 
@@ -51,6 +52,14 @@ class Submitter(Protocol):
     """What a job needs of the executor it belongs to."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> FutureProxy[Any]: ...
+
+    def submit_after_response(
+        self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> FutureProxy[Any]: ...
+
+    def submit_after_commit(
+        self, session: SessionLike, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> FutureProxy[Any]: ...
 
     def _submit_stored(
         self,
@@ -268,6 +277,42 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
     def submit_stored(self, /, future_key: Any, *args: Any, **kwargs: Any) -> FutureProxy[Any]:
         """Run the function and keep its future; see :meth:`Executor.submit_stored`."""
         return self.executor._submit_stored(future_key, self.fn, args, kwargs)
+
+    @overload
+    def submit_after_response(
+        self: ExecutorJob[P, Awaitable[V], T_contra], /, *args: P.args, **kwargs: P.kwargs
+    ) -> FutureProxy[V]: ...
+    @overload
+    def submit_after_response(
+        self: _Async[P2, V], /, *args: P2.args, **kwargs: P2.kwargs
+    ) -> FutureProxy[V]: ...
+    @overload
+    def submit_after_response(self, /, *args: P.args, **kwargs: P.kwargs) -> FutureProxy[R_co]: ...
+    def submit_after_response(self, /, *args: Any, **kwargs: Any) -> FutureProxy[Any]:
+        """Run it after the response; see :meth:`Executor.submit_after_response`."""
+        return self.executor.submit_after_response(self.fn, *args, **kwargs)
+
+    @overload
+    def submit_after_commit(
+        self: ExecutorJob[P, Awaitable[V], T_contra],
+        session: SessionLike,
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> FutureProxy[V]: ...
+    @overload
+    def submit_after_commit(
+        self: _Async[P2, V], session: SessionLike, /, *args: P2.args, **kwargs: P2.kwargs
+    ) -> FutureProxy[V]: ...
+    @overload
+    def submit_after_commit(
+        self, session: SessionLike, /, *args: P.args, **kwargs: P.kwargs
+    ) -> FutureProxy[R_co]: ...
+    def submit_after_commit(
+        self, session: SessionLike, /, *args: Any, **kwargs: Any
+    ) -> FutureProxy[Any]:
+        """Run it after the commit; see :meth:`Executor.submit_after_commit`."""
+        return self.executor.submit_after_commit(session, self.fn, *args, **kwargs)
 
     @overload
     def map(

@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
+from importlib import import_module
 from types import FunctionType
 from typing import Any, TypeVar
 
@@ -47,8 +48,14 @@ def is_async_callable(fn: Callable[..., object]) -> bool:
 class LoopPool:
     """Loop threads, started one by one as they are needed. Every method is thread-safe."""
 
-    def __init__(self, name: str, max_loops: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        max_loops: int,
+        new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    ) -> None:
         self._name = name
+        self._new_loop = new_loop or _new_loop_of_uvloop_or_asyncio
         self._max_loops = max_loops
         self._lock = threading.RLock()  # reentrant: a finalizer may shut down while it is held
         self._threads: list[_LoopThread] = []  # guarded by _lock; only grows
@@ -98,7 +105,8 @@ class LoopPool:
 
     def _start_another(self) -> None:
         try:
-            thread = _LoopThread(f"{self._name}-loop-{len(self._threads)}", self._name)
+            thread_name = f"{self._name}-loop-{len(self._threads)}"
+            thread = _LoopThread(thread_name, self._name, self._new_loop)
         except (RuntimeError, OSError):  # the system has no more threads or files, or it is the end
             if not self._threads:
                 raise
@@ -172,10 +180,12 @@ class _Bridge:
 class _LoopThread:
     """One event loop and the thread that runs it."""
 
-    def __init__(self, name: str, pool_name: str) -> None:
+    def __init__(
+        self, name: str, pool_name: str, new_loop: Callable[[], asyncio.AbstractEventLoop]
+    ) -> None:
         # In a context of its own: the loop keeps the one that it is made in as long as it lives,
         # and we are called from a view.
-        self.loop = Context().run(asyncio.new_event_loop)
+        self.loop = Context().run(_made_by, new_loop)
         self._pool_name = pool_name
         self._inbox = LoopInbox(self.loop)
         self._refusing = False  # these two are set once, and never unset
@@ -306,6 +316,25 @@ def _refuse_to_block(future: FutureProxy[Any], timeout: float | None) -> None:
         "which would stop the event loop that runs this job and may have to run that one; "
         "use 'await future'",
     )
+
+
+def _new_loop_of_uvloop_or_asyncio() -> asyncio.AbstractEventLoop:
+    """What makes event loops unless ``EXECUTOR_LOOP_FACTORY`` says otherwise."""
+    try:
+        uvloop: Any = import_module("uvloop")
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+def _made_by(new_loop: Callable[[], object]) -> asyncio.AbstractEventLoop:
+    loop = new_loop()
+    if not isinstance(loop, asyncio.AbstractEventLoop) or loop.is_running() or loop.is_closed():
+        raise TypeError(
+            f"EXECUTOR_LOOP_FACTORY: {new_loop!r} returned {loop!r}: expected a new event loop"
+        )
+    return loop
 
 
 async def _settle(outcome: FutureProxy[R], awaitable: Awaitable[R]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import inspect
 import warnings
@@ -39,6 +40,8 @@ def test_defaults() -> None:
         type="thread",
         max_workers=None,
         max_loops=1,
+        job_timeout=None,
+        loop_factory=None,
         futures_max_length=None,
         push_app_context=True,
         push_request_context=True,
@@ -49,7 +52,7 @@ def test_defaults() -> None:
 
 def test_every_setting_is_tested_here() -> None:
     fields = {field.name for field in dataclasses.fields(ExecutorConfig)}
-    assert fields == {"type", *COUNTS, *BOOLEANS}
+    assert fields == {"type", "job_timeout", "loop_factory", *COUNTS, *BOOLEANS}
 
 
 def test_config_cannot_be_changed() -> None:
@@ -83,13 +86,16 @@ def test_types(value: str) -> None:
     assert parsed("type", value) == value
 
 
-@pytest.mark.parametrize("field", ["type", *COUNTS, *BOOLEANS])
+@pytest.mark.parametrize("field", ["type", "job_timeout", "loop_factory", *COUNTS, *BOOLEANS])
 def test_none_means_not_set(field: str) -> None:
     assert parsed(field, None) == getattr(ExecutorConfig(), field)
 
 
 # The eleven that Flask-Executor accepted, or refused without naming the key.
 WHOLE_NUMBER = "a whole number, 1 or more, or None for the default"
+LOOP_FACTORY = (
+    "a function without arguments that returns an event loop, or 'package.module:function'"
+)
 BOOLEAN = "a boolean (True, False, or 'true', 'yes', 'on', '1' and so on)"
 BAD: list[tuple[str, object, str]] = [
     ("max_workers", 0, f"EXECUTOR_MAX_WORKERS=0 (int): expected {WHOLE_NUMBER}"),
@@ -104,6 +110,15 @@ BAD: list[tuple[str, object, str]] = [
         f"EXECUTOR_FUTURES_MAX_LENGTH='2.5' (str): expected {WHOLE_NUMBER}",
     ),
     ("type", "threads", "EXECUTOR_TYPE='threads' (str): expected 'thread' or 'process'"),
+    ("loop_factory", 5, f"EXECUTOR_LOOP_FACTORY=5 (int): expected {LOOP_FACTORY}"),
+    (
+        "loop_factory",
+        "no_such_module:make",
+        (
+            "EXECUTOR_LOOP_FACTORY='no_such_module:make' (str): expected "
+            f"{LOOP_FACTORY} that can be imported (No module named 'no_such_module')"
+        ),
+    ),
     (
         "push_app_context",
         "maybe",
@@ -152,6 +167,49 @@ def test_ambiguous_booleans_are_refused(field: str, value: object) -> None:
 def test_unknown_types_are_refused(value: object) -> None:
     with pytest.raises(ConfigError, match=r"^EXECUTOR_TYPE="):
         parsed("type", value)
+
+
+class Factories:
+    @staticmethod
+    def make() -> asyncio.AbstractEventLoop:
+        return asyncio.new_event_loop()
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [(1, 1.0), (0.5, 0.5), ("2.5", 2.5), ("inf", float("inf"))]
+)
+def test_time_limit_is_a_number_of_seconds(value: object, seconds: float) -> None:
+    assert parsed("job_timeout", value) == seconds
+
+
+def test_loop_factory_is_a_function_or_its_name() -> None:
+    assert parsed("loop_factory", asyncio.new_event_loop) is asyncio.new_event_loop
+    assert parsed("loop_factory", "asyncio:new_event_loop") is asyncio.new_event_loop
+    assert parsed("loop_factory", "asyncio:SelectorEventLoop") is asyncio.SelectorEventLoop
+    named = f"{__name__}:Factories.make"
+    assert parsed("loop_factory", named) is Factories.make
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "asyncio",
+        "asyncio:",
+        ":new_event_loop",
+        "asyncio:no_such_name",
+        "asyncio.new_event_loop",
+        "asyncio:sleep",  # it needs an argument
+        "os:sep",
+        asyncio.sleep,
+        5,
+        True,
+        ["asyncio:new_event_loop"],
+    ],
+)
+def test_what_makes_no_loop_is_refused(value: object) -> None:
+    with pytest.raises(ConfigError, match=r"^EXECUTOR_LOOP_FACTORY="):
+        parsed("loop_factory", value)
 
 
 def test_named_executor_reads_keys_with_its_name_and_no_others() -> None:

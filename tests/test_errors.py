@@ -19,6 +19,7 @@ from flask_executor_typed.errors import (
     JobTimeoutError,
     NoAppError,
     NoJobError,
+    NoRequestError,
     OutsideContextError,
     UnpicklableError,
     WorkerError,
@@ -53,6 +54,14 @@ ERRORS: list[tuple[ExecutorError, type[Exception], str]] = [
         NoJobError(),
         RuntimeError,
         "there is no current job here; current_job works in functions that an executor runs",
+    ),
+    (
+        NoRequestError(),
+        RuntimeError,
+        (
+            "submit_after_response() needs a request that will have a response; outside of one, "
+            "and in a job, use submit()"
+        ),
     ),
     (
         ExecutorClosedError("mail_executor"),

@@ -856,6 +856,29 @@ def test_amap_gives_results_in_the_order_of_the_items(
     assert results == [double(number) for number in range(50)]
 
 
+@doubles
+def test_amap_with_a_buffersize_never_submits_further_ahead(
+    executor: Executor, fn: Callable[[int], Any]
+) -> None:
+    taken: list[int] = []
+
+    def endless() -> Iterator[int]:
+        for number in itertools.count():
+            taken.append(number)
+            yield number
+
+    async def main() -> None:
+        results: Any = executor.amap(fn, endless(), buffersize=3)
+        assert taken == [0, 1, 2]
+        assert await results.__anext__() == 0
+        assert taken == [0, 1, 2, 3]
+        assert await results.__anext__() == 2
+        assert taken == [0, 1, 2, 3, 4]
+        await results.aclose()
+
+    asyncio.run(main())
+
+
 def test_amap_takes_several_iterables_and_ends_with_the_shortest(executor: Executor) -> None:
     assert asyncio.run(listed(executor.amap(add, [1, 2, 3], itertools.count(10)))) == [11, 13, 15]
     assert asyncio.run(listed(executor.amap(add_async, [1, 2], [10, 20, 30]))) == [11, 22]

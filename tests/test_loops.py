@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib.util
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import wait
 from contextvars import ContextVar
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -195,19 +197,23 @@ def test_twenty_thousand_sleepers_need_one_thread(app: Flask) -> None:
 
 
 def test_loop_that_cannot_be_made_is_an_error_for_the_submitter_and_no_hang(
-    app: Flask, monkeypatch: pytest.MonkeyPatch
+    app: Flask,
 ) -> None:
-    def no_more_files() -> asyncio.AbstractEventLoop:
-        raise OSError(24, "Too many open files")
+    no_more_files = True
 
+    def new_loop() -> asyncio.AbstractEventLoop:
+        if no_more_files:
+            raise OSError(24, "Too many open files")
+        return asyncio.new_event_loop()
+
+    app.config["EXECUTOR_LOOP_FACTORY"] = new_loop
     ran: list[int] = []
     with Executor(app) as executor:
-        with monkeypatch.context() as patch:
-            patch.setattr(asyncio, "new_event_loop", no_more_files)
-            with pytest.raises(OSError, match="Too many open files"):
-                executor.submit(double, 1)
-            with pytest.raises(OSError, match="Too many open files"):
-                executor.submit(ran.append, 1)
+        with pytest.raises(OSError, match="Too many open files"):
+            executor.submit(double, 1)
+        with pytest.raises(OSError, match="Too many open files"):
+            executor.submit(ran.append, 1)
+        no_more_files = False
         assert executor.submit(double, 1).result(TIMEOUT) == 2
         assert executor.submit(this_thread).result(TIMEOUT).name == "executor-worker-0"
     assert ran == []
@@ -263,6 +269,94 @@ def test_worker_that_starts_when_no_second_loop_can_be_made_uses_the_first(
     monkeypatch.undo()
     gate.open()
     in_time(executor.shutdown)
+
+
+made: list[asyncio.AbstractEventLoop] = []
+
+
+def make_loop() -> asyncio.AbstractEventLoop:
+    made.append(asyncio.SelectorEventLoop())
+    return made[-1]
+
+
+@pytest.fixture
+def _nothing_made() -> Iterator[None]:
+    made.clear()
+    yield
+    made.clear()
+
+
+@pytest.mark.usefixtures("_nothing_made")
+@pytest.mark.parametrize("factory", [make_loop, f"{__name__}:make_loop"], ids=["function", "name"])
+def test_loops_are_made_by_the_loop_factory_and_closed_at_the_end(
+    app: Flask, factory: object
+) -> None:
+    app.config["EXECUTOR_LOOP_FACTORY"] = factory
+    app.config["EXECUTOR_MAX_LOOPS"] = 2
+    gate = Gate()
+    with Executor(app) as executor:
+        assert made == []  # no loop before the first call
+        waiting = executor.submit(gate.wait)
+        gate.until_waited_for()
+        assert executor.submit(running_loop).result(TIMEOUT) is made[1]
+        gate.open()
+        waiting.result(TIMEOUT)
+        assert executor.submit(async_to_sync(running_loop)).result(TIMEOUT) in made
+    assert len(made) == 2
+    assert all(loop.is_closed() for loop in made)
+
+
+def test_loops_are_those_of_uvloop_where_it_is_installed(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if importlib.util.find_spec("uvloop") is None:
+        installed = ModuleType("uvloop")
+        monkeypatch.setattr(installed, "new_event_loop", asyncio.SelectorEventLoop, raising=False)
+        monkeypatch.setitem(sys.modules, "uvloop", installed)
+        kind: type = asyncio.SelectorEventLoop
+        monkeypatch.setattr(asyncio, "new_event_loop", None)
+    else:
+        kind = importlib.import_module("uvloop").Loop
+    with Executor(app) as executor:
+        assert type(executor.submit(running_loop).result(TIMEOUT)) is kind
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["not installed", "asked for asyncio's"])
+def test_loops_are_those_of_asyncio_otherwise(
+    app: Flask, monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    if asked:
+        app.config["EXECUTOR_LOOP_FACTORY"] = "asyncio:new_event_loop"
+    else:
+        monkeypatch.setitem(sys.modules, "uvloop", None)
+    with Executor(app) as executor:
+        loop = executor.submit(running_loop).result(TIMEOUT)
+    assert type(loop).__module__.startswith("asyncio.")
+
+
+@pytest.mark.parametrize("given", [None, "running", "closed"])
+def test_factory_that_makes_no_new_loop_is_an_error_of_submit_and_no_hang(
+    app: Flask, given: object
+) -> None:
+    closed = asyncio.new_event_loop()
+    closed.close()
+    with Executor(app, name="other") as other:
+        running = other.submit(running_loop).result(TIMEOUT)
+        loop = {"running": running, "closed": closed}.get(str(given))
+
+        def factory() -> object:
+            return loop
+
+        app.config["EXECUTOR_LOOP_FACTORY"] = factory
+        with Executor(app) as executor:
+            for fn in (running_loop, this_thread):
+                with pytest.raises(TypeError, match="expected a new event loop") as caught:
+                    executor.submit(fn)
+                assert str(caught.value) == (
+                    f"EXECUTOR_LOOP_FACTORY: {factory!r} returned {loop!r}: "
+                    "expected a new event loop"
+                )
+        assert other.submit(double, 1).result(TIMEOUT) == 2
 
 
 # asgiref's bridges

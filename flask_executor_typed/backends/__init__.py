@@ -33,7 +33,7 @@ def open_backend(config: ExecutorConfig, name: str) -> Backend:
 
         backend = ProcessBackend(name, max_workers)
     else:
-        backend = ThreadBackend(name, max_workers, config.max_loops)
+        backend = ThreadBackend(name, max_workers, config.max_loops, config.loop_factory)
     close_at_exit(backend)
     return backend
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 from collections import deque
+from collections.abc import Callable
 from enum import Enum
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -22,8 +24,14 @@ __all__ = ("ThreadBackend",)
 class ThreadBackend:
     """Threads of this process. A job's contexts, arguments and result never leave it."""
 
-    def __init__(self, name: str, max_workers: int, max_loops: int) -> None:
-        self._loops = LoopPool(name, max_loops)
+    def __init__(
+        self,
+        name: str,
+        max_workers: int,
+        max_loops: int,
+        loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    ) -> None:
+        self._loops = LoopPool(name, max_loops, loop_factory)
         self._pool = _ThreadPool(name, max_workers, self._loops)
 
     @property
@@ -114,8 +122,9 @@ class _ThreadPool:
                 # 3.12 starts no thread any more.
                 self._loops.start_one()
                 worker = start_thread(f"{self._name}-worker-{len(self._workers)}", self._work)
-            except (RuntimeError, OSError):
-                # The system has no more threads or files, or the interpreter is ending.
+            except Exception:
+                # The system has no more threads or files, or the interpreter is ending, or
+                # EXECUTOR_LOOP_FACTORY does not give a loop.
                 if not self._workers and future._refuse():
                     raise
                 self._owed += 1

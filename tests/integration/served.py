@@ -9,7 +9,7 @@ import time
 from contextvars import ContextVar
 from pathlib import Path
 
-from flask import Flask, Response, current_app, g, jsonify, request
+from flask import Flask, Response, current_app, g, jsonify, request, stream_with_context
 from flask.typing import ResponseReturnValue
 
 from flask_executor_typed import Executor
@@ -133,6 +133,31 @@ def write() -> ResponseReturnValue:
     write_after.submit(float(request.args["seconds"]), request.args["path"] + ".sync")
     write_after_async.submit(float(request.args["seconds"]), request.args["path"] + ".async")
     return {}, 202
+
+
+LARGE = 64 * 1024 * 1024
+"""Bytes that no socket takes before its client reads some of them."""
+
+
+@app.get("/large/<how>")
+def large(how: str) -> ResponseReturnValue:
+    executor.using(key=how).submit_after_response(time.sleep, 0)
+    if how == "plain":
+        return bytes(LARGE)
+    pieces = (bytes(LARGE // 64) for _ in range(64))
+    return Response(stream_with_context(pieces))
+
+
+@app.get("/large/<how>/status")
+def status(how: str) -> ResponseReturnValue:
+    executor.submit(time.sleep, 0).result()  # a job that was submitted has begun now
+    return {"status": executor.futures.status(how)}
+
+
+@app.get("/large/<how>/end")
+def end(how: str) -> ResponseReturnValue:
+    executor.futures.result(how, timeout=30)
+    return {"status": executor.futures.status(how)}
 
 
 # Used before gunicorn forks, if the app is loaded then (--preload): the threads of this executor

@@ -106,3 +106,19 @@ def test_accepted_jobs_run_to_their_end_when_the_server_is_told_to_stop(
     stop_cleanly(server)
     assert (tmp_path / "file.sync").read_text("utf-8") == "written"
     assert (tmp_path / "file.async").read_text("utf-8") == "written"
+
+
+@pytest.mark.parametrize("how", ["plain", "streamed"])
+def test_job_submitted_after_the_response_starts_when_the_client_has_the_whole_answer(
+    serve: ServerFactory, how: str
+) -> None:
+    server = serve("--threads", "4")
+    received = 0
+    url = f"{server.url}/large/{how}"
+    with httpx.stream("GET", url, timeout=PATIENCE, trust_env=False) as answer:
+        assert get(server, f"/large/{how}/status").json() == {"status": "pending"}
+        for piece in answer.iter_bytes():
+            received += len(piece)
+    assert received == 64 * 1024 * 1024
+    assert get(server, f"/large/{how}/end").json() == {"status": "succeeded"}
+    stop_cleanly(server)

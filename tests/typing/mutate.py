@@ -118,6 +118,41 @@ MUTATIONS = (
         "",
         _method("submit"),
     ),
+    # -- Executor.submit_after_response and submit_after_commit
+    Mutation(
+        "submit_after_response: no overload for what is awaitable",
+        "executor.py",
+        _overload("submit_after_response", _AWAITABLE),
+        "",
+    ),
+    Mutation(
+        "submit_after_response: loses the parameters",
+        "executor.py",
+        r"P\.k?w?args",
+        "Any",
+        _method("submit_after_response"),
+    ),
+    Mutation(
+        "submit_after_commit: no overload for what is awaitable",
+        "executor.py",
+        _overload("submit_after_commit", _AWAITABLE),
+        "",
+    ),
+    Mutation(
+        "submit_after_commit: anything is a session",
+        "executor.py",
+        r"session: SessionLike",
+        "session: object",
+        _method("submit_after_commit"),
+    ),
+    # -- Executor.as_completed
+    Mutation(
+        "as_completed: gives futures of anything",
+        "executor.py",
+        r"-> AsyncIterator\[F\]",
+        "-> AsyncIterator[FutureProxy[Any]]",
+        _method("as_completed"),
+    ),
     # -- Executor.submit_stored
     Mutation(
         "submit_stored: no overload for typed keys",
@@ -288,6 +323,21 @@ MUTATIONS = (
         "jobs.py",
         r"\*\*kwargs: P\d?\.kwargs",
         "**kwargs: Any",
+        r"(?s)class ExecutorJob\(.*",
+    ),
+    Mutation(
+        "a job's submit_after_response: no overload for what is awaitable",
+        "jobs.py",
+        _overload("submit_after_response", r"Awaitable\[V\]")
+        + "|"
+        + _overload("submit_after_response", r"_Async\[P2, V\]"),
+        "",
+    ),
+    Mutation(
+        "a job's submit_after_commit: anything is a session",
+        "jobs.py",
+        r"session: SessionLike",
+        "session: object",
         r"(?s)class ExecutorJob\(.*",
     ),
     Mutation(

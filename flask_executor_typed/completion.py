@@ -1,0 +1,110 @@
+"""Futures in the order in which they are done, for ``async for``.
+
+The only module that watches many futures at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any, Generic, TypeVar
+
+from typing_extensions import Self
+
+from .futures import FutureProxy, LoopInbox, _inbox_of_running_loop
+
+__all__ = ("AsCompleted",)
+
+F = TypeVar("F", bound=FutureProxy[Any])
+
+
+class AsCompleted(AsyncIterator[F]):
+    """Gives each future once, when it is done. Not a generator: ``break`` ends it there and then.
+
+    A generator that is left early is closed by its loop, some time later, and one that waits
+    cannot go on after ``asyncio.wait_for(anext(...))`` gave up.
+    """
+
+    def __init__(self, futures: Iterable[F], timeout: float | None) -> None:
+        self._left: dict[F, None] = {}  # an ordered set: which were not given out yet
+        self._arrivals: _Arrivals[F] = _Arrivals()
+        self._timeout = timeout
+        self._end = None if timeout is None else timeout + time.monotonic()
+        given: list[Any] = list(futures)
+        for future in given:
+            if not isinstance(future, FutureProxy):
+                raise TypeError(
+                    f"as_completed() got {future!r}: expected futures that submit() returned"
+                )
+        self._left = dict.fromkeys(given)
+        self._count = len(self._left)
+        done = [future for future in self._left if not future._watch(self._arrivals, first=True)]
+        done.sort(key=lambda future: future._finished, reverse=True)
+        self._arrivals.done.extendleft(done)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> F:
+        if not self._left:
+            raise StopAsyncIteration
+        arrivals = self._arrivals
+        while not arrivals.done:
+            seconds = None if self._end is None else self._end - time.monotonic()
+            if seconds is not None and seconds <= 0:
+                left = len(self._left)
+                self._forget()
+                raise FutureTimeoutError(
+                    f"{left} of {self._count} futures are not done after {self._timeout} seconds"
+                )
+            await arrivals.wait(seconds)
+        future = arrivals.done.popleft()
+        del self._left[future]
+        return future
+
+    def __del__(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
+        for future in self._left:
+            future._take(self._arrivals)
+        self._left = {}
+
+
+class _Arrivals(Generic[F]):
+    """What is done and was not given out yet. The futures' watcher; they do not keep the iterator.
+
+    No lock: a worker adds a future before it looks for who waits, and who waits says so before it
+    looks for a future. Whoever is second sees what the other did.
+    """
+
+    def __init__(self) -> None:
+        self.done: deque[F] = deque()
+        self._waiter: tuple[LoopInbox, asyncio.Future[None]] | None = None
+
+    def __call__(self, future: Any) -> None:
+        self.done.append(future)
+        if (waiter := self._waiter) is not None:
+            inbox, woken = waiter
+            inbox.post(_wake, woken)  # False: the loop is closed, and nobody waits there any more
+
+    async def wait(self, timeout: float | None) -> None:
+        """Wait until something is done, or ``timeout`` seconds."""
+        if self._waiter is not None:
+            raise RuntimeError("another task waits for the next of these futures already")
+        loop, inbox = _inbox_of_running_loop()
+        woken = loop.create_future()
+        self._waiter = inbox, woken
+        try:
+            if not self.done:
+                await asyncio.wait([woken], timeout=timeout)
+        finally:
+            self._waiter = None
+
+
+def _wake(woken: asyncio.Future[None]) -> None:
+    if not woken.done():
+        woken.set_result(None)

@@ -1,0 +1,778 @@
+"""Calls that wait for the end of the response, or for a commit."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import (
+    Flask,
+    Request,
+    Response,
+    after_this_request,
+    g,
+    request,
+    send_file,
+    stream_with_context,
+)
+from werkzeug.test import EnvironBuilder, run_wsgi_app
+
+from flask_executor_typed import (
+    Executor,
+    ExecutorClosedError,
+    FutureProxy,
+    NoRequestError,
+    UnpicklableError,
+    job_submitted,
+)
+
+from .conftest import TIMEOUT
+
+TEXT_OF_NO_REQUEST = (
+    "submit_after_response() needs a request that will have a response; outside of one, "
+    "and in a job, use submit()"
+)
+
+
+class Answer:
+    """What an app gives to its server, which takes it piece by piece."""
+
+    def __init__(self, app: Flask, path: str, method: str = "GET") -> None:
+        environ = EnvironBuilder(path=path, method=method).get_environ()
+        body, self.status, _ = run_wsgi_app(app, environ)
+        self._body: Any = body
+
+    def read(self) -> bytes:
+        return b"".join(self._body)
+
+    def close(self) -> None:
+        self._body.close()
+
+
+Views = dict[str, Callable[[], Any]]
+
+
+def add_views(app: Flask, views: Views) -> None:
+    for path, view in views.items():
+        app.add_url_rule(f"/{path}", path, view)
+
+
+# -- after the response ----------------------------------------------------------------------------
+
+
+def visitor() -> tuple[str, str]:
+    return request.args["name"], g.name
+
+
+async def visitor_async() -> tuple[str, str]:
+    return visitor()
+
+
+@pytest.mark.parametrize("fn", [visitor, visitor_async])
+def test_call_starts_when_the_response_is_closed_with_the_contexts_of_the_view(
+    app: Flask, executor: Executor, fn: Callable[[], Any]
+) -> None:
+    futures: list[FutureProxy[Any]] = []
+
+    @app.route("/")
+    def view() -> str:
+        g.name = "Bob"
+        futures.append(executor.submit_after_response(fn))
+        return "done"
+
+    answer = Answer(app, "/?name=Ann")
+    assert answer.read() == b"done"
+    executor.submit(int).result(TIMEOUT)
+    assert futures[0].status == "pending"
+    answer.close()
+    assert futures[0].result(TIMEOUT) == ("Ann", "Bob")
+
+
+def test_calls_start_in_the_order_in_which_they_were_submitted(app: Flask) -> None:
+    app.config["EXECUTOR_MAX_WORKERS"] = 1
+    order: list[int] = []
+    with Executor(app) as executor:
+
+        @app.route("/")
+        def view() -> str:
+            for number in range(10):
+                executor.submit_after_response(order.append, number)
+            return ""
+
+        Answer(app, "/").close()
+    assert order == list(range(10))
+
+
+def test_call_waits_for_the_end_of_a_streamed_response(app: Flask, executor: Executor) -> None:
+    futures: list[FutureProxy[int]] = []
+
+    @app.route("/")
+    def view() -> Response:
+        futures.append(executor.submit_after_response(int, "1"))
+
+        def pieces() -> Iterator[str]:
+            for number in range(3):
+                yield f"{number}{request.args['name']}{futures[0].status} "
+
+        return Response(stream_with_context(pieces()))
+
+    answer = Answer(app, "/?name=Ann")
+    assert answer.read() == b"0Annpending 1Annpending 2Annpending "
+    assert futures[0].status == "pending"
+    answer.close()
+    assert futures[0].result(TIMEOUT) == 1
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_call_waits_for_the_end_of_a_sent_file(
+    app: Flask, executor: Executor, method: str, tmp_path: Path
+) -> None:
+    futures: list[FutureProxy[int]] = []
+    file = tmp_path / "file"
+    file.write_bytes(b"content")
+
+    @app.route("/")
+    def view() -> Response:
+        futures.append(executor.submit_after_response(int, "1"))
+        return send_file(file)
+
+    answer = Answer(app, "/", method)
+    assert answer.read() == (b"content" if method == "GET" else b"")
+    assert futures[0].status == "pending"
+    answer.close()
+    assert futures[0].result(TIMEOUT) == 1
+
+
+def test_call_waits_for_the_end_of_an_error_page(app: Flask, executor: Executor) -> None:
+    futures: list[FutureProxy[int]] = []
+
+    @app.route("/")
+    def view() -> str:
+        futures.append(executor.submit_after_response(int, "1"))
+        raise KeyError("view")
+
+    answer = Answer(app, "/")
+    assert answer.status.startswith("500")
+    assert futures[0].status == "pending"
+    answer.close()
+    assert futures[0].result(TIMEOUT) == 1
+
+
+def test_call_starts_at_the_end_of_the_request_when_the_server_gets_no_response(
+    app: Flask, executor: Executor
+) -> None:
+    app.config["PROPAGATE_EXCEPTIONS"] = True
+    futures: list[FutureProxy[int]] = []
+
+    @app.route("/")
+    def view() -> str:
+        futures.append(executor.submit_after_response(int, "1"))
+        raise KeyError("view")
+
+    with pytest.raises(KeyError):
+        Answer(app, "/")
+    assert futures[0].result(TIMEOUT) == 1
+    with app.test_request_context():
+        future = executor.submit_after_response(int, "2")
+        assert future.status == "pending"
+    assert future.result(TIMEOUT) == 2
+
+
+def test_call_starts_at_the_end_of_the_request_when_another_response_took_the_place(
+    app: Flask, executor: Executor
+) -> None:
+    futures: list[FutureProxy[int]] = []
+
+    @app.route("/")
+    def view() -> str:
+        futures.append(executor.submit_after_response(int, "1"))
+        return "first"
+
+    @app.after_request
+    def replace(response: Response) -> Response:
+        return app.response_class("second")
+
+    answer = Answer(app, "/")
+    assert answer.read() == b"second"
+    assert futures[0].result(TIMEOUT) == 1
+    answer.close()
+
+
+def test_call_of_a_failed_after_request_function_waits_for_its_error_page(
+    app: Flask, executor: Executor
+) -> None:
+    futures: list[FutureProxy[int]] = []
+
+    @app.route("/")
+    def view() -> str:
+        futures.append(executor.submit_after_response(int, "1"))
+
+        @after_this_request
+        def fail(response: Response) -> Response:
+            if response.status_code == 200:
+                raise KeyError("after")
+            return response
+
+        return "fine"
+
+    answer = Answer(app, "/")
+    assert answer.status.startswith("500")
+    answer.close()
+    assert futures[0].result(TIMEOUT) == 1
+
+
+def test_request_that_submits_is_closed_once_like_any_other(app: Flask, executor: Executor) -> None:
+    closed: list[str] = []
+
+    class ClosedRequest(Request):
+        def close(self) -> None:
+            closed.append(self.path)
+            super().close()
+
+    app.request_class = ClosedRequest
+    futures: list[FutureProxy[int]] = []
+
+    def view() -> str:
+        futures.append(executor.submit_after_response(int, "1"))
+        return ""
+
+    add_views(app, {"one": view, "none": str})
+    for path in ("/one", "/none"):
+        Answer(app, path).close()
+    futures[0].result(TIMEOUT)
+    executor.shutdown()
+    assert [path for path in closed if path == "/none"] == ["/none"]
+    assert [path for path in closed if path == "/one"][:1] == ["/one"]
+
+
+@pytest.mark.parametrize("in_job", [False, True], ids=["outside", "in a job"])
+def test_where_no_response_will_follow_it_is_an_error(
+    app: Flask, executor: Executor, in_job: bool
+) -> None:
+    def late() -> object:
+        return executor.using(key="key").submit_after_response(int)
+
+    context = app.test_request_context() if in_job else app.app_context()
+    with context, pytest.raises(NoRequestError) as caught:
+        _ = executor.submit(late).result(TIMEOUT) if in_job else late()
+    assert str(caught.value) == TEXT_OF_NO_REQUEST
+    assert len(executor.futures) == 0
+
+
+def test_cancelled_call_never_starts(app: Flask, executor: Executor) -> None:
+    ran: list[int] = []
+
+    @app.route("/")
+    def view() -> str:
+        assert executor.submit_after_response(ran.append, 1).cancel()
+        executor.submit_after_response(ran.append, 2)
+        return ""
+
+    Answer(app, "/").close()
+    executor.shutdown()
+    assert ran == [2]
+
+
+def test_key_is_taken_at_once_and_can_be_joined(app: Flask, executor: Executor) -> None:
+    @app.route("/")
+    def view() -> str:
+        once = executor.using(key="report", on_duplicate="join")
+        first, second = once.submit_after_response(int, "1"), once.submit_after_response(int, "2")
+        assert first is second is executor.futures.get("report")
+        assert first.key == "report"
+        return ""
+
+    Answer(app, "/").close()
+    assert executor.futures.result("report", TIMEOUT) == 1
+
+
+def test_call_whose_response_is_never_closed_is_cancelled_and_said_so(
+    app: Flask, executor: Executor, caplog: pytest.LogCaptureFixture
+) -> None:
+    futures: list[FutureProxy[int]] = []
+
+    @app.route("/")
+    def view() -> str:
+        futures.append(executor.using(key="key", name="job").submit_after_response(int))
+        return ""
+
+    answer = Answer(app, "/")
+    del answer
+    gc.collect()
+    assert futures[0].status == "cancelled"
+    assert executor.futures.get("key") is None
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"background job job [{futures[0].id}] was not submitted: "
+        "its response was never closed; a test client's is by response.close()"
+    )
+
+
+def test_executor_that_is_closed_by_then_is_an_error_of_the_future_that_is_logged(
+    app: Flask, executor: Executor, caplog: pytest.LogCaptureFixture
+) -> None:
+    futures: list[FutureProxy[int]] = []
+
+    @app.route("/")
+    def view() -> str:
+        futures.append(executor.submit_after_response(int))
+        return ""
+
+    answer = Answer(app, "/")
+    executor.shutdown()
+    with caplog.at_level(logging.ERROR, app.logger.name):
+        answer.close()
+    assert isinstance(futures[0].exception(TIMEOUT), ExecutorClosedError)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("background job <FutureProxy int")
+    assert record.getMessage().endswith("could not be submitted")
+
+
+def test_job_submitted_is_announced_when_the_call_is_handed_over(
+    app: Flask, executor: Executor
+) -> None:
+    pytest.importorskip("blinker")
+    announced: list[FutureProxy[Any]] = []
+
+    def hear(sender: object, future: FutureProxy[Any], **extra: object) -> None:
+        announced.append(future)
+
+    @app.route("/")
+    def view() -> str:
+        futures.append(executor.submit_after_response(int))
+        return ""
+
+    futures: list[FutureProxy[int]] = []
+    with job_submitted.connected_to(hear, app):
+        answer = Answer(app, "/")
+        assert announced == []
+        answer.close()
+    assert announced == futures
+
+
+def test_job_submits_itself_after_the_response(app: Flask, executor: Executor) -> None:
+    futures: list[FutureProxy[str]] = []
+
+    class Report:
+        @executor.job
+        def plain(self, text: str, *, end: str = "") -> str:
+            return text + end
+
+        @executor.job
+        async def coroutine(self, text: str, *, end: str = "") -> str:
+            return text + end
+
+    @app.route("/")
+    def view() -> str:
+        futures.extend(
+            job.using(name="report").submit_after_response("a", end="b")
+            for job in (Report().plain, Report().coroutine)
+        )
+        return ""
+
+    answer = Answer(app, "/")
+    assert [future.status for future in futures] == ["pending", "pending"]
+    answer.close()
+    assert [future.result(TIMEOUT) for future in futures] == ["ab", "ab"]
+    assert [future.name for future in futures] == ["report", "report"]
+
+
+def test_call_waits_in_an_async_view_too(app: Flask, executor: Executor) -> None:
+    futures: list[FutureProxy[int]] = []
+
+    @app.route("/")
+    async def view() -> str:
+        futures.append(executor.submit_after_response(int, "1"))
+        return ""
+
+    answer = Answer(app, "/")
+    assert futures[0].status == "pending"
+    answer.close()
+    assert futures[0].result(TIMEOUT) == 1
+
+
+@pytest.mark.parametrize("fn", [int, lambda: 0], ids=["fine", "unpicklable"])
+def test_processes_get_the_call_after_the_response(
+    app: Flask, fn: Callable[[], int], caplog: pytest.LogCaptureFixture
+) -> None:
+    app.config["EXECUTOR_TYPE"] = "process"
+    app.config["EXECUTOR_MAX_WORKERS"] = 1
+    futures: list[FutureProxy[int]] = []
+    with Executor(app) as executor:
+
+        @app.route("/")
+        def view() -> str:
+            futures.append(executor.submit_after_response(fn))
+            return ""
+
+        answer = Answer(app, "/")
+        assert futures[0].status == "pending"
+        answer.close()
+        if fn is int:
+            assert futures[0].result(6 * TIMEOUT) == 0
+        else:
+            assert isinstance(futures[0].exception(TIMEOUT), UnpicklableError)
+            assert len(caplog.records) == 1
+
+
+def test_requests_that_submitted_after_their_response_leave_nothing_behind(
+    app: Flask, executor: Executor
+) -> None:
+    class Thing:
+        """Something that a request and its call hold."""
+
+    @app.route("/")
+    def view() -> str:
+        g.thing = Thing()
+        executor.submit_after_response(int)
+        return ""
+
+    for _ in range(5):
+        Answer(app, "/").close()
+    executor.shutdown()
+    gc.collect()
+    assert not any(isinstance(each, Thing) for each in gc.get_objects())
+
+
+# -- after the commit ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def session() -> Iterator[Any]:
+    """A session of plain SQLAlchemy with one table, ``notes``."""
+    pytest.importorskip("sqlalchemy")
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.orm import Session
+    from sqlalchemy.pool import StaticPool
+
+    engine = create_engine(
+        "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
+    )
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE notes (text TEXT)"))
+    session = Session(engine, future=True)
+    yield session
+    session.close()
+    engine.dispose()
+
+
+def write(session: Any, text: str = "note") -> None:
+    from sqlalchemy import text as sql
+
+    session.execute(sql("INSERT INTO notes VALUES (:text)"), {"text": text})
+
+
+@pytest.fixture
+def ran() -> list[str]:
+    """What the calls of a test have appended."""
+    return []
+
+
+def test_call_starts_when_the_session_commits(
+    executor: Executor, app: Flask, session: Any, ran: list[str]
+) -> None:
+    with app.test_request_context("/?name=Ann"):
+        g.name = "Bob"
+        write(session)
+        future = executor.submit_after_commit(session, visitor)
+        coroutine = executor.submit_after_commit(session, visitor_async)
+        session.flush()
+    executor.submit(int).result(TIMEOUT)
+    assert (future.status, coroutine.status) == ("pending", "pending")
+    session.commit()
+    assert future.result(TIMEOUT) == coroutine.result(TIMEOUT) == ("Ann", "Bob")
+
+
+def test_call_sees_what_was_committed(executor: Executor, session: Any, tmp_path: Path) -> None:
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.orm import Session
+    from sqlalchemy.pool import NullPool
+
+    engine = create_engine(f"sqlite:///{tmp_path / 'notes.db'}", poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE notes (text TEXT)"))
+
+    def count() -> int:
+        with engine.connect() as connection:
+            return int(connection.execute(text("SELECT count(*) FROM notes")).scalar() or 0)
+
+    with Session(engine, future=True) as own:
+        write(own)
+        future = executor.submit_after_commit(own, count)
+        own.commit()
+        assert future.result(TIMEOUT) == 1
+
+
+@pytest.mark.parametrize("begun", [True, False], ids=["begun", "not begun"])
+@pytest.mark.parametrize("end", ["rollback", "close", "error"])
+def test_nothing_is_submitted_when_the_transaction_is_not_committed(
+    executor: Executor, session: Any, ran: list[str], end: str, begun: bool
+) -> None:
+    if begun:
+        write(session)
+    future = executor.using(key="key").submit_after_commit(session, ran.append, "it")
+    if not begun:
+        write(session)
+    assert executor.futures.get("key") is future
+    if end == "error":
+        with pytest.raises(KeyError), session:
+            raise KeyError
+    else:
+        getattr(session, end)()
+    assert future.status == "cancelled"
+    assert executor.futures.get("key") is None
+    write(session)
+    session.commit()
+    executor.shutdown()
+    assert ran == []
+
+
+def test_session_can_be_used_for_one_transaction_after_the_other(
+    executor: Executor, session: Any
+) -> None:
+    futures: list[FutureProxy[int]] = []
+    for number in range(6):
+        write(session)
+        futures.append(executor.submit_after_commit(session, int, number))
+        if number % 2:
+            session.rollback()
+        else:
+            session.commit()
+    assert [future.cancelled() for future in futures] == [False, True] * 3
+    assert [future.result(TIMEOUT) for future in futures[::2]] == [0, 2, 4]
+
+
+def test_calls_of_two_sessions_do_not_mix(executor: Executor, session: Any) -> None:
+    from sqlalchemy.orm import Session
+
+    with Session(session.get_bind(), future=True) as other:
+        write(session)
+        first = executor.submit_after_commit(session, int, "1")
+        second = executor.submit_after_commit(other, int, "2")
+        session.commit()
+        assert first.result(TIMEOUT) == 1
+        assert second.status == "pending"
+        write(other)
+        other.commit()
+        assert second.result(TIMEOUT) == 2
+
+
+def test_call_of_a_savepoint_waits_for_the_outermost_commit(
+    executor: Executor, session: Any
+) -> None:
+    write(session)
+    outer = executor.submit_after_commit(session, int, "1")
+    with session.begin_nested():
+        write(session)
+        inner = executor.submit_after_commit(session, int, "2")
+        with session.begin_nested():
+            innermost = executor.submit_after_commit(session, int, "3")
+    executor.submit(int).result(TIMEOUT)
+    assert [f.status for f in (outer, inner, innermost)] == ["pending"] * 3
+    session.commit()
+    assert [f.result(TIMEOUT) for f in (outer, inner, innermost)] == [1, 2, 3]
+
+
+def test_savepoint_that_is_rolled_back_takes_its_calls_with_it(
+    executor: Executor, session: Any
+) -> None:
+    write(session)
+    outer = executor.submit_after_commit(session, int, "1")
+    savepoint = session.begin_nested()
+    inner = executor.using(key="inner").submit_after_commit(session, int, "2")
+    with session.begin_nested():  # released into the one that is rolled back
+        innermost = executor.submit_after_commit(session, int, "3")
+    savepoint.rollback()
+    assert [f.status for f in (outer, inner, innermost)] == ["pending", "cancelled", "cancelled"]
+    assert executor.futures.get("inner") is None
+    after = executor.submit_after_commit(session, int, "4")
+    session.commit()
+    assert [f.result(TIMEOUT) for f in (outer, after)] == [1, 4]
+
+
+def test_outermost_rollback_takes_the_calls_of_released_savepoints_with_it(
+    executor: Executor, session: Any
+) -> None:
+    write(session)
+    with session.begin_nested():
+        inner = executor.submit_after_commit(session, int, "2")
+    session.rollback()
+    assert inner.status == "cancelled"
+
+
+def test_commit_with_an_open_savepoint_submits_its_calls(executor: Executor, session: Any) -> None:
+    write(session)
+    session.begin_nested()
+    inner = executor.submit_after_commit(session, int, "2")
+    session.get_transaction().commit()
+    assert inner.result(TIMEOUT) == 2
+
+
+def test_failed_commit_submits_nothing(executor: Executor, session: Any) -> None:
+    from sqlalchemy import event
+
+    write(session)
+    future = executor.submit_after_commit(session, int)
+
+    def fail(session: object) -> None:
+        raise KeyError("flush")
+
+    event.listen(session, "before_commit", fail)
+    with pytest.raises(KeyError):
+        session.commit()
+    assert not future.done()
+    session.rollback()
+    assert future.status == "cancelled"
+
+
+def test_session_that_is_dropped_without_a_commit_cancels_its_calls(
+    executor: Executor, session: Any
+) -> None:
+    from sqlalchemy.orm import Session
+
+    futures: list[FutureProxy[int]] = []
+
+    def drop_one(*, begun: bool) -> None:
+        dropped = Session(session.get_bind(), future=True)
+        if begun:
+            write(dropped)
+        futures.append(executor.using(key=begun).submit_after_commit(dropped, int))
+
+    drop_one(begun=True)
+    drop_one(begun=False)
+    gc.collect()
+    assert [future.status for future in futures] == ["cancelled", "cancelled"]
+    assert len(executor.futures) == 0
+
+
+def test_sessions_that_committed_leave_nothing_behind(executor: Executor, session: Any) -> None:
+    from sqlalchemy.orm import Session
+
+    class Thing:
+        """Something that a call holds."""
+
+    bind = session.get_bind()
+
+    def commit_one() -> None:
+        with Session(bind, future=True) as own:
+            write(own)
+            executor.submit_after_commit(own, id, Thing())
+            own.commit()
+
+    for _ in range(5):
+        commit_one()
+    executor.shutdown()
+    gc.collect()
+    assert not any(isinstance(each, Thing) for each in gc.get_objects())
+
+
+def test_cancelled_call_never_starts_after_the_commit(
+    executor: Executor, session: Any, ran: list[str]
+) -> None:
+    write(session)
+    assert executor.submit_after_commit(session, ran.append, "no").cancel()
+    executor.submit_after_commit(session, ran.append, "yes")
+    session.commit()
+    executor.shutdown()
+    assert ran == ["yes"]
+
+
+def test_job_submits_itself_after_the_commit(executor: Executor, session: Any) -> None:
+    class Report:
+        @executor.job
+        def plain(self, text: str, *, end: str = "") -> str:
+            return text + end
+
+        @executor.job
+        async def coroutine(self, text: str, *, end: str = "") -> str:
+            return text + end
+
+    write(session)
+    futures = [
+        job.using(name="report").submit_after_commit(session, "a", end="b")
+        for job in (Report().plain, Report().coroutine)
+    ]
+    assert [future.status for future in futures] == ["pending", "pending"]
+    session.commit()
+    assert [future.result(TIMEOUT) for future in futures] == ["ab", "ab"]
+
+
+def test_scoped_session_is_the_session_of_this_thread(executor: Executor, session: Any) -> None:
+    from sqlalchemy.orm import scoped_session, sessionmaker
+
+    scoped: Any = scoped_session(sessionmaker(session.get_bind(), future=True))
+    write(scoped)
+    future = executor.submit_after_commit(scoped, int, "1")
+
+    def commit_elsewhere() -> None:
+        write(scoped)
+        scoped.commit()
+        scoped.remove()
+
+    other = threading.Thread(target=commit_elsewhere)
+    other.start()
+    other.join(TIMEOUT)
+    assert future.status == "pending"
+    scoped.commit()
+    assert future.result(TIMEOUT) == 1
+    scoped.remove()
+
+
+@pytest.mark.parametrize("commits", [True, False])
+def test_session_of_flask_sqlalchemy_in_a_view(
+    app: Flask, executor: Executor, tmp_path: Path, commits: bool
+) -> None:
+    pytest.importorskip("flask_sqlalchemy")
+    from flask_sqlalchemy import SQLAlchemy
+
+    app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{tmp_path / 'notes.db'}"
+    app.config["SQLALCHEMY_TRACK_MODIFICATIONS"] = False
+    db: Any = SQLAlchemy(app)
+
+    column = db.Column(db.Integer, primary_key=True)
+    Note: Any = type("Note", (db.Model,), {"id": column})
+
+    def find(id_: int) -> bool:
+        return db.session.get(Note, id_) is not None
+
+    futures: list[FutureProxy[bool]] = []
+
+    @app.route("/")
+    def view() -> str:
+        note = Note()
+        db.session.add(note)
+        db.session.flush()
+        futures.append(executor.using(key="key").submit_after_commit(db.session, find, note.id))
+        assert not futures[0].done()
+        if commits:
+            db.session.commit()
+        return ""
+
+    with app.app_context():
+        db.create_all()
+    app.test_client().get("/")
+    if commits:
+        assert futures[0].result(TIMEOUT) is True
+    else:
+        assert futures[0].status == "cancelled"
+        assert executor.futures.get("key") is None
+    executor.shutdown()
+    with app.app_context():
+        db.session.remove()
+        db.engine.dispose()
+
+
+@pytest.mark.parametrize("given", [None, "session", object])
+def test_what_is_no_session_is_refused_with_the_cure(executor: Executor, given: Any) -> None:
+    with pytest.raises(TypeError) as caught:
+        executor.using(key="key").submit_after_commit(given, int)
+    assert str(caught.value) == (
+        f"submit_after_commit() got {given!r} ({type(given).__name__}): expected a Session or "
+        "a scoped_session of SQLAlchemy, such as db.session; of an AsyncSession, its sync_session"
+    )
+    assert len(executor.futures) == 0
