@@ -1047,6 +1047,7 @@ def _forget_parent() -> None:
     """In the child of a fork: a thread of the parent may have held the locks."""
     global _shared_lock  # noqa: PLW0603
     _shared_lock = threading.RLock()
+    _this_thread.wait = None  # this thread is no worker any more
     for collection in _collections:
         collection._lock = threading.RLock()
 

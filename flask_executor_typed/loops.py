@@ -152,11 +152,9 @@ class _Bridge:
         goes_on: Callable[[], object],
     ) -> None:
         self.loop = loop
+        self.create_task = loop.create_task
         self._waits = waits
         self._goes_on = goes_on
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.loop, name)
 
     def call_soon_threadsafe(
         self, create_task: Callable[[Coroutine[Any, Any, None]], object], awaitable: Awaitable[None]
