@@ -12,12 +12,14 @@ from .errors import (
     ExecutorError,
     NoAppError,
     OutsideContextError,
+    OutsideLoopError,
     UnpicklableError,
     WorkerError,
 )
 from .executor import Executor
 from .futures import FutureCollection, FutureKey, FutureProxy
 from .jobs import ExecutorJob
+from .resources import LoopResource
 from .signals import job_cancelled, job_failed, job_started, job_submitted, job_succeeded
 
 __all__ = (
@@ -32,8 +34,10 @@ __all__ = (
     "FutureCollection",
     "FutureKey",
     "FutureProxy",
+    "LoopResource",
     "NoAppError",
     "OutsideContextError",
+    "OutsideLoopError",
     "UnpicklableError",
     "WorkerError",
     "job_cancelled",

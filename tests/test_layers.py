@@ -20,7 +20,7 @@ LAYERS: tuple[set[str], ...] = (
     {"futures"},
     {"calls"},
     {"loops"},
-    {"backends", "jobs"},
+    {"backends", "jobs", "resources", "views"},
     {"executor"},
     {"__init__"},
 )
