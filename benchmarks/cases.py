@@ -14,6 +14,7 @@ import tracemalloc
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from statistics import median
 from typing import Any
 
 import flask_executor
@@ -28,6 +29,7 @@ __all__ = ("open_cases",)
 WORKERS = 4
 JOBS = 4000
 SLOW_JOBS = 100  # of a peer that needs half a millisecond for one
+VIEWS = 300
 SLEEPERS = 20_000
 SLEEP = 2.0  # seconds
 TRACED_SLEEPERS = 2000
@@ -63,6 +65,7 @@ def open_cases() -> Generator[list[Case]]:
             *_coroutine_cases(ours, original, loop),
             *_map_cases(ours, bare),
             *_latency_cases(ours, bare, loop),
+            *_view_cases(),
             *_sleeper_cases(ours, loop),
         ]
 
@@ -169,6 +172,18 @@ def _latency_cases(
     )
 
 
+def _view_cases() -> Iterator[Case]:
+    yield Case(
+        name="async-view",
+        group="async view, what it costs more than a plain one",
+        title="EXECUTOR_ASYNC_VIEWS / stock Flask",
+        goal=10,
+        unit="us/call",
+        ours=_view_overhead(lasting=True),
+        peer=_view_overhead(lasting=False),
+    )
+
+
 def _sleeper_cases(ours: Executor, loop: asyncio.AbstractEventLoop) -> Iterator[Case]:
     yield Case(
         name="memory",
@@ -214,6 +229,29 @@ def _submit_to(
     loop: asyncio.AbstractEventLoop,
 ) -> Callable[[Callable[..., Any]], Future[Any]]:
     return lambda fn: asyncio.run_coroutine_threadsafe(fn(), loop)
+
+
+def _view_overhead(*, lasting: bool) -> Side:
+    app = Flask("views")
+    app.config["EXECUTOR_ASYNC_VIEWS"] = lasting
+    app.extensions["kept"] = Executor(app)  # as long as the app
+    app.add_url_rule("/plain", "plain", lambda: "")
+    app.add_url_rule("/async", "async", return_nothing)
+
+    def microseconds(path: str) -> float:
+        with app.test_request_context(path):
+            times: list[float] = []
+            for _ in range(VIEWS):
+                start = time.perf_counter()
+                app.dispatch_request()
+                times.append(time.perf_counter() - start)
+        return median(times) * 1e6
+
+    return lambda: microseconds("/async") - microseconds("/plain")
+
+
+async def return_nothing() -> str:
+    return ""
 
 
 def _mapping(pool: Executor | ThreadPoolExecutor, *, chunksize: int) -> Side:

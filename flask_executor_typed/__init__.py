@@ -17,12 +17,14 @@ from .errors import (
     NoJobError,
     NoRequestError,
     OutsideContextError,
+    OutsideLoopError,
     UnpicklableError,
     WorkerError,
 )
 from .executor import Executor
 from .futures import FutureCollection, FutureKey, FutureProxy, Progress
 from .jobs import ExecutorJob
+from .resources import LoopResource
 from .signals import job_cancelled, job_failed, job_started, job_submitted, job_succeeded
 
 __all__ = (
@@ -40,10 +42,12 @@ __all__ = (
     "FutureKey",
     "FutureProxy",
     "JobTimeoutError",
+    "LoopResource",
     "NoAppError",
     "NoJobError",
     "NoRequestError",
     "OutsideContextError",
+    "OutsideLoopError",
     "Progress",
     "UnpicklableError",
     "WorkerError",

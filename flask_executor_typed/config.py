@@ -18,7 +18,7 @@ from typing import Any
 from .callers import levels_to_caller
 from .errors import ConfigError
 
-__all__ = ("ExecutorConfig", "warn_of_unknown_keys")
+__all__ = ("ExecutorConfig", "key_of", "warn_of_unknown_keys")
 
 # Booleans as they are spelled in environment files. Anything else is refused: "flase" must not
 # silently mean either of them.
@@ -66,6 +66,9 @@ class ExecutorConfig:
     propagate_exceptions: bool = False
     """Whether a job's exception is also raised in a done callback, as in Flask-Executor."""
 
+    async_views: bool = False
+    """Whether async views run on loops that last, and not each on one of its own."""
+
     @classmethod
     def from_mapping(cls, config: Mapping[str, Any], *, name: str = "") -> ExecutorConfig:
         """Parse the settings of the executor called ``name``.
@@ -107,8 +110,13 @@ def _prefix(name: str) -> str:
     return f"{name.upper()}_EXECUTOR_" if name else "EXECUTOR_"
 
 
+def key_of(field: str, *, name: str) -> str:
+    """The setting of ``field`` for the executor called ``name``."""
+    return _prefix(name) + field.upper()
+
+
 def _keys(name: str) -> dict[str, str]:
-    return {_prefix(name) + field.name.upper(): field.name for field in fields(ExecutorConfig)}
+    return {key_of(field.name, name=name): field.name for field in fields(ExecutorConfig)}
 
 
 def _count(key: str, value: object) -> int:
@@ -185,4 +193,5 @@ _PARSERS: dict[str, Callable[[str, object], object]] = {
     "push_request_context": _boolean,
     "log_exceptions": _boolean,
     "propagate_exceptions": _boolean,
+    "async_views": _boolean,
 }

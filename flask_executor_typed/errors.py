@@ -18,6 +18,7 @@ __all__ = (
     "NoJobError",
     "NoRequestError",
     "OutsideContextError",
+    "OutsideLoopError",
     "UnpicklableError",
     "WorkerError",
 )
@@ -168,6 +169,20 @@ class OutsideContextError(ExecutorError, RuntimeError):
             f"{self.name}: {self.reason}: no Flask context is pushed in a worker process; pass "
             "what the job needs as arguments, make the app in the job and use 'with "
             "app.app_context():', or use EXECUTOR_TYPE='thread'"
+        )
+
+
+class OutsideLoopError(ExecutorError, RuntimeError):
+    """A resource was wanted on an event loop that does not keep any."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name: str = name
+
+    def __str__(self) -> str:
+        return (
+            f"what {self.name}() opens belongs to a loop of an executor, and this is another loop; "
+            "use it in an async job, or in an async view with EXECUTOR_ASYNC_VIEWS=True"
         )
 
 

@@ -22,6 +22,7 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from datetime import time as time_of_day
@@ -60,7 +61,7 @@ from .calls import (
     running_call,
 )
 from .completion import AsCompleted
-from .config import ExecutorConfig, warn_of_unknown_keys
+from .config import ExecutorConfig, key_of, warn_of_unknown_keys
 from .context import CarryG, ContextRules, ContextSnapshot, current_app_or_none, without_resources
 from .errors import ExecutorClosedError, NoAppError
 from .futures import FutureCollection, FutureKey, FutureProxy, OnDuplicate
@@ -68,6 +69,8 @@ from .jobs import ExecutorJob, JobDecorator
 from .later import HeldCall, Hold, SessionLike, until_commit, until_response_is_over
 from .logs import log_exception
 from .loops import is_async_callable
+from .resources import LoopResource
+from .views import AsyncViews, check_hook
 
 __all__ = ("Executor", "ExecutorJob", "propagate_exceptions_callback")
 
@@ -85,6 +88,7 @@ from one that may return an awaitable."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
+V = TypeVar("V")
 D = TypeVar("D", bound=PlainData)
 F = TypeVar("F", bound=FutureProxy[Any])
 T = TypeVarWithDefault("T", default=Any)
@@ -129,6 +133,7 @@ class _AppState:
         self.label = executor._label
         self._futures = executor.futures
         self._carry_g = carry_g
+        self.views: AsyncViews | None = None
         self._backend: Backend | None = None  # set under _lock
         self._finalizer: finalize[Any, Any] | None = None
         self._closed = False  # set under _lock
@@ -195,8 +200,21 @@ class _AppState:
         warn_of_unknown_keys(app.config, name=self.name)
         changes = self.config.changes(config)
         if changes:
+            if config.async_views:
+                check_hook(app, key_of("async_views", name=self.name), self.views)
             self._use(config)
+            self.serve_views(app)
         return changes
+
+    def serve_views(self, app: Flask) -> None:
+        """Run the app's async views, or leave them to Flask, as the settings say."""
+        views = self.views
+        if self.config.async_views and views is None:
+            self.views = AsyncViews(self.label, self.config.loop_factory)
+            self.views.install(app)
+        elif not self.config.async_views and views is not None:
+            self.views = None
+            views.shutdown(wait=False)
 
     def shutdown(self, wait: bool, cancel_pending: bool) -> None:
         with self._lock:
@@ -204,6 +222,8 @@ class _AppState:
             backend = self._backend
         if backend is not None:
             backend.shutdown(wait=wait, cancel_pending=cancel_pending)
+        if self.views is not None:
+            self.views.shutdown(wait=wait)
 
     def forget_parent(self) -> None:
         """In the child of a fork: the backend's threads are the parent's, so make another."""
@@ -211,6 +231,8 @@ class _AppState:
             self._finalizer.detach()
         self._backend = None
         self._lock = threading.RLock()  # the parent may have held it
+        if self.views is not None:
+            self.views.forget_parent()
 
 
 _states: WeakSet[_AppState] = WeakSet()
@@ -289,8 +311,11 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         config = ExecutorConfig.from_mapping(app.config, name=self.name)
         warn_of_unknown_keys(app.config, name=self.name)
         old = self._states.get(app)
+        if config.async_views:
+            check_hook(app, key_of("async_views", name=self.name), old.views if old else None)
         if old is None or old.closed or old.config != config:
-            self._states[app] = _AppState(self, config, self._carries_g)
+            state = self._states[app] = _AppState(self, config, self._carries_g)
+            state.serve_views(app)
             if old is not None:
                 old.shutdown(wait=False, cancel_pending=False)
         app.extensions[self.name + "executor"] = self
@@ -1117,14 +1142,35 @@ class Executor(concurrent.futures.Executor, Generic[T]):
 
         return decorate if fn is None else decorate(fn)
 
+    # -- what belongs to a loop ------------------------------------------------------------------
+
+    def loop_resource(
+        self, factory: Callable[[], AbstractAsyncContextManager[V]], /
+    ) -> LoopResource[V]:
+        """One ``V`` for each event loop: an HTTP client, a connection pool.
+
+        ``clients = executor.loop_resource(httpx.AsyncClient)``, and then in a coroutine job, or in
+        an async view with ``EXECUTOR_ASYNC_VIEWS``: ``client = await clients.get()``. It is opened
+        when it is first wanted on a loop, and closed there when the loop ends at
+        :meth:`shutdown`: after the jobs, and the newest resource first. Works before
+        :meth:`init_app`.
+
+        Args:
+            factory: A function without parameters that returns an async context manager, such as a
+                class that is one or what ``contextlib.asynccontextmanager`` makes. It runs without
+                any context of Flask, since what it opens outlives the request.
+        """
+        return LoopResource(factory)
+
     # -- the end ---------------------------------------------------------------------------------
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Refuse calls from now on, for every app, and end the workers when they are done.
 
         Args:
-            wait: Block until all accepted calls are done and the threads have ended. In a job of
-                this executor, which would wait for itself, it does not block.
+            wait: Block until all accepted calls, and the async views that run on loops of this
+                executor, are done and the threads have ended. In a job of this executor, which
+                would wait for itself, it does not block.
             cancel_futures: Cancel the calls that have not started.
         """
         call = running_call.get()  # it may be here although its job is in another thread

@@ -1,4 +1,4 @@
-"""Threads that each keep one event loop alive, for coroutine jobs.
+"""Threads that each keep one event loop alive, for coroutine jobs and async views.
 
 The only module that creates event loops or imports asgiref.
 """
@@ -16,9 +16,15 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from importlib import import_module
 from types import FunctionType
-from typing import Any, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext, iscoroutinefunction
+from asgiref.current_thread_executor import CurrentThreadExecutor
+from asgiref.sync import (
+    AsyncToSync,
+    SyncToAsync,
+    ThreadSensitiveContext,
+    iscoroutinefunction,
+)
 
 from .callers import line_of_caller
 from .calls import Call
@@ -26,7 +32,17 @@ from .errors import DeadlockError, ExecutorClosedError
 from .futures import FutureProxy, LoopInbox, wait_here_with
 from .threads import start_thread
 
-__all__ = ("LoopPool", "is_async_callable")
+__all__ = (
+    "LoopPool",
+    "Resident",
+    "ViewLoop",
+    "has_loop_of_asgirefs",
+    "is_async_callable",
+    "loop_thread_here",
+    "resident_here",
+    "serves_this_thread",
+    "stock_async_to_sync",
+)
 
 R = TypeVar("R")
 
@@ -55,7 +71,7 @@ class LoopPool:
         new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
     ) -> None:
         self._name = name
-        self._new_loop = new_loop or _new_loop_of_uvloop_or_asyncio
+        self._new_loop = new_loop
         self._max_loops = max_loops
         self._lock = threading.RLock()  # reentrant: a finalizer may shut down while it is held
         self._threads: list[_LoopThread] = []  # guarded by _lock; only grows
@@ -136,9 +152,7 @@ class LoopPool:
 
     def serves_this_thread(self) -> bool:
         """Whether a call of the pool runs here: on a loop, or in a thread bridged to one."""
-        bridge = getattr(SyncToAsync.threadlocal, "main_event_loop", None)
-        bridged = bridge.loop if isinstance(bridge, _Bridge) else bridge
-        here = (asyncio._get_running_loop(), bridged)
+        here = _loops_here()
         return any(thread.loop in here for thread in self._threads)
 
 
@@ -175,15 +189,27 @@ class _Bridge:
             self._goes_on()
 
 
+class Resident(Protocol):
+    """What lives on a loop until the loop ends. The tasks that it starts do so too."""
+
+    loop: asyncio.AbstractEventLoop
+
+    async def close(self) -> None: ...
+
+
+_resident: ContextVar[Resident | None] = ContextVar("resident", default=None)
+"""Whose the running code is, if it is a resident's. Elsewhere than on its loop it means nothing."""
+
+
 class _LoopThread:
     """One event loop and the thread that runs it."""
 
     def __init__(
-        self, name: str, pool_name: str, new_loop: Callable[[], asyncio.AbstractEventLoop]
+        self, name: str, pool_name: str, new_loop: Callable[[], asyncio.AbstractEventLoop] | None
     ) -> None:
         # In a context of its own: the loop keeps the one that it is made in as long as it lives,
         # and we are called from a view.
-        self.loop = Context().run(_made_by, new_loop)
+        self.loop = Context().run(_made_by, new_loop or _new_loop_of_uvloop_or_asyncio)
         self._pool_name = pool_name
         self._inbox = LoopInbox(self.loop)
         self._refusing = False  # these two are set once, and never unset
@@ -193,9 +219,13 @@ class _LoopThread:
         self._ending = False
         self._finishing: asyncio.Task[None] | None = None
         self._ended = False
+        self.residents: dict[object, Resident] = {}  # by what they were made for, oldest first
+        self._residents_tasks: set[asyncio.Task[Any]] = set()
+        _loop_threads[self.loop] = self
         try:
             self._thread = start_thread(name, self._main)
         except BaseException:
+            del _loop_threads[self.loop]
             self.loop.close()
             raise
 
@@ -278,11 +308,12 @@ class _LoopThread:
     async def _finish(self) -> None:
         """Cancel what jobs left behind on the loop and let it clean up, as ``asyncio.run`` does."""
         try:
-            left_behind = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in left_behind:
-                task.cancel()
-            if left_behind:
-                await asyncio.wait(left_behind)
+            # First what may still use a resident: a pool waits until it has its connections back.
+            await _cancel_and_wait(asyncio.all_tasks() - self._residents_tasks)
+            while self.residents:
+                _, newest = self.residents.popitem()
+                await newest.close()
+            await _cancel_and_wait(asyncio.all_tasks())
             await self.loop.shutdown_asyncgens()
             with contextlib.suppress(RuntimeError):  # Python 3.12 starts no thread at exit; it does
                 await self.loop.shutdown_default_executor()
@@ -292,7 +323,7 @@ class _LoopThread:
 
     def _main(self) -> None:
         asyncio.set_event_loop(self.loop)
-        wait_here_with(_refuse_to_block)
+        self._forbid_blocking()
         try:
             while not self._ended:
                 # Neither a job that stops the loop ends it for the others, nor a task of a job's
@@ -303,7 +334,210 @@ class _LoopThread:
                     _logger.exception("a task ended the loop of %s; it goes on", self._pool_name)
         finally:
             asyncio.set_event_loop(None)
+            _loop_threads.pop(self.loop, None)
+            self.loop.set_task_factory(None)  # it refers to us
             self.loop.close()
+
+    def _forbid_blocking(self) -> None:
+        wait_here_with(_refuse_to_block)
+
+    # -- residents, all in the loop's thread -----------------------------------------------------
+
+    def admit(
+        self, key: object, resident: Resident, living: Coroutine[Any, Any, None]
+    ) -> asyncio.Task[None]:
+        """Let ``resident`` live here as long as the coroutine runs, in contexts of its own."""
+        self.loop.set_task_factory(self._make_task)
+        self.residents[key] = resident
+        context = Context()  # not the view's or the job's, which would live as long
+        context.run(_resident.set, resident)
+        context.run(_use_own_sensitive_thread)
+        return context.run(self.loop.create_task, living)
+
+    def _make_task(
+        self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any
+    ) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **options)
+        resident = _resident.get()
+        if resident is not None and resident.loop is loop:
+            self._residents_tasks.add(task)
+            task.add_done_callback(self._residents_tasks.discard)
+        else:
+            self._note(task)
+        return task
+
+    def _note(self, task: asyncio.Task[Any]) -> None:
+        """A task was started that is no resident's."""
+
+
+class _Outcome(Generic[R]):
+    """What a view returned or raised, announced when the loop is tidied up. A future to asgiref."""
+
+    __slots__ = ("_announced", "_callback", "_error", "_result", "task")
+
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None  # asyncio keeps only weak references
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._callback: Callable[[Any], object] | None = None
+        self._announced = False
+
+    def set_result(self, result: R) -> None:
+        self._result = result
+
+    def set_exception(self, error: BaseException) -> None:
+        self._error = error
+
+    def announce(self) -> None:
+        self._announced = True
+        if self._callback is not None:
+            self._callback(self)
+
+    def add_done_callback(self, fn: Callable[[Any], object]) -> None:
+        # In another thread than announce(), so perhaps both call it; asgiref's does not mind.
+        self._callback = fn
+        if self._announced:
+            fn(self)
+
+    def result(self) -> R:
+        try:
+            if self._error is not None:
+                raise self._error
+            result: R = self._result
+            return result
+        finally:
+            self._error = None  # its traceback refers to us
+
+
+def _adopt(context: Context) -> None:
+    """Give the context variables here the values that they have in ``context``."""
+    missing = object()
+    for variable, value in context.items():
+        if variable.get(missing) is not value:
+            variable.set(value)
+
+
+class ViewLoop(_LoopThread):
+    """A loop for coroutines that other threads wait for, one at a time: async views."""
+
+    def __init__(
+        self, name: str, pool_name: str, new_loop: Callable[[], asyncio.AbstractEventLoop] | None
+    ) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()  # of views; the loop's thread touches them
+        super().__init__(name, pool_name, new_loop)
+        self.loop.set_task_factory(self._make_task)
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def _forbid_blocking(self) -> None:
+        """A view that blocks delays only itself."""
+
+    def run(self, fn: Callable[..., Awaitable[R]], args: Any, kwargs: Any) -> R:
+        """Call ``fn`` on the loop, and serve its thread-sensitive code until it is done.
+
+        What ``async_to_sync`` does, with asgiref's own parts, so that the two understand each
+        other. By itself it takes three turns of the loop; that was half of the overhead.
+        """
+        here = SyncToAsync.threadlocal
+        before = getattr(here, "main_event_loop", None), getattr(here, "task_context", None)
+        outer = getattr(AsyncToSync.executors, "current", None)
+        context = [copy_context()]
+        outcome: Any = _Outcome[R]()  # as much of a future as the two below need
+        try:
+            waiting = CurrentThreadExecutor(outer)
+            AsyncToSync.executors.current = waiting
+            AsyncToSync.loop_thread_executors[self.loop] = waiting  # for tasks without our context
+            view = AsyncToSync(fn).main_wrap(
+                outcome, sys.exc_info(), None, context, fn(*args, **kwargs)
+            )
+            self.loop.call_soon_threadsafe(self._start_view, view, outcome)
+            waiting.run_until_future(outcome)
+            result: R = outcome.result()
+            return result
+        finally:
+            _adopt(context[0])
+            AsyncToSync.executors.current = outer
+            AsyncToSync.loop_thread_executors.pop(self.loop, None)
+            # Code of the view that ran in this thread has left these behind.
+            here.main_event_loop, here.task_context = before
+
+    def _start_view(self, view: Coroutine[Any, Any, None], outcome: _Outcome[Any]) -> None:
+        outcome.task = _create_task(self.loop, self._tidy(view, outcome), copy_context())
+
+    async def _tidy(self, view: Coroutine[Any, Any, None], outcome: _Outcome[Any]) -> None:
+        try:
+            await view
+            if self._tasks:
+                await _cancel_and_wait(self._tasks)  # as asyncio.run() does in stock Flask
+        finally:
+            outcome.announce()
+
+    def _note(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _cancel_and_wait(tasks: set[asyncio.Task[Any]]) -> None:
+    """Cancel tasks, but for the one that runs this, and let them clean up.
+
+    What they raise is theirs to report.
+    """
+    others = {task for task in tasks if task is not asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if others:
+        await asyncio.wait(others)
+
+
+_loop_threads: dict[asyncio.AbstractEventLoop, _LoopThread] = {}  # until the loop ends
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_loop_threads.clear)
+
+
+def loop_thread_here() -> _LoopThread | None:
+    """What runs this code, if it runs on a loop of this package."""
+    loop = asyncio._get_running_loop()
+    return None if loop is None else _loop_threads.get(loop)
+
+
+def resident_here() -> Resident | None:
+    """The resident that runs this code, if one does."""
+    return _resident.get()
+
+
+def _loops_here() -> tuple[asyncio.AbstractEventLoop | None, asyncio.AbstractEventLoop | None]:
+    """The loop that runs in this thread, and the one that ``async_to_sync`` would use."""
+    of_asgiref = getattr(SyncToAsync.threadlocal, "main_event_loop", None)
+    bridged = of_asgiref.loop if isinstance(of_asgiref, _Bridge) else of_asgiref
+    return asyncio._get_running_loop(), bridged
+
+
+def serves_this_thread() -> bool:
+    """Whether any loop of this package runs this code, or waits for it."""
+    return any(loop in _loop_threads for loop in _loops_here() if loop is not None)
+
+
+def has_loop_of_asgirefs() -> bool:
+    """Whether ``async_to_sync`` is to find the loop itself: this code was called by one.
+
+    Or it is to refuse, because a loop runs in this very thread.
+    """
+    running, bridged = _loops_here()
+    if running is not None or AsyncToSync.async_single_thread_context.get(None) is not None:
+        return True
+    if bridged is None or not bridged.is_running():
+        return False
+    # Code of an async view, in the thread that waits for it, or of a job. But not a whole request
+    # that an ASGI server handed to a thread: its loop is the server's, and serves all requests.
+    return bridged in _loop_threads or getattr(AsyncToSync.executors, "current", None) is not None
+
+
+def stock_async_to_sync(fn: Callable[..., Awaitable[R]]) -> Callable[..., R]:
+    """What ``Flask.async_to_sync`` returns."""
+    return AsyncToSync(fn)
 
 
 def _refuse_to_block(future: FutureProxy[Any], timeout: float | None) -> None:

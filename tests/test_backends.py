@@ -16,7 +16,8 @@ from asgiref.sync import async_to_sync, sync_to_async
 from flask import Flask
 
 from flask_executor_typed import Executor, ExecutorClosedError, FutureProxy
-from flask_executor_typed.backends import default_max_workers, thread
+from flask_executor_typed.backends import default_max_workers
+from flask_executor_typed.backends import thread as thread_backend
 
 from .conftest import TIMEOUT
 from .test_threads import in_time
@@ -245,7 +246,7 @@ def test_worker_that_could_not_be_started_is_started_when_the_next_call_needs_on
         first = executor.submit(held)
         held.until_begun()
         with monkeypatch.context() as patch:
-            patch.setattr(thread, "start_thread", no_more_threads)
+            patch.setattr(thread_backend, "start_thread", no_more_threads)
             second = executor.submit(worker_name)
         third = executor.submit(worker_name)
         assert [f.result(TIMEOUT) for f in (second, third)] == ["executor-worker-1"] * 2
@@ -267,7 +268,7 @@ def test_busy_worker_that_does_the_call_of_a_missing_one_does_not_count_as_idle(
         executor.submit(held)
         held.until_begun()
         with monkeypatch.context() as patch:
-            patch.setattr(thread, "start_thread", no_more_threads)
+            patch.setattr(thread_backend, "start_thread", no_more_threads)
             executor.submit(held_by_the_same)
         held.let_go()
         held_by_the_same.until_begun()

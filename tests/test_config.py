@@ -21,6 +21,7 @@ BOOLEANS = (
     "push_request_context",
     "log_exceptions",
     "propagate_exceptions",
+    "async_views",
 )
 
 
@@ -47,6 +48,7 @@ def test_defaults() -> None:
         push_request_context=True,
         log_exceptions=True,
         propagate_exceptions=False,
+        async_views=False,
     )
 
 
@@ -130,6 +132,7 @@ BAD: list[tuple[str, object, str]] = [
         "flase",
         f"EXECUTOR_PROPAGATE_EXCEPTIONS='flase' (str): expected {BOOLEAN}",
     ),
+    ("async_views", "flase", f"EXECUTOR_ASYNC_VIEWS='flase' (str): expected {BOOLEAN}"),
 ]
 
 

@@ -21,6 +21,7 @@ from flask_executor_typed.errors import (
     NoJobError,
     NoRequestError,
     OutsideContextError,
+    OutsideLoopError,
     UnpicklableError,
     WorkerError,
 )
@@ -103,6 +104,14 @@ ERRORS: list[tuple[ExecutorError, type[Exception], str]] = [
             "app.report: Working outside of application context.: no Flask context is pushed in a "
             "worker process; pass what the job needs as arguments, make the app in the job and use "
             "'with app.app_context():', or use EXECUTOR_TYPE='thread'"
+        ),
+    ),
+    (
+        OutsideLoopError("make_client"),
+        RuntimeError,
+        (
+            "what make_client() opens belongs to a loop of an executor, and this is another loop; "
+            "use it in an async job, or in an async view with EXECUTOR_ASYNC_VIEWS=True"
         ),
     ),
     (

@@ -37,8 +37,6 @@ def weather() -> Iterator[WeatherService]:
 def trips(tmp_path: Path, weather: WeatherService) -> Iterator[Flask]:
     app = create_app(str(tmp_path / "trips.sqlite"), weather.url)
     yield app
-    with app.app_context():
-        jobs.close_http_client.submit().result(TIMEOUT)
     jobs.executor.shutdown()
     for key in list(jobs.executor.futures._futures):
         jobs.executor.futures.pop(key)
@@ -116,6 +114,14 @@ def test_the_http_client_keeps_its_connections_from_job_to_job(
     connections = weather.connections
     assert json_of(client.get("/weather")) == first
     assert (weather.requests, weather.connections) == (20, connections)
+
+
+def test_the_http_client_keeps_its_connection_from_request_to_request(
+    client: FlaskClient, weather: WeatherService
+) -> None:
+    answers = [json_of(client.get("/weather/Athens")) for _ in range(20)]
+    assert answers == [{"city": "Athens", "weather": "wind"}] * 20
+    assert (weather.requests, weather.connections) == (20, 1)
 
 
 needs_gunicorn = pytest.mark.skipif(

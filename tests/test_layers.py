@@ -20,7 +20,7 @@ LAYERS: tuple[set[str], ...] = (
     {"futures"},
     {"calls", "completion"},
     {"later", "loops"},
-    {"backends", "jobs"},
+    {"backends", "jobs", "resources", "views"},
     {"executor"},
     {"bars", "current"},
     {"__init__"},

@@ -21,6 +21,7 @@ def create_app(database: str | None = None, weather_url: str | None = None) -> F
     app.config["DATABASE"] = database or os.environ["TRIPS_DATABASE"]
     app.config["WEATHER_URL"] = weather_url or os.environ["TRIPS_WEATHER_URL"]
     app.config["EXECUTOR_MAX_WORKERS"] = 8
+    app.config["EXECUTOR_ASYNC_VIEWS"] = True
     db.init_app(app)
     jobs.executor.init_app(app)
     app.register_blueprint(views.blueprint)

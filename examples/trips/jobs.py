@@ -11,7 +11,6 @@ import math
 import time
 import zlib
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import httpx
 from flask import current_app, g, request
@@ -99,31 +98,21 @@ def distance(lat: float, lon: float) -> int:
     return round(6371 * math.acos(max(-1.0, min(1.0, cosine))))
 
 
-_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = WeakKeyDictionary()
+def make_client() -> httpx.AsyncClient:
+    return httpx.AsyncClient(trust_env=False)  # the service is in our own network
 
 
-def http_client() -> httpx.AsyncClient:
-    """The client of the running loop, which keeps its connections open from job to job.
-
-    A client belongs to the loop that it was first used on. Jobs run on a loop that lives as long
-    as the executor, and so does the client; in an async view it would live for one request.
-    """
-    loop = asyncio.get_running_loop()
-    if loop not in _clients:
-        _clients[loop] = httpx.AsyncClient(trust_env=False)  # the service is in our own network
-    return _clients[loop]
+# A client belongs to a loop. Each loop, of jobs and of views, opens its own when it first needs
+# one, keeps its connections open from job to job and from request to request, and closes it in
+# the end.
+clients = executor.loop_resource(make_client)
 
 
-@executor.job
-async def close_http_client() -> None:
-    """Close the running loop's client; the next job that needs one opens another."""
-    client = _clients.pop(asyncio.get_running_loop(), None)
-    if client is not None:
-        await client.aclose()
-
-
-@executor.job
-async def forecast(city: str) -> Forecast:
-    """Ask the weather service for one city."""
-    response = await http_client().get(f"{current_app.config['WEATHER_URL']}/{city}")
+async def ask_weather(city: str) -> Forecast:
+    """Ask the weather service for one city, from a job or from an async view."""
+    client = await clients.get()
+    response = await client.get(f"{current_app.config['WEATHER_URL']}/{city}")
     return Forecast(city, response.raise_for_status().text)
+
+
+forecast = executor.job(ask_weather)

@@ -15,6 +15,7 @@ from .jobs import (
     BROCHURE,
     TICKET,
     ask_airline,
+    ask_weather,
     book,
     city_names,
     distance,
@@ -66,6 +67,12 @@ async def weather() -> ResponseReturnValue:
     # connection works in one only. A job opens, uses and closes its g.db in the same thread.
     cities = await city_names.submit()
     return jsonify(await asyncio.gather(*[forecast.submit(city) for city in cities]))
+
+
+@blueprint.get("/weather/<city>")
+async def weather_in(city: str) -> ResponseReturnValue:
+    # No job: with EXECUTOR_ASYNC_VIEWS the view has a loop that lasts, and a client on it.
+    return jsonify(await ask_weather(city))
 
 
 # -- a stored job, started once however often it is asked for, and polled by its key ---------------

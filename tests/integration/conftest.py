@@ -21,10 +21,21 @@ PATIENCE = 6 * TIMEOUT
 """Seconds after which a server counts as hung; it may be starting on a busy machine."""
 
 
-class Server:
-    """One gunicorn with its workers, in a process group of their own."""
+# The descriptor of the listening socket takes the place of {fd}.
+COMMANDS = {
+    "gunicorn": (
+        *("gunicorn", "--config", "tests/integration/gunicorn_conf.py", "--bind", "fd://{fd}"),
+        *("{options}", "tests.integration.served:app"),
+    ),
+    "waitress": ("tests.integration.serve", "waitress", "{fd}", "{options}"),
+    "uvicorn": ("tests.integration.serve", "uvicorn", "{fd}"),
+}
 
-    def __init__(self, log: Path, *options: str) -> None:
+
+class Server:
+    """One server with its workers, in a process group of their own."""
+
+    def __init__(self, log: Path, name: str, *options: str) -> None:
         self._log = log
         with (
             socket.create_server(("127.0.0.1", 0), backlog=1024) as listener,
@@ -33,13 +44,14 @@ class Server:
             # The server inherits a socket that listens already: no port to guess, nothing to
             # poll; the first request waits in the socket until a worker accepts it.
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            bind = ("--bind", f"fd://{listener.fileno()}")
-            settings = ("--config", "tests/integration/gunicorn_conf.py")
+            command = [sys.executable, "-m"]
+            for word in COMMANDS[name]:
+                if word == "{options}":
+                    command += options
+                else:
+                    command.append(word.format(fd=listener.fileno()))
             self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "gunicorn", *settings, *bind, *options),
-                    "tests.integration.served:app",
-                ],
+                command,
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -52,9 +64,9 @@ class Server:
     def log(self) -> str:
         return self._log.read_text("utf-8", errors="replace")
 
-    def stop(self) -> int:
-        """Send SIGTERM to the server and wait until it ends; its exit code."""
-        self._process.terminate()
+    def stop(self, by: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal to the server and wait until it ends; its exit code."""
+        self._process.send_signal(by)
         return self._process.wait(PATIENCE)
 
     def processes_are_left(self) -> bool:
@@ -77,13 +89,13 @@ ServerFactory = Callable[..., Server]
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[ServerFactory]:
-    """Start a gunicorn with these options; what a test does not stop is killed after it."""
-    if importlib.util.find_spec("gunicorn") is None:
-        pytest.skip("gunicorn is not installed")
+    """Start a server with these options; what a test does not stop is killed after it."""
     servers: list[Server] = []
 
-    def start(*options: str) -> Server:
-        servers.append(Server(tmp_path / f"server-{len(servers)}.log", *options))
+    def start(*options: str, server: str = "gunicorn") -> Server:
+        if importlib.util.find_spec(server) is None:
+            pytest.skip(f"{server} is not installed")
+        servers.append(Server(tmp_path / f"server-{len(servers)}.log", server, *options))
         return servers[-1]
 
     yield start

@@ -8,9 +8,13 @@ import threading
 import time
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any, cast
 
+from asgiref.sync import async_to_sync, sync_to_async
+from asgiref.wsgi import WsgiToAsgi
 from flask import Flask, Response, current_app, g, jsonify, request, stream_with_context
 from flask.typing import ResponseReturnValue
+from typing_extensions import Self
 
 from flask_executor_typed import Executor
 
@@ -18,7 +22,9 @@ WORKERS = 8
 
 app = Flask("served")
 app.config["EXECUTOR_MAX_WORKERS"] = WORKERS
+app.config["EXECUTOR_ASYNC_VIEWS"] = True
 executor = Executor(app)
+asgi_app: Any = cast(Any, WsgiToAsgi)(app)
 
 # Wherever two jobs could be taken for each other: the request, g, a contextvar and the app.
 Identity = tuple[str, str, str, str]
@@ -32,6 +38,7 @@ def identity() -> Identity:
 @app.before_request
 def remember_visitor() -> None:
     g.id = request.args.get("id", "")
+    g.thread = threading.get_ident()
     visitor.set(g.id)
 
 
@@ -158,6 +165,59 @@ def status(how: str) -> ResponseReturnValue:
 def end(how: str) -> ResponseReturnValue:
     executor.futures.result(how, timeout=30)
     return {"status": executor.futures.status(how)}
+
+
+class Client:
+    """Belongs to the loop that it was opened on."""
+
+    async def __aenter__(self) -> Self:
+        self.loop, self.uses = asyncio.get_running_loop(), 0
+        clients_opened.append(self)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Tell the log of the server that it was closed, and where."""
+        print("closed on", "its loop" if asyncio.get_running_loop() is self.loop else "another")
+
+
+clients_opened: list[Client] = []
+clients = executor.loop_resource(Client)
+
+
+@app.get("/client")
+async def use_client() -> ResponseReturnValue:
+    client = await clients.get()
+    client.uses += 1
+    await asyncio.sleep(0)
+    return {
+        "loops": len({each.loop for each in clients_opened}),
+        "clients": len(clients_opened),
+        "uses": client.uses,
+        "on_its_loop": asyncio.get_running_loop() is client.loop,
+        "thread": threading.current_thread().name,
+    }
+
+
+blocked = threading.Barrier(3)
+
+
+@app.get("/block")
+async def block() -> ResponseReturnValue:
+    """Answer when three such views block at the same time, each a loop."""
+    blocked.wait()
+    return {}
+
+
+@app.get("/bridges")
+async def bridges() -> ResponseReturnValue:
+    left = asyncio.create_task(asyncio.sleep(3600))
+    left.add_done_callback(lambda task: cancelled.append(task.cancelled()))
+    request_thread = await sync_to_async(threading.get_ident)()
+    again = await sync_to_async(async_to_sync(sync_to_async(threading.get_ident)))()
+    return {"same": request_thread == again == g.thread, "id": g.id, "cancelled": cancelled[:]}
+
+
+cancelled: list[bool] = []
 
 
 # Used before gunicorn forks, if the app is loaded then (--preload): the threads of this executor

@@ -1,0 +1,172 @@
+"""Async views on event loops that last, in place of a new loop and two new threads for each call.
+
+The only module that sets Flask's hook for this, ``Flask.async_to_sync``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import threading
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from types import MethodType
+from typing import Any, TypeVar
+from weakref import ref
+
+from flask import Flask
+
+from .errors import ConfigError
+from .loops import ViewLoop, has_loop_of_asgirefs, serves_this_thread, stock_async_to_sync
+from .threads import close_at_exit
+
+__all__ = ("AsyncViews", "check_hook")
+
+R = TypeVar("R")
+
+_HOOK = "async_to_sync"
+
+_SPARE_LOOPS = 4
+"""Kept for threads to come: ``flask run`` serves each connection in a thread of its own."""
+
+
+def check_hook(app: Flask, key: str, ours: AsyncViews | None) -> None:
+    """Refuse an app whose hook somebody else uses, whose code would silently not be called.
+
+    Raises:
+        ConfigError: with ``key``, the setting that asks for the hook.
+    """
+    hook: object = vars(app).get(_HOOK)
+    owner = hook.__self__ if isinstance(hook, MethodType) else None
+    if isinstance(owner, AsyncViews):
+        if owner is not ours and not owner.closed:
+            by = f"the async views of {app.name!r} run on the loops of {owner.name} already"
+            raise ConfigError(key, True, f"one executor for each app with this setting; {by}")
+    elif hook is not None or type(app).async_to_sync is not Flask.async_to_sync:
+        name = type(app).__name__ if hook is None else repr(app)
+        raise ConfigError(key, True, f"False, because {name} has an async_to_sync() of its own")
+
+
+class AsyncViews:
+    """A loop for each thread of the server in which an async view ran. Thread-safe.
+
+    A thread keeps its loop: whatever an async function of a request opens, the others of that
+    request can use. When the thread ends, the next new thread gets the loop.
+    """
+
+    def __init__(
+        self, name: str, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None
+    ) -> None:
+        self.name = name
+        self._loop_factory = loop_factory
+        self.closed = False  # set under _lock
+        self._here = threading.local()
+        self._spare: list[ViewLoop] = []
+        self._forget()
+
+    def _forget(self) -> None:
+        self._lock = threading.RLock()  # reentrant: a finalizer may shut down while it is held
+        self._loops: list[ViewLoop] = []  # that were started, the ended ones too; guarded by _lock
+        self._busy: set[ViewLoop] = set()  # guarded by _lock
+        self._numbers = itertools.count()
+        close_at_exit(self)
+
+    def install(self, app: Flask) -> None:
+        """Run the async functions of ``app`` here from now on; see :func:`check_hook`."""
+        vars(app)[_HOOK] = self.async_to_sync
+
+    def async_to_sync(self, func: Callable[..., Coroutine[Any, Any, R]]) -> Callable[..., R]:
+        """Return a function that runs ``func`` on the loop of the thread that calls it."""
+
+        def call(*args: Any, **kwargs: Any) -> R:
+            loop = None if has_loop_of_asgirefs() else self._take()
+            if loop is None:
+                return stock_async_to_sync(func)(*args, **kwargs)
+            try:
+                return loop.run(func, args, kwargs)
+            finally:
+                self._give_back(loop)
+
+        return call
+
+    def _take(self) -> ViewLoop | None:
+        """The loop of this thread, or ``None`` after the shutdown, when stock Flask goes on."""
+        seat: _Seat | None = getattr(self._here, "seat", None)
+        with self._lock:
+            if self.closed:
+                return None
+            if seat is None:
+                try:
+                    seat = self._here.seat = _Seat(self, self._spare_loop() or self._new_loop())
+                except (RuntimeError, OSError):  # no more threads or files, or it is the end
+                    return None
+            self._busy.add(seat.loop)
+            return seat.loop
+
+    def _spare_loop(self) -> ViewLoop | None:
+        with suppress(IndexError):
+            return self._spare.pop()
+        return None
+
+    def _new_loop(self) -> ViewLoop:
+        self._loops = [loop for loop in self._loops if loop.alive]
+        name = f"{self.name}-view-loop-{next(self._numbers)}"
+        loop = ViewLoop(name, self.name, self._loop_factory)
+        self._loops.append(loop)
+        return loop
+
+    def _give_back(self, loop: ViewLoop) -> None:
+        with self._lock:
+            self._busy.discard(loop)
+            ends = self.closed
+        if ends:
+            loop.end()
+
+    def vacate(self, loop: ViewLoop) -> None:
+        """The thread of ``loop`` has ended. Called by a finalizer, so it takes no lock."""
+        if self.closed or len(self._spare) >= _SPARE_LOOPS:
+            loop.end()
+        else:
+            # If a shutdown comes in between it finds the loop among all others, not among these.
+            self._spare.append(loop)
+
+    def shutdown(self, *, wait: bool, cancel_pending: bool = False) -> None:
+        """End each loop when the view that it runs is done. New views run as in stock Flask."""
+        with self._lock:
+            self.closed = True
+            loops = self._loops
+            idle = [loop for loop in loops if loop not in self._busy]
+        for loop in idle:
+            loop.end()
+        if wait and not serves_this_thread():  # a view, or a job it waits for, waits for itself
+            for loop in loops:
+                loop.join()
+
+    def forget_parent(self) -> None:
+        """In the child of a fork: the loops are the parent's."""
+        self._here = threading.local()
+        self._spare = []
+        self._forget()
+
+    def __del__(self) -> None:
+        for loop in self._spare:  # the others are ended by their threads' seats
+            loop.end()
+
+
+class _Seat:
+    """Tells when the thread ends whose thread-local value this is."""
+
+    def __init__(self, views: AsyncViews, loop: ViewLoop) -> None:
+        self.loop = loop
+        self._views = ref(views)  # a thread may outlive the app
+        self._process = os.getpid()
+
+    def __del__(self) -> None:
+        if self._process != os.getpid():
+            return  # forked: the loop is the parent's
+        views = self._views()
+        if views is None:
+            self.loop.end()
+        else:
+            views.vacate(self.loop)

@@ -1,0 +1,616 @@
+"""Async views: what they do in stock Flask they do on loops that last, and that the loops do."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import sys
+import threading
+import time
+import traceback
+import weakref
+from collections.abc import Awaitable, Callable, Iterator
+from contextvars import Context, ContextVar
+from importlib.metadata import version
+from typing import Any
+
+import pytest
+from asgiref.sync import AsyncSingleThreadContext, async_to_sync, sync_to_async
+from asgiref.wsgi import WsgiToAsgi
+from flask import Flask, Response, g, request, session, stream_with_context
+from flask.testing import FlaskClient
+
+from flask_executor_typed import ConfigError, Executor
+
+from .conftest import TIMEOUT
+from .test_threads import Ended, in_time, run_script
+
+variable: ContextVar[str] = ContextVar("variable", default="unset")
+
+FLASK = tuple(int(part) for part in version("flask").split(".")[:3] if part.isdigit())
+
+View = Callable[[], Awaitable[Any]]
+
+
+def make_app(name: str = "views", *, lasting: bool = True) -> Flask:
+    app = Flask(name)
+    app.secret_key = "views"
+    app.config["EXECUTOR_ASYNC_VIEWS"] = lasting
+    app.testing = True  # exceptions of views get through to the test
+    return app
+
+
+@pytest.fixture(params=[False, True], ids=["stock", "lasting"])
+def either_app(request: pytest.FixtureRequest) -> Iterator[Flask]:
+    """Whatever holds for one holds for the other."""
+    app = make_app(lasting=request.param)
+    with Executor(app):
+        yield app
+
+
+@pytest.fixture
+def app() -> Flask:
+    return make_app()
+
+
+@pytest.fixture
+def client(app: Flask, executor: Executor) -> FlaskClient:
+    return app.test_client()
+
+
+def call(app: Flask, view: View) -> Any:
+    """What an async function returns to Flask, in this thread."""
+    return app.ensure_sync(view)()
+
+
+def call_in_thread(app: Flask, view: View) -> Any:
+    """The same in a new thread, which is over when this returns."""
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(call(app, view)))
+    thread.start()
+    thread.join(TIMEOUT)
+    (result,) = results
+    return result
+
+
+async def running_loop() -> asyncio.AbstractEventLoop:
+    return asyncio.get_running_loop()
+
+
+async def this_thread() -> threading.Thread:
+    return threading.current_thread()
+
+
+def view_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if "-view-loop-" in thread.name}
+
+
+def until_left(number: int) -> None:
+    """Wait until no more than so many loops are left."""
+    end = time.monotonic() + TIMEOUT
+    while len(view_threads()) > number:
+        assert time.monotonic() < end, view_threads()
+        time.sleep(0.001)
+
+
+# As in stock Flask
+
+
+def test_async_functions_of_a_request_run_in_their_order_and_see_its_contexts(
+    either_app: Flask,
+) -> None:
+    seen: list[tuple[str, str, str | None]] = []
+
+    def see(name: str) -> None:
+        seen.append((name, request.path, session.get("user")))
+
+    @either_app.before_request
+    async def before() -> None:
+        session["user"] = "ada"
+        see("before")
+        g.value = 1
+
+    @either_app.get("/")
+    async def view() -> str:
+        await asyncio.sleep(0)
+        see("view")
+        raise LookupError
+
+    @either_app.errorhandler(LookupError)
+    async def handle(error: LookupError) -> tuple[str, int]:
+        see(f"handler {sys.exc_info()[1] is error}")
+        return str(g.value), 418
+
+    @either_app.after_request
+    async def after(response: Response) -> Response:
+        see("after")
+        return response
+
+    @either_app.teardown_request
+    async def teardown(_: BaseException | None) -> None:
+        see("teardown")
+
+    response = either_app.test_client().get("/")
+    assert (response.status_code, response.get_data()) == (418, b"1")
+    names = ["before", "view", "handler True", "after", "teardown"]
+    assert seen == [(name, "/", "ada") for name in names]
+
+
+def test_variables_set_in_an_async_function_are_seen_after_it(either_app: Flask) -> None:
+    async def view() -> str:
+        variable.set("of the view")
+        await asyncio.sleep(0)
+        return variable.get()
+
+    variable.set("before")
+    assert call(either_app, view) == "of the view"
+    assert variable.get() == "of the view"
+    variable.set("unset")
+
+
+def test_exception_of_a_view_keeps_its_traceback_and_its_context(either_app: Flask) -> None:
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise LookupError("lost")
+
+    try:
+        raise KeyError("first")
+    except KeyError as error:
+        first = error
+        with pytest.raises(LookupError, match="lost") as caught:
+            call(either_app, fail)
+    assert caught.value.__context__ is first
+    frames = traceback.extract_tb(caught.value.__traceback__)
+    assert frames[-1].name == "fail"
+
+
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, SystemExit, KeyboardInterrupt])
+def test_base_exceptions_of_a_view_reach_the_caller(
+    either_app: Flask, kind: type[BaseException]
+) -> None:
+    async def leave() -> None:
+        raise kind
+
+    with pytest.raises(kind):
+        call(either_app, leave)
+    assert call(either_app, this_thread) is not threading.current_thread()  # it goes on
+
+
+def test_thread_sensitive_code_runs_in_the_thread_of_the_request(either_app: Flask) -> None:
+    async def view() -> list[int]:
+        ident = sync_to_async(threading.get_ident)
+        in_task = asyncio.create_task(ident())
+        in_bare_task = Context().run(asyncio.get_running_loop().create_task, ident())
+        return [await ident(), await in_task, await in_bare_task]
+
+    assert call(either_app, view) == [threading.get_ident()] * 3
+
+
+def test_other_code_of_sync_to_async_runs_beside_it(either_app: Flask) -> None:
+    async def view() -> int:
+        return await sync_to_async(threading.get_ident, thread_sensitive=False)()
+
+    assert call(either_app, view) != threading.get_ident()
+
+
+def test_tasks_that_a_view_left_behind_are_cancelled_and_cleaned_up_when_it_ends(
+    either_app: Flask,
+) -> None:
+    events: list[str] = []
+
+    async def linger(started: asyncio.Event) -> None:
+        try:
+            started.set()
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(0.01)
+            events.append(await sync_to_async(lambda: "cleaned up")())
+
+    async def view() -> str:
+        started = asyncio.Event()
+        task = asyncio.create_task(linger(started))
+        await started.wait()
+        assert not task.done()
+        return "returned"
+
+    async def fail() -> None:
+        await view()
+        raise LookupError
+
+    assert call(either_app, view) == "returned"
+    assert events == ["cleaned up"]
+    with pytest.raises(LookupError):
+        call(either_app, fail)
+    assert events == ["cleaned up"] * 2
+
+
+def test_bridges_may_be_nested_in_a_view_and_stay_on_its_loop(either_app: Flask) -> None:
+    async def innermost() -> tuple[object, int]:
+        loop = asyncio.get_running_loop()
+        return loop, await sync_to_async(threading.get_ident)()
+
+    def with_asgiref() -> tuple[object, int]:
+        return async_to_sync(innermost)()
+
+    def with_flask() -> tuple[object, int]:
+        result: tuple[object, int] = either_app.ensure_sync(innermost)()
+        return result
+
+    async def view() -> list[bool]:
+        here = (asyncio.get_running_loop(), await sync_to_async(threading.get_ident)())
+        found = [
+            await sync_to_async(fn, thread_sensitive=sensitive)()
+            for fn in (with_asgiref, with_flask)
+            for sensitive in (True, False)
+        ]
+        return [loop is here[0] for loop, _ in found] + [found[0] == found[2] == here]
+
+    assert call(either_app, view) == [True] * 5
+
+
+def test_ensure_sync_refuses_where_a_loop_runs(either_app: Flask) -> None:
+    async def view() -> None:
+        either_app.ensure_sync(running_loop)()
+
+    expected = (
+        "You cannot use AsyncToSync in the same thread as an async event loop - "
+        "just await the async function directly."
+    )
+    with pytest.raises(RuntimeError) as caught:
+        call(either_app, view)
+    assert str(caught.value) == expected
+    with pytest.raises(RuntimeError) as caught:
+        asyncio.run(view())
+    assert str(caught.value) == expected
+
+
+@pytest.mark.skipif(
+    (2, 2) <= FLASK < (3, 1, 2), reason="no stream_with_context in async views of this Flask"
+)
+def test_streams_see_the_request_of_their_async_view(either_app: Flask) -> None:
+    async def word() -> str:
+        await asyncio.sleep(0)
+        return request.args["word"]
+
+    @either_app.get("/")
+    async def view() -> Response:
+        def stream() -> Iterator[str]:
+            yield request.path
+            yield either_app.ensure_sync(word)()
+
+        return Response(stream_with_context(stream()))
+
+    assert either_app.test_client().get("/?word=hello").get_data(as_text=True) == "/hello"
+
+
+def test_jobs_can_be_awaited_in_a_view(either_app: Flask) -> None:
+    executor: Executor = either_app.extensions["executor"]
+
+    async def double(number: int) -> int:
+        await asyncio.sleep(0)
+        return 2 * number
+
+    async def view() -> list[int]:
+        return [await executor.submit(double, 1), await executor.submit(max, 3, 4)]
+
+    assert call(either_app, view) == [2, 4]
+
+
+def test_wrong_arguments_are_an_error_of_the_caller_and_the_next_call_works(
+    either_app: Flask,
+) -> None:
+    async def view(_: int) -> None: ...
+
+    with pytest.raises(TypeError):
+        either_app.ensure_sync(view)()
+    assert call(either_app, this_thread) is not threading.current_thread()
+
+
+# The loops
+
+
+def test_async_functions_of_one_thread_share_one_loop_and_start_no_other_thread(
+    app: Flask, client: FlaskClient
+) -> None:
+    loops: list[asyncio.AbstractEventLoop] = []
+    threads: list[threading.Thread] = []
+
+    @app.before_request
+    async def note() -> None:
+        loops.append(asyncio.get_running_loop())
+        threads.append(threading.current_thread())
+
+    @app.after_request
+    async def note_after(response: Response) -> Response:
+        await note()
+        return response
+
+    @app.get("/view")
+    async def view() -> str:
+        await note()
+        return ""
+
+    for _ in range(100):
+        assert client.get("/view").status_code == 200
+    assert len(loops) == 300
+    assert len(set(loops)) == len(set(threads)) == 1
+    assert threads[0].name == "executor-view-loop-0"
+
+
+def test_view_that_blocks_delays_only_itself(app: Flask, executor: Executor) -> None:
+    meeting = threading.Barrier(8)
+
+    async def block() -> threading.Thread:
+        await asyncio.sleep(0)
+        meeting.wait(TIMEOUT)  # which never ends if one waits for another
+        return threading.current_thread()
+
+    seen: list[threading.Thread] = []
+    threads = [
+        threading.Thread(target=lambda: seen.append(call(app, block)), daemon=True)
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT)
+    assert len(set(seen)) == 8
+
+
+def test_loop_of_a_thread_that_has_ended_serves_the_next_one(
+    app: Flask, executor: Executor
+) -> None:
+    loops = {call_in_thread(app, running_loop) for _ in range(20)}
+    assert len(loops) == 1
+
+
+def test_few_loops_stay_when_many_threads_have_ended(app: Flask, executor: Executor) -> None:
+    meeting = threading.Barrier(12)
+
+    async def meet() -> None:
+        meeting.wait(TIMEOUT)
+
+    threads = [threading.Thread(target=call, args=(app, meet), daemon=True) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT)
+    until_left(4)
+    assert len({call_in_thread(app, running_loop) for _ in range(20)}) == 1
+
+
+def test_two_executors_have_loops_of_their_own() -> None:
+    one, other = make_app("one"), make_app("other")
+    with Executor(one), Executor(other):
+        assert call(one, running_loop) is not call(other, running_loop)
+
+
+def test_view_of_another_app_may_be_called_in_a_view(app: Flask, executor: Executor) -> None:
+    other = make_app("other")
+    other.add_url_rule("/", "index", this_thread_name)
+
+    async def view() -> tuple[str, str]:
+        response = await sync_to_async(other.test_client().get)("/")
+        return threading.current_thread().name, response.get_data(as_text=True)
+
+    with Executor(other):
+        mine, others = call(app, view)
+    assert mine == others  # as in stock Flask: on the loop that waits
+
+
+async def this_thread_name() -> str:
+    return threading.current_thread().name
+
+
+def test_request_in_a_thread_of_an_asgi_server_does_not_run_on_the_loop_of_the_server(
+    app: Flask, executor: Executor
+) -> None:
+    app.add_url_rule("/", "index", this_thread_name)
+    seen: list[str] = []
+
+    async def serve() -> None:
+        # The handler as an ASGI server calls it.
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.body":
+                seen.append(message.get("body", b"").decode())
+
+        scope: Any = {
+            "type": "http", "http_version": "1.1", "method": "GET", "path": "/",
+            "query_string": b"", "headers": [], "scheme": "http", "server": ("localhost", 80),
+        }  # fmt: skip
+        wrapper: Any = WsgiToAsgi
+        handler = wrapper(app)
+        for _ in range(3):
+            await asyncio.wait_for(handler(scope, receive, send), TIMEOUT)
+
+    asyncio.run(serve())
+    assert "".join(seen) == "executor-view-loop-0" * 3
+
+
+def test_async_single_thread_context_is_respected(app: Flask, executor: Executor) -> None:
+    single_thread: Any = AsyncSingleThreadContext
+    with single_thread():
+        first, second = call(app, this_thread), call(app, this_thread)
+    assert first is second
+    assert "view-loop" not in first.name
+
+
+def test_async_teardown_after_a_coroutine_job_works(app: Flask, executor: Executor) -> None:
+    seen: list[str] = []
+
+    @app.teardown_appcontext
+    async def teardown(_: BaseException | None) -> None:
+        seen.append(threading.current_thread().name)
+
+    assert executor.submit(asyncio.sleep, 0, "done").result(TIMEOUT) == "done"
+    executor.shutdown()
+    assert seen == ["executor-view-loop-0"]
+
+
+# The end
+
+
+def test_shutdown_ends_the_loops_and_views_go_on_as_in_stock_flask(app: Flask) -> None:
+    executor = Executor(app)
+    loop = call(app, running_loop)
+    executor.shutdown()
+    assert loop.is_closed()
+    assert not view_threads()
+    assert call(app, running_loop).is_closed()
+    executor.init_app(app)
+    assert call(app, running_loop).is_running()
+    executor.shutdown()
+
+
+def test_shutdown_lets_a_view_that_runs_come_to_its_end(app: Flask) -> None:
+    executor = Executor(app)
+    started, go_on = threading.Event(), threading.Event()
+
+    async def view() -> str:
+        started.set()
+        while not go_on.is_set():
+            await asyncio.sleep(0)
+        return "done"
+
+    results: list[str] = []
+    thread = threading.Thread(target=lambda: results.append(call(app, view)))
+    thread.start()
+    assert started.wait(TIMEOUT)
+    executor.shutdown(wait=False)
+    assert len(view_threads()) == 1
+    go_on.set()
+    in_time(executor.shutdown)
+    thread.join(TIMEOUT)
+    assert results == ["done"]
+    assert not view_threads()
+
+
+@pytest.mark.parametrize("where", ["view", "sync code of a view", "job of a view"])
+def test_shutdown_in_a_view_does_not_wait_for_the_view(app: Flask, where: str) -> None:
+    executor = Executor(app)
+
+    async def view() -> str:
+        if where == "view":
+            executor.shutdown()
+        elif where == "job of a view":
+            await executor.submit(executor.shutdown)
+        else:
+            await sync_to_async(executor.shutdown)()
+        return "done"
+
+    results: list[str] = []
+    in_time(lambda: results.append(call(app, view)))
+    assert results == ["done"]
+    in_time(executor.shutdown)
+    assert not view_threads()
+
+
+def test_views_of_an_app_that_is_gone_leave_no_thread(app: Flask) -> None:
+    app = make_app("short-lived")
+    executor = Executor(app)
+    call(app, running_loop)
+    call_in_thread(app, running_loop)
+    gone = weakref.ref(app)
+    del app, executor
+    gc.collect()
+    assert gone() is None
+    until_left(0)
+
+
+def test_interpreter_that_exits_waits_for_no_idle_loop() -> None:
+    ended = run_script("""
+        app.config["EXECUTOR_ASYNC_VIEWS"] = True
+        executor.init_app(app)
+        async def view():
+            return 7
+        print(app.ensure_sync(view)())
+    """)
+    assert ended == Ended(0, "7\n", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_child_of_a_fork_has_loops_of_its_own() -> None:
+    ended = run_script("""
+        import os, warnings
+        warnings.simplefilter("ignore")
+        app.config["EXECUTOR_ASYNC_VIEWS"] = True
+        executor.init_app(app)
+        async def view():
+            return threading.current_thread().name
+        print(app.ensure_sync(view)(), flush=True)
+        child = os.fork()
+        if child == 0:
+            print(app.ensure_sync(view)(), flush=True)
+            sys.exit()  # which waits for the loop to end
+        os.waitpid(child, 0)
+        print(app.ensure_sync(view)())
+    """)
+    name = "executor-view-loop-0\n"
+    assert ended == Ended(0, name * 3, "")
+
+
+# The setting
+
+
+def test_without_the_setting_flask_is_left_alone(app: Flask) -> None:
+    app.config["EXECUTOR_ASYNC_VIEWS"] = False
+    with Executor(app):
+        assert "async_to_sync" not in vars(app)
+        assert call(app, running_loop).is_closed()
+
+
+def test_setting_can_be_changed_with_init_app(app: Flask) -> None:
+    executor = Executor(app)
+    assert call(app, running_loop).is_running()
+    app.config["EXECUTOR_ASYNC_VIEWS"] = False
+    executor.init_app(app)
+    assert call(app, running_loop).is_closed()
+    app.config["EXECUTOR_ASYNC_VIEWS"] = "yes"
+    executor.init_app(app)
+    assert call(app, running_loop).is_running()
+    executor.shutdown()
+
+
+def test_setting_that_is_made_after_init_app_is_used_from_the_first_job_on(app: Flask) -> None:
+    app.config["EXECUTOR_ASYNC_VIEWS"] = False
+    with Executor(app) as executor:
+        app.config["EXECUTOR_ASYNC_VIEWS"] = True
+        executor.submit(int).result(TIMEOUT)
+        assert call(app, running_loop).is_running()
+
+
+class WithHook(Flask):
+    def async_to_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        return super().async_to_sync(func)
+
+
+def test_app_with_a_hook_of_its_own_is_refused() -> None:
+    app = WithHook("views")
+    app.config["EXECUTOR_ASYNC_VIEWS"] = True
+    with pytest.raises(ConfigError) as caught:
+        Executor(app)
+    assert str(caught.value) == (
+        "EXECUTOR_ASYNC_VIEWS=True (bool): expected False, because WithHook has an "
+        "async_to_sync() of its own; set it before init_app()"
+    )
+    assert not app.extensions
+
+
+def test_two_executors_for_the_views_of_one_app_are_refused(app: Flask) -> None:
+    app.config["MAIL_EXECUTOR_ASYNC_VIEWS"] = True
+    with Executor(app) as executor:
+        with pytest.raises(ConfigError) as caught:
+            Executor(app, name="mail")
+        executor.init_app(app)  # again: nothing changes
+    assert str(caught.value) == (
+        "MAIL_EXECUTOR_ASYNC_VIEWS=True (bool): expected one executor for each app with this "
+        "setting; the async views of 'views' run on the loops of executor already; "
+        "set it before init_app()"
+    )
+    with Executor(app, name="mail"):  # the other has been shut down
+        assert call(app, this_thread).name == "mail_executor-view-loop-0"
