@@ -155,7 +155,8 @@ def _type(key: str, value: object) -> str:
 
 
 def _loop_factory(key: str, value: object) -> object:
-    factory, reason = value, ""
+    factory: Any = value
+    reason = ""
     if isinstance(value, str):
         module, _, name = value.partition(":")
         try:

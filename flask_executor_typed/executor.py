@@ -1263,7 +1263,7 @@ def _check_count(name: str, value: object) -> None:
         raise ValueError(f"{name}={value!r}: expected 1 or more")
 
 
-def _check_limits(timeout: object, retries: object, backoff: object, /) -> None:
+def _check_limits(timeout: object, retries: object, backoff: Any, /) -> None:
     if timeout is not None:
         _check_number("timeout", timeout, lambda seconds: seconds > 0, "seconds, more than 0")
     if retries is not None:

@@ -64,6 +64,55 @@ _CLASS_OF_FUTURE = r"(?s)class FutureProxy\(.*?\n\n\nclass "
 _CLASS_OF_COLLECTION = r"(?s)class FutureCollection.*?\n\n\n"
 
 MUTATIONS = (
+    # -- while a job runs
+    Mutation(
+        "track: gives Any",
+        "current.py",
+        r"rows: Iterable\[A\], total: float \| None = None, message: str = \"\"\) -> Iterator\[A\]",
+        'rows: Iterable[A], total: float | None = None, message: str = "") -> Iterator[Any]',
+    ),
+    Mutation(
+        "track: no overload for what is asynchronous",
+        "current.py",
+        r"@overload\ndef track\(\n    rows: AsyncIterable\[A\],(?:.|\n)+?: \.\.\.\n",
+        "@overload\ndef track(rows: int) -> int: ...\n",
+    ),
+    Mutation(
+        "progress: is Any",
+        "futures.py",
+        r"def progress\(self\) -> Progress \| None:",
+        "def progress(self) -> Any:",
+    ),
+    Mutation(
+        "watch: gives Any",
+        "futures.py",
+        r"def watch\(self\) -> AsyncIterator\[Progress\]:",
+        "def watch(self) -> AsyncIterator[Any]:",
+    ),
+    Mutation(
+        "using: timeout takes anything",
+        "executor.py",
+        r"timeout: float \| None = None,\n        retries",
+        "timeout: Any = None,\n        retries",
+    ),
+    Mutation(
+        "using: backoff takes anything",
+        "executor.py",
+        r"backoff: Backoff \| None = None",
+        "backoff: Any = None",
+    ),
+    Mutation(
+        "current_job.executor: is Any",
+        "current.py",
+        r"def executor\(self\) -> Executor\[Any\]:",
+        "def executor(self) -> Any:",
+    ),
+    Mutation(
+        "bar: gives Any for a future",
+        "bars.py",
+        r"(def bar\(source: FutureProxy\[R\].*\)) -> R:",
+        r"\1 -> Any:",
+    ),
     # -- Executor.submit
     Mutation(
         "submit: no overload for what is awaitable",
