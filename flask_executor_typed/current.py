@@ -88,7 +88,7 @@ class CurrentJob:
         _future()._report(Progress(done, total, message))
 
 
-current_job = CurrentJob()
+current_job: CurrentJob = CurrentJob()
 """The job that runs here."""
 
 

@@ -91,7 +91,7 @@ class LoopPool:
 
     def call_later(self, seconds: float, fn: Callable[[], object]) -> Callable[[], object]:
         """Call ``fn`` on a loop after ``seconds``. Returns a function that prevents it."""
-        return self._least_busy().call_later(seconds, fn)
+        return self._threads[0].call_later(seconds, fn)  # started before any worker
 
     def start_one(self) -> None:
         """Start a loop unless there is one."""
@@ -209,7 +209,9 @@ class _LoopThread:
     ) -> None:
         # In a context of its own: the loop keeps the one that it is made in as long as it lives,
         # and we are called from a view.
-        self.loop = Context().run(_made_by, new_loop or _new_loop_of_uvloop_or_asyncio)
+        self.loop: asyncio.AbstractEventLoop = Context().run(
+            _made_by, new_loop or _new_loop_of_uvloop_or_asyncio
+        )
         self._pool_name = pool_name
         self._inbox = LoopInbox(self.loop)
         self._refusing = False  # these two are set once, and never unset

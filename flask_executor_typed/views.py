@@ -60,7 +60,7 @@ class AsyncViews:
     ) -> None:
         self.name = name
         self._loop_factory = loop_factory
-        self.closed = False  # set under _lock
+        self.closed: bool = False  # set under _lock
         self._here = threading.local()
         self._spare: list[ViewLoop] = []
         self._forget()
