@@ -244,7 +244,8 @@ def test_process_whose_worker_was_killed_can_exit() -> None:
         print([type(future.exception(10)).__name__ for future in futures])
         """)
     )
-    assert ended == Ended(0, f"{['BrokenProcessPool'] * 3}\n", "")
+    # Its own exit function may complain of a pool that broke just before it: no part of this.
+    assert (ended.status, ended.stdout) == (0, f"{['BrokenProcessPool'] * 3}\n")
 
 
 @pytest.mark.parametrize(("fn", "status"), [("abs", "succeeded"), ("os._exit", "failed")])
