@@ -11,13 +11,13 @@ import contextlib
 import functools
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from contextvars import ContextVar
+from contextvars import Context
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from . import signals
-from .context import ContextSnapshot
+from .context import ContextSnapshot, running_call
 from .errors import JobTimeoutError
 from .futures import FutureProxy, LoopInbox
 from .logs import log_exception
@@ -30,7 +30,6 @@ __all__ = (
     "is_awaitable",
     "is_of_another_call",
     "name_of",
-    "running_call",
 )
 
 R = TypeVar("R")
@@ -66,6 +65,14 @@ class LoopServices(Protocol):
         ...
 
 
+class CallPool(Protocol):
+    """What runs calls, and must know for which of them jobs wait."""
+
+    def want(self, call: Call[Any]) -> None: ...
+
+    def unwant(self, call: Call[Any]) -> None: ...
+
+
 Backoff: TypeAlias = float | Callable[[int], float]
 """Seconds between the first two attempts, doubled each time; or a function that gives the seconds
 to wait after the attempt of a number, which counts from 1."""
@@ -93,6 +100,7 @@ class Call(Generic[R]):
 
     __slots__ = (
         "_inbox",
+        "_is_wanted",
         "args",
         "attempt",
         "executor",
@@ -129,8 +137,9 @@ class Call(Generic[R]):
         """The executor that accepted the call."""
         self.limits: Limits | None = limits
         self.attempt: int = 1
-        self.pool: object = None
+        self.pool: CallPool | None = None
         """The pool of threads that runs the call, or is to."""
+        self._is_wanted = False
         self.inner: FutureProxy[R] | None = None
         """The future of another call that the function returned: its outcome is this call's."""
         self.task: asyncio.Task[Any] | None = None
@@ -141,10 +150,39 @@ class Call(Generic[R]):
         """Whether ``executor`` accepted the call, and it is not over."""
         return getattr(self, "executor", None) is executor
 
+    def cancel(self) -> None:
+        """Cancel the call unless it is over."""
+        future = getattr(self, "future", None)
+        if future is not None:
+            future.cancel()
+
+    @property
+    def has_time_limit(self) -> bool:
+        return self.limits is not None and self.limits.timeout not in {None, inf}
+
     def begin(self) -> bool:
         """Take the right to run the call; ``False`` if it was cancelled, refused, or has run."""
         future = getattr(self, "future", None)  # not there any more once it has run
-        return future is not None and future._begin()
+        begins = future is not None and future._begin()
+        if self._is_wanted and self.pool is not None:
+            self.pool.unwant(self)
+        return begins
+
+    def is_watched(self) -> None:
+        """Somebody is to be told when the call, which was pending just now, is done."""
+        if running_call.get() is not None:
+            self.is_wanted()
+
+    def is_wanted(self) -> None:
+        """A job waits for the call, which was pending just now."""
+        if self.pool is None or self._is_wanted:
+            return
+        self._is_wanted = True
+        self.pool.want(self)
+        # A worker that begins first says that it has, and then looks whether the call is wanted.
+        future = getattr(self, "future", None)
+        if future is None or future._queued is None:
+            self.pool.unwant(self)
 
     # -- in a thread -----------------------------------------------------------------------------
 
@@ -244,8 +282,8 @@ class Call(Generic[R]):
     def _limit_time(
         self, call_later: Callable[[float, Callable[[], object]], Callable[[], object]]
     ) -> Callable[[], object] | None:
-        seconds = None if self.limits is None else self.limits.timeout
-        if seconds is None or seconds == inf:
+        seconds = self.limits.timeout if self.limits is not None and self.has_time_limit else None
+        if seconds is None:
             return None
         return call_later(seconds, _Deadline(self, seconds))
 
@@ -256,7 +294,9 @@ class Call(Generic[R]):
         assert self.limits is not None
         try:
             pause = self.limits.pause_after(self.attempt)
-        except Exception:
+            if not 0 <= pause < inf:
+                raise ValueError(f"backoff gave {pause!r}: expected seconds, 0 or more")
+        except BaseException:
             log_exception(self.snapshot.app.logger, "backoff of %s failed", self.future.name)
             return None
         self.attempt += 1
@@ -274,7 +314,7 @@ class Call(Generic[R]):
     def _fail(self, error: BaseException) -> None:
         if self._is_answer_to_cancel(error):
             self.future._end_cancelled()
-        else:
+        elif not self.future.cancelled():  # it may be, between two attempts
             self._log(error)
             self.future._fail(error)
 
@@ -355,8 +395,5 @@ class _Deadline:
 
 
 def _call_later_here(seconds: float, fn: Callable[[], object]) -> Callable[[], object]:
-    return asyncio.get_running_loop().call_later(seconds, fn).cancel
-
-
-running_call: ContextVar[Call[Any] | None] = ContextVar("flask_executor_typed_call", default=None)
-"""The call that runs here; one that is over has no ``future`` any more."""
+    # In a context of its own: a timer that was cancelled keeps its context until its time comes.
+    return asyncio.get_running_loop().call_later(seconds, fn, context=Context()).cancel

@@ -30,10 +30,22 @@ from .signals import has_receivers
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-__all__ = ("CarryG", "ContextRules", "ContextSnapshot", "current_app_or_none", "without_resources")
+__all__ = (
+    "CarryG",
+    "ContextRules",
+    "ContextSnapshot",
+    "current_app_or_none",
+    "running_call",
+    "without_resources",
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+running_call: contextvars.ContextVar[Any] = contextvars.ContextVar(
+    "flask_executor_typed_call", default=None
+)
+"""The ``Call`` that runs here, or ``None``; one that is over has no ``future`` any more."""
 
 CarryG = Collection[str] | Callable[[str, object], bool]
 """Which names of ``g`` travel to a job: the names, or a function of name and value."""
@@ -163,6 +175,7 @@ class ContextSnapshot:
         return self.variables.copy().run(self._run, fn, args, kwargs)
 
     def _run(self, fn: Callable[..., R], args: Any, kwargs: Any) -> R:
+        running_call.set(None)  # not the job that was there when the snapshot was taken
         with self.pushed():
             return fn(*args, **kwargs)
 

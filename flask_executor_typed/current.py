@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Hashable, Iterable, Iterator, Sized
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar, cast, final, overload
 
-from .calls import Call, running_call
+from .calls import Call
+from .context import running_call
 from .errors import NoJobError
 from .futures import FutureProxy, Progress
 
@@ -93,7 +95,7 @@ current_job: CurrentJob = CurrentJob()
 
 
 def _call() -> Call[Any]:
-    call = running_call.get()
+    call: Call[Any] | None = running_call.get()
     if call is None or not hasattr(call, "future"):
         raise NoJobError
     return call
@@ -133,18 +135,23 @@ def track(
     return _track(rows, total, message)
 
 
+def _report(done: int, total: float | None, message: str) -> None:
+    with suppress(NoJobError):  # the iteration goes on after the job
+        current_job.progress(done, total, message)
+
+
 def _track(rows: Iterable[A], total: float | None, message: str) -> Iterator[A]:
     if not current_job:
         yield from rows
         return
-    report, clock, done, tell_at = current_job.progress, time.monotonic, 0, 0.0
+    clock, done, tell_at = time.monotonic, 0, 0.0
     for row in rows:
         if clock() >= tell_at:
-            report(done, total, message)
+            _report(done, total, message)
             tell_at = clock() + _TOLD_EVERY
         yield row
         done += 1
-    report(done, total, message)
+    _report(done, total, message)
 
 
 async def _track_async(
@@ -153,9 +160,9 @@ async def _track_async(
     tell_at, done, is_job = 0.0, 0, bool(current_job)
     async for row in rows:
         if is_job and time.monotonic() >= tell_at:
-            current_job.progress(done, total, message)
+            _report(done, total, message)
             tell_at = time.monotonic() + _TOLD_EVERY
         yield row
         done += 1
     if is_job:
-        current_job.progress(done, total, message)
+        _report(done, total, message)

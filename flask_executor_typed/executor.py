@@ -58,11 +58,17 @@ from .calls import (
     is_awaitable,
     is_of_another_call,
     name_of,
-    running_call,
 )
 from .completion import AsCompleted
 from .config import ExecutorConfig, key_of, warn_of_unknown_keys
-from .context import CarryG, ContextRules, ContextSnapshot, current_app_or_none, without_resources
+from .context import (
+    CarryG,
+    ContextRules,
+    ContextSnapshot,
+    current_app_or_none,
+    running_call,
+    without_resources,
+)
 from .errors import ExecutorClosedError, NoAppError
 from .futures import FutureCollection, FutureKey, FutureProxy, OnDuplicate
 from .jobs import ExecutorJob, JobDecorator

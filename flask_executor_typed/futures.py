@@ -61,6 +61,7 @@ __all__ = (
     "Progress",
     "ReadableFuture",
     "Status",
+    "following_apart",
     "wait_here_with",
 )
 
@@ -156,6 +157,16 @@ def wait_here_with(wait: Callable[[FutureProxy[Any], float | None], None]) -> No
     _this_thread.wait = wait
 
 
+@contextlib.contextmanager
+def following_apart() -> Generator[None, None, None]:
+    """Settle followers at once, although a frame below is settling some: it waits for these."""
+    outer, _this_thread.followers = _this_thread.followers, deque()
+    try:
+        yield
+    finally:
+        _this_thread.followers = outer
+
+
 def _inbox_of_running_loop() -> tuple[asyncio.AbstractEventLoop, LoopInbox]:
     loop = asyncio.get_running_loop()
     inbox = _this_thread.inbox
@@ -194,8 +205,19 @@ class _Ticket:
 _TO_START = _Ticket()
 """Whoever removes it decides whether the call runs: the worker by starting, or ``cancel()``."""
 
+_TO_RESUME = _Ticket()
+"""The same between two attempts, for the worker that has the call, and ``cancel()``."""
+
 _TO_SETTLE = _Ticket()
 """Whoever removes it decides the outcome: the worker with a result, or ``cancel()``."""
+
+
+class _Queued(Protocol):
+    """A call that no worker has begun."""
+
+    def is_watched(self) -> None: ...
+
+    def is_wanted(self) -> None: ...
 
 
 class _Interruptible(Protocol):
@@ -271,7 +293,7 @@ class FutureProxy(Future[R]):
         self._followed: Future[R] | None = None
         self._interruptible: _Interruptible | None = None
         self._shared: _SharedState | None = None
-        self._queued: object = None  # the call, while a pool of threads has it
+        self._queued: _Queued | None = None  # the call, while it waits in a pool of threads
         self._cancel_requested = False
         self._progress: Progress | None = None
         self._progress_watchers: tuple[Callable[[], object], ...] = ()  # guarded by _shared_lock
@@ -330,11 +352,11 @@ class FutureProxy(Future[R]):
         watcher = _ProgressWatcher(*_inbox_of_running_loop())
         with self._telling(watcher.change):
             try:
-                watcher.done = not self._watch(watcher, first=True)
+                self._watch(watcher, first=True)
                 last: Progress | None = None
                 while True:
                     # In this order: when it is done, the progress is the last.
-                    done, progress = watcher.done, self._progress
+                    done, progress = self.done(), self._progress
                     if progress is not None and progress is not last:
                         last = progress
                         yield progress
@@ -395,7 +417,7 @@ class FutureProxy(Future[R]):
         last = self._last_followed()
         if last is not self:
             return last.cancel()  # which settles this one
-        if self._take(_TO_START):
+        if self._take(_TO_START) or self._take(_TO_RESUME):
             if self._end_cancelled():
                 return True
         elif self._interruptible is not None:
@@ -523,16 +545,17 @@ class FutureProxy(Future[R]):
         """Take the right to run the call; ``False`` if it was cancelled, or refused."""
         if not self._take(_TO_START):
             return False
+        self._queued = None
         self._started = time.time()
         return True
 
     def _pause(self) -> None:
         """Give the right to run the call back, until :meth:`_resume`."""
-        self._watchers.append(_TO_START)
+        self._watchers.append(_TO_RESUME)
 
     def _resume(self) -> bool:
         """Take it again; ``False`` if the call was settled meanwhile."""
-        return self._take(_TO_START) and self._status == PENDING
+        return self._take(_TO_RESUME) and self._status == PENDING
 
     def _succeed(self, result: R) -> bool:
         return self._settle(FINISHED, result)
@@ -557,6 +580,8 @@ class FutureProxy(Future[R]):
             self._fail(RuntimeError(f"{self.name} returned its own future, and can never be done"))
         else:
             self._followed = future
+            if (queued := future._queued) is not None:
+                queued.is_wanted()  # by whoever waits for this one
             if not future._watch(self._settle_like):  # unlike a callback, it needs no contexts
                 self._settle_like(future)
 
@@ -600,6 +625,8 @@ class FutureProxy(Future[R]):
         """
         if self._status != PENDING:
             return False
+        if (queued := self._queued) is not None:
+            queued.is_watched()
         if first:
             self._watchers.insert(0, watcher)
         else:
@@ -750,17 +777,15 @@ class _Awaiter:
 class _ProgressWatcher:
     """Whoever iterates over ``future.watch()``, on the loop of ``inbox``."""
 
-    __slots__ = ("_inbox", "_loop", "_posted", "_waiter", "done")
+    __slots__ = ("_inbox", "_loop", "_posted", "_waiter")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, inbox: LoopInbox) -> None:
         self._loop = loop
         self._inbox = inbox
         self._posted = False
         self._waiter: asyncio.Future[None] | None = None  # only the loop's thread touches it
-        self.done = False
 
     def __call__(self, future: FutureProxy[Any]) -> None:
-        self.done = True
         self._inbox.post(self._wake)
 
     def change(self) -> None:

@@ -123,7 +123,7 @@ class LoopPool:
         try:
             thread_name = f"{self._name}-loop-{len(self._threads)}"
             thread = _LoopThread(thread_name, self._name, self._new_loop)
-        except (RuntimeError, OSError):  # the system has no more threads or files, or it is the end
+        except Exception:  # no more threads or files, it is the end, or EXECUTOR_LOOP_FACTORY fails
             if not self._threads:
                 raise
         else:
@@ -266,7 +266,7 @@ class _LoopThread:
         def cancel() -> None:
             handles.pop().cancel()
 
-        self._inbox.post(lambda: handles.append(self.loop.call_at(when, fn)))
+        self._inbox.post(lambda: handles.append(self.loop.call_at(when, fn, context=Context())))
         return lambda: self._inbox.post(cancel)  # posts come in order
 
     def refuse(self, cancel_pending: bool) -> None:

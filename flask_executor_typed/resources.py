@@ -94,6 +94,8 @@ class _Held(Generic[V]):
             if self.opened.done():
                 log_exception(_logger, "closing what %s() opened failed", self._name, error=error)
             else:
+                if isinstance(error, StopIteration):  # a future of asyncio refuses it
+                    error = RuntimeError(f"{self._name}() raised {error!r}")
                 self.opened.set_exception(error)
         finally:
             if residents.get(key) is self:

@@ -272,8 +272,8 @@ def test_ten_thousand_cancelled_jobs_leave_nothing_behind(executor: Executor) ->
         if executor.submit(tasks).result(TIMEOUT) == 1:
             break
     assert executor.submit(tasks).result(TIMEOUT) == 1
-    assert threading.active_count() == threads
-    assert open_files() == files
+    assert threading.active_count() <= threads, "some of other tests may be ending"
+    assert open_files() <= files
 
 
 # Time limits
@@ -474,6 +474,21 @@ def test_backoff_that_fails_ends_the_attempts(
 
 
 @pytest.mark.parametrize("kind", [flaky, flaky_async])
+@pytest.mark.parametrize("pause", ["1", None, float("nan"), -1, SystemExit()])
+def test_backoff_that_gives_no_seconds_ends_the_attempts(
+    executor: Executor, kind: Callable[[int], Callable[[], int]], pause: Any
+) -> None:
+    def backoff(attempt: int) -> Any:
+        if isinstance(pause, SystemExit):
+            raise pause
+        return pause
+
+    future = executor.using(retries=3, backoff=backoff).submit(kind(1))
+    assert isinstance(future.exception(TIMEOUT), OSError)
+    assert executor.submit(int).result(TIMEOUT) == 0
+
+
+@pytest.mark.parametrize("kind", [flaky, flaky_async])
 def test_job_that_waits_for_its_next_attempt_can_be_cancelled(
     executor: Executor, kind: Callable[[int], Callable[[], int]]
 ) -> None:
@@ -587,6 +602,12 @@ def test_track_is_silent_outside_of_a_job() -> None:
 
     assert list(track("abc")) == ["a", "b", "c"]
     assert asyncio.run(collect()) == ["a", "b", "c"]
+
+
+def test_track_goes_on_when_its_job_is_over(executor: Executor) -> None:
+    rows = executor.submit(lambda: iter(track("abc")))
+    first = executor.submit(lambda: next(rows.result(TIMEOUT))).result(TIMEOUT)
+    assert [first, *rows.result()] == ["a", "b", "c"]
 
 
 def test_track_reports_a_million_rows_few_times(

@@ -16,6 +16,7 @@ from flask import Flask, current_app, g
 from flask_executor_typed import DeadlockError, Executor, FutureProxy, current_job
 
 from .conftest import TIMEOUT
+from .test_threads import Ended, run_script
 
 
 @pytest.fixture
@@ -63,20 +64,235 @@ def test_chain_of_waiting_jobs_is_as_long_as_it_likes(one_worker: Executor) -> N
     assert max(depths) <= 31, "of the calls in one thread"
 
 
-def test_spare_workers_retire(one_worker: Executor) -> None:
+def test_spare_workers_end(one_worker: Executor) -> None:
+    spares: list[threading.Thread] = []
+
     @one_worker.job
     def count(n: int) -> int:
+        if "-spare-" in threading.current_thread().name:
+            spares.append(threading.current_thread())
         return 0 if n == 0 else 1 + count.submit(n - 1).result()
 
-    count.submit(300).result(TIMEOUT)
-    # A call that is done after all the others has waited for those that retire.
-    for _ in range(100):
-        one_worker.submit(int).result(TIMEOUT)
-        if workers_of(one_worker) == 1:
-            break
-        threading.Event().wait(0.01)
+    assert count.submit(300).result(TIMEOUT) == 300
+    assert spares
+    for spare in spares:
+        spare.join(TIMEOUT)
+        assert not spare.is_alive()
     assert workers_of(one_worker) == 1
     assert one_worker.submit(count, 300).result(TIMEOUT) == 300
+
+
+WAITS: list[Callable[[Executor, FutureProxy[Any]], object]] = [
+    lambda executor, future: future.result(),
+    lambda executor, future: executor.submit(awaited, future).result(),
+    lambda executor, future: async_to_sync(awaited)(future),
+    lambda executor, future: executor.submit(lambda: awaited(future)).result(),
+]
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_jobs_that_wait_let_no_others_begin_but_those_they_wait_for(
+    one_worker: Executor, wait: Callable[[Executor, FutureProxy[Any]], object]
+) -> None:
+    release = threading.Event()
+    inside = threading.Lock()
+    waiting = threading.Event()
+
+    async def until_released() -> None:
+        waiting.set()
+        await asyncio.to_thread(release.wait, TIMEOUT)
+
+    def one_at_a_time() -> int:
+        assert inside.acquire(blocking=False), "two at once"
+        try:
+            wait(one_worker, one_worker.submit(until_released))
+            return one_worker.submit(int, "7").result()
+        finally:
+            inside.release()
+
+    futures = [one_worker.submit(one_at_a_time) for _ in range(6)]
+    assert waiting.wait(TIMEOUT)
+    release.set()
+    assert [future.result(TIMEOUT) for future in futures] == [7] * 6
+
+
+def test_helped_call_fails_when_its_time_is_up(one_worker: Executor) -> None:
+    release = threading.Event()
+
+    def outer() -> str:
+        future = one_worker.using(timeout=0.05).submit(release.wait, TIMEOUT)
+        try:
+            return str(future.exception())
+        finally:
+            release.set()
+
+    assert "time limit of 0.05 s" in one_worker.submit(outer).result(TIMEOUT)
+
+
+def test_deep_calls_are_not_run_where_the_stack_would_overflow(one_worker: Executor) -> None:
+    def deeper(levels: int, n: int) -> int:
+        return deeper(levels - 1, n) if levels else count(n)
+
+    def count(n: int) -> int:
+        return 0 if n == 0 else 1 + one_worker.submit(deeper, 25, n - 1).result()
+
+    assert one_worker.submit(count, 60).result(TIMEOUT) == 60
+
+
+def test_call_that_waits_for_its_next_attempt_is_not_run_by_who_waits(one_worker: Executor) -> None:
+    running: list[int] = []
+
+    def flaky() -> str:
+        running.append(current_job.attempt)
+        if current_job.attempt < 3:
+            raise OSError
+        return "done"
+
+    def outer() -> str:
+        return one_worker.using(retries=2, backoff=0.01).submit(flaky).result()
+
+    futures = [one_worker.submit(outer) for _ in range(5)]
+    assert [future.result(TIMEOUT) for future in futures] == ["done"] * 5
+    assert running == [1, 2, 3] * 5
+
+
+def test_calls_that_are_tried_again_run_once_at_a_time_whoever_waits(app: Flask) -> None:
+    app.config["EXECUTOR_MAX_WORKERS"] = 3
+    with Executor(app) as executor:
+        retrying = executor.using(retries=2, backoff=0.0005)
+
+        def flaky(number: int) -> int:
+            if current_job.attempt < 3:
+                raise OSError
+            return number
+
+        def outer(futures: list[FutureProxy[int]]) -> int:
+            return sum(future.result() for future in futures)
+
+        for _ in range(30):
+            flakies = [retrying.submit(flaky, number) for number in range(10)]
+            waiting = [executor.submit(outer, flakies) for _ in range(5)]
+            assert [future.result(TIMEOUT) for future in waiting] == [45] * 5
+
+
+def test_callback_may_wait_for_a_job_that_registered_it(app: Flask) -> None:
+    app.config["EXECUTOR_MAX_WORKERS"] = 2
+    with Executor(app) as executor:
+        mine, submitted, registered = list[FutureProxy[Any]](), threading.Event(), threading.Event()
+        seen: list[object] = []
+
+        def inner() -> None:
+            assert registered.wait(TIMEOUT)
+
+        def outer() -> str:
+            assert submitted.wait(TIMEOUT)
+            future = executor.submit(inner)
+            future.add_done_callback(lambda _: seen.append(mine[0].result()))
+            future.add_done_callback(lambda _: seen.append(bool(current_job)))
+            registered.set()
+            return "outer"
+
+        mine.append(executor.submit(outer))
+        submitted.set()
+        mine[0].result(TIMEOUT)
+        executor.shutdown()
+        assert seen == ["outer", False]
+
+
+def test_shutdown_cancels_what_is_queued_behind_a_call_that_a_job_ran_itself(
+    one_worker: Executor,
+) -> None:
+    ran, release = threading.Event(), threading.Event()
+
+    def outer() -> bool:
+        one_worker.submit(int).result()  # its entry stays in the queue
+        ran.set()
+        return release.wait(TIMEOUT)
+
+    future = one_worker.submit(outer)
+    assert ran.wait(TIMEOUT)
+    pending = one_worker.submit(int)
+    one_worker.shutdown(wait=False, cancel_futures=True)
+    release.set()
+    assert future.result(TIMEOUT)
+    assert pending.cancelled()
+    one_worker.shutdown()
+
+
+def test_callback_may_wait_for_a_job_that_returns_a_future(one_worker: Executor) -> None:
+    seen: list[int] = []
+    registered, called = threading.Event(), threading.Event()
+
+    def call_back(_: FutureProxy[Any]) -> None:
+        seen.append(one_worker.submit(lambda: one_worker.submit(int, "7")).result())
+        called.set()
+
+    def outer() -> FutureProxy[int]:
+        assert registered.wait(TIMEOUT)
+        return one_worker.submit(int, "1")
+
+    future = one_worker.submit(outer)
+    future.add_done_callback(call_back)
+    registered.set()
+    assert called.wait(TIMEOUT)
+    assert (future.result(TIMEOUT), seen) == (1, [7])
+
+
+def test_job_that_waits_with_a_time_limit_gives_up_in_time(one_worker: Executor) -> None:
+    release = threading.Event()
+
+    def outer() -> bool:
+        future = one_worker.submit(release.wait, TIMEOUT)
+        with pytest.raises(concurrent.futures.TimeoutError):
+            future.result(0.05)
+        release.set()
+        return future.result(TIMEOUT)
+
+    assert one_worker.submit(outer).result(TIMEOUT)
+
+
+def test_call_of_another_executor_is_run_by_that_one(app: Flask, one_worker: Executor) -> None:
+    with Executor(app, name="other") as other:
+
+        def outer() -> str:
+            return other.submit(lambda: threading.current_thread().name).result()
+
+        assert one_worker.submit(outer).result(TIMEOUT) == "other_executor-worker-0"
+
+
+def test_jobs_that_wait_while_the_interpreter_exits_are_done() -> None:
+    ended = run_script("""
+        app.config["EXECUTOR_MAX_WORKERS"] = 1
+        executor.init_app(app)
+
+        async def awaited(future):
+            await asyncio.sleep(0.2)
+            return await future
+
+        def outer():
+            inner = executor.submit(double, 21)
+            middle = executor.submit(awaited, inner)
+            submitted.set()
+            until_the_exit_has_begun()
+            print(middle.result(), flush=True)
+
+        submitted = threading.Event()
+        executor.submit(outer)
+        submitted.wait(10)
+    """)
+    assert ended == Ended(0, "42\n", "")
+
+
+def test_calls_that_jobs_wait_for_are_forgotten_when_they_run(app: Flask) -> None:
+    with Executor(app) as executor:
+
+        async def outer() -> int:
+            return sum([await executor.submit(int, "1") for _ in range(200)])
+
+        assert executor.submit(outer).result(TIMEOUT) == 200
+        state = executor._states[app]
+        pool: Any = state.backend(app)
+        assert not pool._pool._wanted
 
 
 def test_job_that_waits_runs_the_call_itself_in_contexts_of_its_own(one_worker: Executor) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -332,3 +332,12 @@ def test_class_that_is_a_context_manager_is_a_factory(executor: Executor) -> Non
     executor.shutdown()
     assert events == ["opened", "closed"]
     assert repr(resource) == f"<LoopResource of {Connection.__qualname__}>"
+
+
+def test_factory_that_raises_what_asyncio_refuses_is_an_error(executor: Executor) -> None:
+    def broken() -> AbstractAsyncContextManager[int]:
+        raise StopIteration("nothing")
+
+    numbers = executor.loop_resource(broken)
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        executor.submit(numbers.get).result(TIMEOUT)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from enum import Enum
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from ..callers import line_of_caller
-from ..calls import Call, running_call
+from ..calls import Call
 from ..errors import DeadlockError, ExecutorClosedError
-from ..futures import FutureProxy, wait_here_with
+from ..futures import FutureProxy, following_apart, wait_here_with
 from ..loops import LoopPool, is_async_callable
 from ..threads import start_thread
 
@@ -35,7 +35,7 @@ class ThreadBackend:
         self._pool = _ThreadPool(name, max_workers, self._loops)
 
     @property
-    def queue(self) -> SimpleQueue[Call[Any] | _Marker]:
+    def queue(self) -> SimpleQueue[Call[Any] | None]:
         """The calls of plain functions that no worker has taken yet."""
         return self._pool.queue
 
@@ -53,24 +53,15 @@ class ThreadBackend:
             self._loops.join()
 
 
-class _Marker(Enum):
-    """What a worker may find in the queue in place of a call."""
-
-    END = "end"
-    """No calls come any more."""
-
-    SURPLUS = "surplus"
-    """There may be more workers than there should be."""
-
-
-class _CallsBelow(threading.local):
+class _ThisThread(threading.local):
     def __init__(self) -> None:
-        self.futures: list[FutureProxy[Any] | None] = []
-        """Of the calls in this thread that wait while it runs another, the outermost first."""
+        self.calls: list[Call[Any]] = []
+        """That run here: each but the last waits, while its thread runs the next."""
 
 
-_calls_below = _CallsBelow()
-_MAX_CALLS_BELOW = 30  # of about ten frames each, of the 1,000 that Python allows
+_this_thread = _ThisThread()
+_MAX_CALLS = 30
+_LOOK_AGAIN_AFTER = 1.0  # seconds
 
 
 class _ThreadPool:
@@ -80,11 +71,13 @@ class _ThreadPool:
         self._name = name
         self._max_workers = max_workers
         self._loops = loops
-        self.queue: SimpleQueue[Call[Any] | _Marker] = SimpleQueue()
+        self.queue: SimpleQueue[Call[Any] | None] = SimpleQueue()
         self._lock = threading.RLock()  # reentrant: a finalizer may shut down while it is held
-        self._workers: list[threading.Thread] = []  # guarded by _lock
-        self._ended = 0  # how many of them have; guarded by _lock
-        self._blocked = 0  # how many of them wait for a future; guarded by _lock
+        self._workers: list[threading.Thread] = []  # guarded by _lock; only grows
+        self._ended = 0  # workers that have; guarded by _lock
+        self._spares: list[threading.Thread] = []  # that run; guarded by _lock
+        self._waiting = 0  # workers and spares that do; guarded by _lock
+        self._wanted: dict[Call[Any], None] = {}  # pending calls for which some job waits
         # While workers may grow: as many items as there are more workers than calls, queued or
         # running; and if it is the other way round, because no thread could be started, _owed.
         self._idle: deque[None] = deque()
@@ -98,8 +91,6 @@ class _ThreadPool:
             self.queue.put(call)
             if len(self._workers) < self._max_workers:
                 self._start_worker_if_none_is_idle(future)
-            if self._blocked:
-                self._start_spare_if_all_wait()
             if not self._closed:
                 return
         # No lock is held over put(), so shutdown() may have come in between. Its end marker may
@@ -132,24 +123,29 @@ class _ThreadPool:
                 self._workers.append(worker)
 
     def _work(self) -> None:
-        loops = self._loops
+        self._prepare_thread()
+        loops, calls = self._loops, _this_thread.calls
         get = self.queue.get
-        loops.bridge_this_thread(self._note_waiting, self._note_going_on)
-        wait_here_with(self._wait)
-        while (call := get()) is not _Marker.END:
-            if call is _Marker.SURPLUS:
-                if self._retires():
-                    return
-                continue
+        while (call := get()) is not None:
             if call.begin():
+                calls.append(call)
                 call.run(loops)
+                calls.pop()
             del call  # an idle worker keeps nothing alive
             if len(self._workers) < self._max_workers and not self._pays_back():
                 self._idle.append(None)
-        self.queue.put(_Marker.END)  # it goes round
+        self.queue.put(None)  # the end marker goes round
         with self._lock:
             self._ended += 1
-            last = self._ended == len(self._workers)
+        self._end_loops_if_last()
+
+    def _prepare_thread(self) -> None:
+        self._loops.bridge_this_thread(self._note_waiting, self._note_going_on)
+        wait_here_with(self._wait)
+
+    def _end_loops_if_last(self) -> None:
+        with self._lock:
+            last = self._ended == len(self._workers) and not self._spares
         if last:
             self._loops.end()
 
@@ -162,10 +158,10 @@ class _ThreadPool:
         return True
 
     # A job that waits for a call of its own pool must not wait for a worker to get free: each may
-    # be waiting, for such a call. So the job's worker runs the call itself, which costs nothing
-    # and can block nobody that does not wait for it anyway. What else may be waited for, such as a
-    # coroutine job that awaits a call of this pool, or a call below very many others, gets a spare
-    # worker once all of them wait: at any time there is one that does not.
+    # be waiting, for such a call. So its worker runs the call itself, which costs nothing and can
+    # block nobody that does not wait for the call anyway. Where that is not possible, and as long
+    # as every worker waits, a spare one runs calls that jobs wait for, and no others: those that
+    # nobody in here waits for do not start before a worker is free.
 
     def _wait(self, future: FutureProxy[Any], timeout: float | None) -> None:
         """Wait for a future in a worker."""
@@ -175,87 +171,129 @@ class _ThreadPool:
             return
         self._note_waiting()
         try:
-            future._block(timeout)
+            if timeout is not None:
+                future._block(timeout)
+            while timeout is None and not future.done():
+                if not self._start_spare_if_all_wait():
+                    self._run_wanted_until(future)
+                # Again and again, for a call that is wanted when no thread can be started for it.
+                future._block(_LOOK_AGAIN_AFTER)
         finally:
             self._note_going_on()
+
+    def _runs_it_here(self, future: FutureProxy[Any]) -> bool:
+        """Run the pending call that ``future`` depends on, if there is one of this pool."""
+        calls, last = _this_thread.calls, future._last_followed()
+        if any(getattr(call, "future", None) is last for call in calls):
+            reason = "which waits for this line: neither can ever be done"
+            raise DeadlockError(line_of_caller(), future.name, reason)
+        call = last._queued if isinstance(last, FutureProxy) else None
+        if (
+            not isinstance(call, Call)
+            or call.pool is not self
+            or call.has_time_limit  # we could not go on when the time is up
+            or (len(self._workers) < self._max_workers and not self._owed)  # one was started for it
+            or len(calls) > _MAX_CALLS
+            or _stack_is_deep()
+            or not call.begin()
+        ):
+            return False
+        self._run(call)
+        return True
+
+    def _run(self, call: Call[Any]) -> None:
+        """Run a call, perhaps above others that wait for it."""
+        _this_thread.calls.append(call)
+        with following_apart():
+            call.run(self._loops)
+        _this_thread.calls.pop()
+
+    def _run_wanted_until(self, future: FutureProxy[Any]) -> None:
+        """Be the spare worker that could not be started: Python 3.12 starts none at exit."""
+        while not future.done() and (call := next(iter(self._wanted), None)) is not None:
+            if call.begin():
+                self._run(call)
 
     def _note_waiting(self) -> None:
         """A worker waits from now on, for a future or in ``async_to_sync``."""
         with self._lock:
-            self._blocked += 1
-        # A submitter puts its call into the queue before it looks for who waits; here it is the
-        # other way round. So one of the two sees the other, or both do.
+            self._waiting += 1
+        # Who wants a call says so before looking for who waits; here it is the other way round. So
+        # one of the two sees the other, or both do.
         self._start_spare_if_all_wait()
 
     def _note_going_on(self) -> None:
         with self._lock:
-            self._blocked -= 1
-            if self._has_surplus():
-                self.queue.put(_Marker.SURPLUS)
+            self._waiting -= 1
 
-    def _runs_it_here(self, future: FutureProxy[Any]) -> bool:
-        """Run the pending call that ``future`` depends on, if there is one of this pool."""
-        last = future._last_followed()
-        below = _calls_below.futures
-        call = running_call.get()
-        waiting = None if call is None else getattr(call, "future", None)
-        if last is waiting or last in below:
-            reason = "which waits for this line: neither can ever be done"
-            raise DeadlockError(line_of_caller(), future.name, reason)
-        queued = last._queued if isinstance(last, FutureProxy) else None
-        if (
-            not isinstance(queued, Call)
-            or queued.pool is not self
-            or len(self._workers) < self._max_workers  # then one has been started for the call
-            or len(below) >= _MAX_CALLS_BELOW
-            or not queued.begin()
-        ):
-            return False
-        below.append(waiting)
-        try:
-            queued.run(self._loops)
-        finally:
-            below.pop()
-        return True
+    def want(self, call: Call[Any]) -> None:
+        """A job waits for a call that is pending."""
+        self._wanted[call] = None
+        self._start_spare_if_all_wait()
 
-    def _start_spare_if_all_wait(self) -> None:
+    def unwant(self, call: Call[Any]) -> None:
+        """A call is not pending any more."""
+        self._wanted.pop(call, None)
+
+    def _start_spare_if_all_wait(self) -> bool:
+        """``False`` if a spare is wanted, and the system has no thread for it."""
         with self._lock:
-            if self._blocked < len(self._workers) - self._ended or self.queue.empty():
-                return
-            # If the system has no more threads, the next who submits or waits tries again.
+            running = len(self._workers) - self._ended + len(self._spares)
+            if not self._wanted or not 0 < running <= self._waiting:
+                return True
             with contextlib.suppress(RuntimeError, OSError):
-                worker = start_thread(f"{self._name}-worker-{len(self._workers)}", self._work)
-                self._workers.append(worker)
+                name = f"{self._name}-spare-{len(self._spares)}"
+                self._spares.append(start_thread(name, self._work_as_spare))
+                return True
+            return False
 
-    def _has_surplus(self) -> bool:
-        return len(self._workers) - self._ended > max(self._max_workers, self._blocked + 1)
+    def _work_as_spare(self) -> None:
+        self._prepare_thread()
+        while (call := self._next_wanted()) is not None:
+            if call.begin():
+                self._run(call)
+            del call
+        self._end_loops_if_last()
 
-    def _retires(self) -> bool:
+    def _next_wanted(self) -> Call[Any] | None:
+        """A call for this spare worker; ``None`` ends it."""
         with self._lock:
-            if not self._has_surplus():
-                return False
-            self._workers.remove(threading.current_thread())
-            return True
+            others = len(self._workers) - self._ended + len(self._spares) - 1
+            call = next(iter(self._wanted), None)
+            if call is None or self._waiting < others:
+                # Who wants a call from now on does not find this spare any more.
+                self._spares.remove(threading.current_thread())
+                return None
+            self.unwant(call)
+            return call
 
     def shutdown(self, cancel_pending: bool) -> None:
         with self._lock:
-            self._closed = True  # no worker starts from now on, but for spare ones
+            self._closed = True  # no worker starts from now on, but for spares
         if cancel_pending:
             self._cancel_pending()
-        self.queue.put(_Marker.END)
+        self.queue.put(None)
         if not self._workers:
             self._loops.end()
 
     def join(self) -> None:
         """Wait until the workers have ended."""
-        for worker in list(self._workers):
-            worker.join()
+        for thread in [*self._workers, *self._spares]:
+            thread.join()
 
     def _cancel_pending(self) -> None:
         try:
             while True:
                 call = self.queue.get_nowait()
-                if isinstance(call, Call):
-                    call.future.cancel()
+                if call is not None:
+                    call.cancel()
         except Empty:
             pass
+
+
+def _stack_is_deep() -> bool:
+    try:
+        sys._getframe(sys.getrecursionlimit() // 3)
+    except ValueError:
+        return False
+    return True
