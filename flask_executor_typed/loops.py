@@ -12,11 +12,13 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from importlib import import_module
 from types import FunctionType
 from typing import Any, Generic, Protocol, TypeVar
+from weakref import ref
 
 from asgiref.current_thread_executor import CurrentThreadExecutor
 from asgiref.sync import (
@@ -360,13 +362,19 @@ class _LoopThread:
         self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any
     ) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **options)
-        resident = _resident.get()
-        if resident is not None and resident.loop is loop:
-            self._residents_tasks.add(task)
-            task.add_done_callback(self._residents_tasks.discard)
+        if self._runs_resident():
+            self._note_residents(task)
         else:
             self._note(task)
         return task
+
+    def _runs_resident(self) -> bool:
+        resident = _resident.get()
+        return resident is not None and resident.loop is self.loop
+
+    def _note_residents(self, task: asyncio.Task[Any]) -> None:
+        self._residents_tasks.add(task)
+        task.add_done_callback(self._residents_tasks.discard)
 
     def _note(self, task: asyncio.Task[Any]) -> None:
         """A task was started that is no resident's."""
@@ -425,7 +433,14 @@ class ViewLoop(_LoopThread):
     def __init__(
         self, name: str, pool_name: str, new_loop: Callable[[], asyncio.AbstractEventLoop] | None
     ) -> None:
-        self._tasks: set[asyncio.Task[Any]] = set()  # of views; the loop's thread touches them
+        # What the view has started. Only the loop's thread touches the tasks.
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._generators: dict[int, ref[AsyncGenerator[Any, Any]]] = {}  # by id
+        # Generators that nothing refers to any more, and whether they are the view's; and the tasks
+        # that close those of the view.
+        self._dropped: deque[tuple[AsyncGenerator[Any, Any], bool]] = deque()
+        self._closing: set[asyncio.Task[Any]] = set()
+        self._loops_firstiter: Callable[[AsyncGenerator[Any, Any]], object] | None = None
         super().__init__(name, pool_name, new_loop)
         self.loop.set_task_factory(self._make_task)
 
@@ -466,19 +481,76 @@ class ViewLoop(_LoopThread):
             here.main_event_loop, here.task_context = before
 
     def _start_view(self, view: Coroutine[Any, Any, None], outcome: _Outcome[Any]) -> None:
+        self._watch_generators()
         outcome.task = _create_task(self.loop, self._tidy(view, outcome), copy_context())
 
     async def _tidy(self, view: Coroutine[Any, Any, None], outcome: _Outcome[Any]) -> None:
         try:
             await view
-            if self._tasks:
-                await _cancel_and_wait(self._tasks)  # as asyncio.run() does in stock Flask
+            if self._tasks or self._generators or self._dropped or self._closing:
+                await self._clean_up()
         finally:
             outcome.announce()
+
+    async def _clean_up(self) -> None:
+        """End what a view left behind as ``asyncio.run`` does in stock Flask: tasks go first.
+
+        But what closes a generator is not cancelled, which before Python 3.13 cuts it short.
+        """
+        await _cancel_and_wait(self._tasks)
+        generators, self._generators = self._generators, {}
+        left = [generator for each in list(generators.values()) if (generator := each())]
+        self._close_dropped()  # those that the view dropped in its last moment, and those tasks
+        results = await asyncio.gather(*(each.aclose() for each in left), return_exceptions=True)
+        for generator, error in zip(left, results, strict=True):
+            if isinstance(error, Exception):
+                self.loop.call_exception_handler(
+                    {
+                        "message": f"closing {generator!r}, which a view left open, failed",
+                        "exception": error,
+                        "asyncgen": generator,
+                    }
+                )
+        if self._closing:
+            await asyncio.wait(self._closing)
 
     def _note(self, task: asyncio.Task[Any]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    # -- asynchronous generators -----------------------------------------------------------------
+
+    def _watch_generators(self) -> None:
+        hooks = sys.get_asyncgen_hooks()
+        if hooks.firstiter != self._generator_begins:  # the loop sets its own when it (re)starts
+            self._loops_firstiter = hooks.firstiter
+            sys.set_asyncgen_hooks(self._generator_begins, self._generator_is_dropped)
+
+    def _generator_begins(self, generator: AsyncGenerator[Any, Any]) -> None:
+        if self._runs_resident():
+            self._generators.pop(id(generator), None)  # of one that is gone
+        else:
+            self._generators[id(generator)] = ref(generator)
+        if self._loops_firstiter is not None:
+            self._loops_firstiter(generator)
+
+    def _generator_is_dropped(self, generator: AsyncGenerator[Any, Any]) -> None:
+        # The loop's own hook would start a task that looks like one of the view that runs by then.
+        # Garbage is collected in any thread and between any two lines, so only take a note here.
+        if not self.loop.is_closed():
+            of_view = self._generators.pop(id(generator), None) is not None
+            self._dropped.append((generator, of_view))
+            self.loop.call_soon_threadsafe(self._close_dropped)
+
+    def _close_dropped(self) -> None:
+        while self._dropped:
+            generator, of_view = self._dropped.popleft()
+            closing = asyncio.Task(generator.aclose(), loop=self.loop)
+            if of_view:
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
+            else:  # a resident's, or of a view that is over
+                self._note_residents(closing)
 
 
 async def _cancel_and_wait(tasks: set[asyncio.Task[Any]]) -> None:
