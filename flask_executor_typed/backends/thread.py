@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, cast
 
 from ..callers import line_of_caller
 from ..calls import Call
@@ -187,9 +187,10 @@ class _ThreadPool:
         if any(getattr(call, "future", None) is last for call in calls):
             reason = "which waits for this line: neither can ever be done"
             raise DeadlockError(line_of_caller(), future.name, reason)
-        call = last._queued if isinstance(last, FutureProxy) else None
+        queued = last._queued if isinstance(last, FutureProxy) else None
+        call = cast("Call[Any] | None", queued)
         if (
-            not isinstance(call, Call)
+            call is None
             or call.pool is not self
             or call.has_time_limit  # we could not go on when the time is up
             or (len(self._workers) < self._max_workers and not self._owed)  # one was started for it
