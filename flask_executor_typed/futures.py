@@ -230,6 +230,7 @@ class FutureProxy(Future[R]):
         "_exception",
         "_finished",
         "_followed",
+        "_held",
         "_id",
         "_interruptible",
         "_progress",
@@ -272,6 +273,7 @@ class FutureProxy(Future[R]):
         self._interruptible: _Interruptible | None = None
         self._shared: _SharedState | None = None
         self._queued: object = None  # the call, while a pool of threads has it
+        self._held = False  # the call waits for its response or commit, which may never come
         self._cancel_requested = False
         self._progress: Progress | None = None
         self._progress_watchers: tuple[Callable[[], object], ...] = ()  # guarded by _shared_lock
@@ -900,7 +902,8 @@ class FutureCollection(Generic[T]):
             if kept is not None:
                 if on_duplicate == "error":
                     raise DuplicateKeyError(key)
-                if on_duplicate == "join" and not kept.done():
+                held = isinstance(kept, FutureProxy) and kept._held
+                if on_duplicate == "join" and not (held or kept.done()):
                     return _as_proxy(kept)
                 del self._futures[key]
             self._futures[key] = future
