@@ -55,12 +55,12 @@ class NoAppError(ExecutorError, RuntimeError):
 
 
 class NoRequestError(ExecutorError, RuntimeError):
-    """``submit_after_response()`` was called where no response will follow."""
+    """``submit_after_response()`` was called where there is no request, or it is over."""
 
     def __str__(self) -> str:
         return (
-            "submit_after_response() needs a request that will have a response; outside of one, "
-            "and in a job, use submit()"
+            "submit_after_response() needs a request that is not over: outside of one, in a job, "
+            "and in a stream that has begun, use submit()"
         )
 
 

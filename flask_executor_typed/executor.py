@@ -375,8 +375,9 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             key: Keep the future in :attr:`futures` under this key.
             on_duplicate: What to do if the key is in use. ``"error"``, which is the default: raise
                 ``DuplicateKeyError`` and run nothing. ``"join"``: if the kept future is not done,
-                return it and run nothing; else as ``"replace"``. ``"replace"``: keep the new
-                future instead; the old call, which is not cancelled, is forgotten here.
+                return it and run nothing; else, and if it still waits for a response or commit,
+                as ``"replace"``. ``"replace"``: keep the new future instead; the old call, which is
+                not cancelled, is forgotten here.
             name: The future's ``name``, instead of the function's.
             timeout: Seconds from the start of a call to its end, all attempts together; instead of
                 ``EXECUTOR_JOB_TIMEOUT``. ``math.inf``: no limit. When time is up the future fails
@@ -540,7 +541,9 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         :exc:`ExecutorClosedError`, is logged, and raised by the future.
 
         Raises:
-            NoRequestError: outside of a request, and in a job; a ``RuntimeError``.
+            NoRequestError: outside of a request, in a job, and when the request is over, as it may
+                be in a stream; a ``RuntimeError``.
+            TypeError: ``on_duplicate`` is ``"join"``.
         """
         hold = until_response_is_over()
         return self._start(self._capture(), fn, args, kwargs, self._options.key, hold=hold)
@@ -583,8 +586,9 @@ class Executor(concurrent.futures.Executor, Generic[T]):
 
         The contexts are captured now, and the key of :meth:`using` is taken now. The future is
         pending until then; ``cancel()`` works. It is cancelled, and its key is free again, when the
-        transaction, or the SAVEPOINT that is open now, is rolled back or ends without a commit.
-        Call it in the thread that uses the session.
+        transaction, or the SAVEPOINT that is open now, is rolled back or ends without a commit. If
+        no transaction has begun, all that is said of the next one; ``rollback()`` and ``close()``
+        before it begins end nothing. Call it in the thread that uses the session.
 
         Args:
             session: A ``Session`` or ``scoped_session`` of SQLAlchemy 1.4 or later, such as
@@ -592,7 +596,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             fn: The function; ``args`` and ``kwargs`` are its arguments.
 
         Raises:
-            TypeError: ``session`` is something else.
+            TypeError: ``session`` is something else, or ``on_duplicate`` is ``"join"``.
         """
         hold = until_commit(session)
         return self._start(self._capture(), fn, args, kwargs, self._options.key, hold=hold)
@@ -659,8 +663,15 @@ class Executor(concurrent.futures.Executor, Generic[T]):
                 f"expected a function to run, got {fn!r} ({type(fn).__name__}); "
                 "pass the function and its arguments apart: submit(fn, 1, 2)"
             )
+        if hold is not None and self._options.on_duplicate == "join":
+            raise TypeError(
+                "submit_after_response() and submit_after_commit() cannot join: the call that is "
+                "there may have begun before this response or commit, and not see what it needs; "
+                "use on_duplicate='replace' or 'error'"
+            )
         state = self._states[snapshot.app]
         future: FutureProxy[Any] = FutureProxy(self._options.name or name or name_of(fn), snapshot)
+        future._held = hold is not None
         for callback in self._default_done_callbacks:
             future._add_default_callback(callback)
         if state.config.propagate_exceptions:
@@ -703,8 +714,12 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     def _hand_over(self, call: Call[Any]) -> None:
         """Submit a call that was held. Its future gets the errors, since nobody else is there."""
         future, snapshot = call.future, call.snapshot
+        future._held = False
         try:
-            self._states[snapshot.app].backend(snapshot.app).submit(call)
+            state = self._states.get(snapshot.app)
+            if state is None:  # the app is garbage, together with its last response
+                raise ExecutorClosedError(self._label)
+            state.backend(snapshot.app).submit(call)
         except Exception as error:
             log_exception(snapshot.app.logger, "background job %r could not be submitted", future)
             call._let_go()

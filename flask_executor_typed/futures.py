@@ -252,6 +252,7 @@ class FutureProxy(Future[R]):
         "_exception",
         "_finished",
         "_followed",
+        "_held",
         "_id",
         "_interruptible",
         "_progress",
@@ -294,6 +295,8 @@ class FutureProxy(Future[R]):
         self._interruptible: _Interruptible | None = None
         self._shared: _SharedState | None = None
         self._queued: _Queued | None = None  # the call, while it waits in a pool of threads
+        self._queued: object = None  # the call, while a pool of threads has it
+        self._held = False  # the call waits for its response or commit, which may never come
         self._cancel_requested = False
         self._progress: Progress | None = None
         self._progress_watchers: tuple[Callable[[], object], ...] = ()  # guarded by _shared_lock
@@ -925,7 +928,8 @@ class FutureCollection(Generic[T]):
             if kept is not None:
                 if on_duplicate == "error":
                     raise DuplicateKeyError(key)
-                if on_duplicate == "join" and not kept.done():
+                held = isinstance(kept, FutureProxy) and kept._held
+                if on_duplicate == "join" and not (held or kept.done()):
                     return _as_proxy(kept)
                 del self._futures[key]
             self._futures[key] = future

@@ -5,6 +5,7 @@ The only module that follows responses and SQLAlchemy's transactions.
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -52,17 +53,12 @@ class HeldCall:
         if not self._call.future.done():
             self._submitter._hand_over(self._call)
 
-    def drop(self, reason: str = "") -> None:
-        """Cancel the call and free its key. ``reason`` is logged: it is something unexpected."""
+    def drop(self) -> None:
+        """Cancel the call and free its key."""
         future = self._call.future
-        if future.done():
-            return
-        self._submitter.futures._forget(future)
-        future.cancel()
-        if reason:
-            self._call.snapshot.app.logger.error(
-                "background job %s [%s] was not submitted: %s", future.name, future.id, reason
-            )
+        if not future.done():
+            self._submitter.futures._forget(future)
+            future.cancel()
 
 
 Hold = Callable[[HeldCall], object]
@@ -75,7 +71,7 @@ _KEY = "flask_executor_typed.later"
 
 
 def until_response_is_over() -> Hold:
-    """Hold calls until the server closes the response of the current request.
+    """Hold calls until the server closes, or lets go of, the response of the current request.
 
     Raises:
         NoRequestError: there is no request here that could have a response.
@@ -105,6 +101,7 @@ class _CallsOfResponse:
 
     def __init__(self) -> None:
         self._held: deque[HeldCall] = deque()
+        self._process = os.getpid()
 
     def hold(self, call: HeldCall) -> None:
         self._held.append(call)
@@ -114,10 +111,10 @@ class _CallsOfResponse:
             self._held.popleft().submit()
 
     def __del__(self) -> None:
-        while self._held:
-            self._held.popleft().drop(
-                "its response was never closed; a test client's is by response.close()"
-            )
+        # Whoever served the response is done with it and did not close it: asgiref's WsgiToAsgi
+        # closes none, and an after_request function may have sent the body in another response.
+        if self._process == os.getpid():  # in the child of a fork it is not over
+            self.submit()
 
 
 class _Follower:

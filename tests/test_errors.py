@@ -60,8 +60,8 @@ ERRORS: list[tuple[ExecutorError, type[Exception], str]] = [
         NoRequestError(),
         RuntimeError,
         (
-            "submit_after_response() needs a request that will have a response; outside of one, "
-            "and in a job, use submit()"
+            "submit_after_response() needs a request that is not over: outside of one, in a job, "
+            "and in a stream that has begun, use submit()"
         ),
     ),
     (

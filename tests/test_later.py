@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from asgiref.wsgi import WsgiToAsgi
 from flask import (
     Flask,
     Request,
@@ -23,6 +26,7 @@ from flask import (
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from flask_executor_typed import (
+    DuplicateKeyError,
     Executor,
     ExecutorClosedError,
     FutureProxy,
@@ -34,8 +38,14 @@ from flask_executor_typed import (
 from .conftest import TIMEOUT
 
 TEXT_OF_NO_REQUEST = (
-    "submit_after_response() needs a request that will have a response; outside of one, "
-    "and in a job, use submit()"
+    "submit_after_response() needs a request that is not over: outside of one, in a job, "
+    "and in a stream that has begun, use submit()"
+)
+
+TEXT_OF_NO_JOIN = (
+    "submit_after_response() and submit_after_commit() cannot join: the call that is there may "
+    "have begun before this response or commit, and not see what it needs; "
+    "use on_duplicate='replace' or 'error'"
 )
 
 
@@ -278,39 +288,224 @@ def test_cancelled_call_never_starts(app: Flask, executor: Executor) -> None:
     assert ran == [2]
 
 
-def test_key_is_taken_at_once_and_can_be_joined(app: Flask, executor: Executor) -> None:
+def test_key_is_taken_at_once(app: Flask, executor: Executor) -> None:
     @app.route("/")
     def view() -> str:
-        once = executor.using(key="report", on_duplicate="join")
-        first, second = once.submit_after_response(int, "1"), once.submit_after_response(int, "2")
-        assert first is second is executor.futures.get("report")
+        once = executor.using(key="report")
+        first = once.submit_after_response(int, "1")
+        assert first is executor.futures.get("report")
         assert first.key == "report"
+        with pytest.raises(DuplicateKeyError):
+            once.submit_after_response(int, "2")
         return ""
 
     Answer(app, "/").close()
     assert executor.futures.result("report", TIMEOUT) == 1
 
 
-def test_call_whose_response_is_never_closed_is_cancelled_and_said_so(
-    app: Flask, executor: Executor, caplog: pytest.LogCaptureFixture
+def test_call_that_waits_for_its_response_joins_nothing(app: Flask, executor: Executor) -> None:
+    with app.test_request_context(), pytest.raises(TypeError) as caught:
+        executor.using(key="key", on_duplicate="join").submit_after_response(int)
+    assert str(caught.value) == TEXT_OF_NO_JOIN
+    assert len(executor.futures) == 0
+
+
+def test_call_that_waits_for_its_response_is_replaced_and_not_joined(
+    app: Flask, executor: Executor
+) -> None:
+    go_on = threading.Event()
+    futures: list[FutureProxy[Any]] = []
+
+    def job() -> bool:
+        return go_on.wait(TIMEOUT)
+
+    @app.route("/")
+    def view() -> str:
+        futures.append(executor.using(key="key").submit_after_response(job))
+        return ""
+
+    once = executor.using(key="key", on_duplicate="join")
+    answer = Answer(app, "/")
+    replacement = once.submit(int, "1")
+    assert replacement is not futures[0]
+    assert replacement.result(TIMEOUT) == 1
+    answer.close()
+    executor.futures.pop("key")
+    Answer(app, "/").close()
+    assert once.submit(int) is futures[1]  # which does not wait for its response any more
+    go_on.set()
+    assert [future.result(TIMEOUT) for future in futures] == [True, True]
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["plain", "stream"])
+def test_call_whose_response_is_never_closed_starts_when_the_response_is_gone(
+    app: Flask, executor: Executor, *, streams: bool
+) -> None:
+    futures: list[FutureProxy[int]] = []
+
+    @app.route("/")
+    def view() -> Any:
+        futures.append(executor.submit_after_response(int, "1"))
+        return Response(stream_with_context(iter("body"))) if streams else "body"
+
+    answer = Answer(app, "/")
+    assert answer.read() == b"body"
+    assert futures[0].status == "pending"
+    del answer
+    gc.collect()
+    assert futures[0].result(TIMEOUT) == 1
+
+
+def test_call_starts_when_its_response_is_sent_inside_of_another_one(
+    app: Flask, executor: Executor
 ) -> None:
     futures: list[FutureProxy[int]] = []
 
     @app.route("/")
     def view() -> str:
-        futures.append(executor.using(key="key", name="job").submit_after_response(int))
-        return ""
+        futures.append(executor.submit_after_response(int, "1"))
+        return "body"
+
+    @app.after_request
+    def shout(response: Response) -> Response:
+        def pieces() -> Iterator[bytes]:
+            for piece in response.iter_encoded():
+                yield piece.upper()
+
+        return Response(pieces())
 
     answer = Answer(app, "/")
+    assert futures[0].status == "pending"
+    assert answer.read() == b"BODY"
+    answer.close()
     del answer
     gc.collect()
-    assert futures[0].status == "cancelled"
-    assert executor.futures.get("key") is None
-    (record,) = caplog.records
-    assert record.getMessage() == (
-        f"background job job [{futures[0].id}] was not submitted: "
-        "its response was never closed; a test client's is by response.close()"
-    )
+    assert futures[0].result(TIMEOUT) == 1
+
+
+def test_call_starts_when_a_bridge_to_asgi_has_sent_the_response(
+    app: Flask, executor: Executor
+) -> None:
+    bridge: Any = cast(Any, WsgiToAsgi)(app)
+    futures: list[FutureProxy[int]] = []
+    sent: list[tuple[bytes, str]] = []
+
+    @app.route("/")
+    def view() -> str:
+        futures.append(executor.submit_after_response(int, "1"))
+        return "body"
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append((message.get("body", b""), futures[0].status))
+
+    scope: dict[str, Any] = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "GET",
+        "path": "/",
+        "query_string": b"",
+        "headers": [],
+    }
+    asyncio.run(bridge(scope, receive, send))
+    assert (b"body", "pending") in sent
+    gc.collect()
+    assert futures[0].result(TIMEOUT) == 1
+
+
+def test_response_that_is_garbage_together_with_its_app_fails_its_calls(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    futures: list[FutureProxy[int]] = []
+
+    def serve_one() -> None:
+        app = Flask(__name__)
+        executor = Executor(app)
+
+        @app.route("/")
+        def view() -> str:
+            futures.append(executor.submit_after_response(int))
+            return ""
+
+        answer = Answer(app, "/")
+        app.extensions["answer"] = answer
+        futures[0].add_done_callback(lambda future: errors.append(future.exception()))
+        futures.clear()
+
+    errors: list[BaseException | None] = []
+    serve_one()
+    gc.collect()
+    (error,) = errors
+    assert isinstance(error, ExecutorClosedError)
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # it may be multi-threaded
+def test_response_that_is_gone_in_a_fork_starts_nothing_there(
+    app: Flask, executor: Executor
+) -> None:
+    held: list[FutureProxy[int]] = []
+
+    @app.route("/")
+    def view() -> str:
+        held.append(executor.submit_after_response(int, "1"))
+        return ""
+
+    answer: Answer | None = Answer(app, "/")
+    child = os.fork()
+    if child == 0:  # pragma: no cover
+        answer = None
+        gc.collect()
+        os._exit(0 if held[0].status == "pending" and not held[0]._queued else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    del answer
+    gc.collect()
+    assert held[0].result(TIMEOUT) == 1
+
+
+def test_call_of_a_stream_starts_after_it_or_is_refused_where_flask_has_ended_the_request(
+    app: Flask, executor: Executor
+) -> None:
+    futures: list[FutureProxy[int]] = []
+
+    @app.route("/")
+    def view() -> Response:
+        def pieces() -> Iterator[str]:
+            yield "begun, "
+            try:
+                futures.append(executor.submit_after_response(int, "1"))
+            except NoRequestError as error:
+                yield str(error)
+            else:
+                yield futures[0].status
+
+        return Response(stream_with_context(pieces()))
+
+    answer = Answer(app, "/")
+    text = answer.read().decode()
+    answer.close()
+    if futures:
+        assert text == "begun, pending"
+        assert futures[0].result(TIMEOUT) == 1
+    else:
+        assert text == "begun, " + TEXT_OF_NO_REQUEST
+
+
+def test_call_of_a_teardown_function_starts_when_the_contexts_end(
+    app: Flask, executor: Executor
+) -> None:
+    futures: list[FutureProxy[int]] = []
+
+    @app.teardown_request
+    def submit(error: BaseException | None) -> None:
+        futures.append(executor.submit_after_response(int, "1"))
+
+    with app.test_request_context():
+        pass
+    assert futures[0].result(TIMEOUT) == 1
 
 
 def test_executor_that_is_closed_by_then_is_an_error_of_the_future_that_is_logged(
@@ -530,6 +725,32 @@ def test_nothing_is_submitted_when_the_transaction_is_not_committed(
     session.commit()
     executor.shutdown()
     assert ran == []
+
+
+@pytest.mark.parametrize("end", ["rollback", "close"])
+def test_end_of_a_transaction_that_has_not_begun_leaves_the_call_to_the_next_one(
+    executor: Executor, session: Any, end: str
+) -> None:
+    future = executor.submit_after_commit(session, int, "1")
+    getattr(session, end)()
+    assert future.status == "pending"
+    with session.begin():
+        write(session)
+    assert future.result(TIMEOUT) == 1
+
+
+def test_commit_never_joins_a_call_that_may_not_see_it(executor: Executor, session: Any) -> None:
+    once = executor.using(key="key", on_duplicate="join")
+    write(session)
+    with pytest.raises(TypeError) as caught:
+        once.submit_after_commit(session, int)
+    assert str(caught.value) == TEXT_OF_NO_JOIN
+    held = executor.using(key="key").submit_after_commit(session, int)
+    replacement = once.submit(int, "1")
+    session.rollback()
+    assert held.status == "cancelled"
+    assert executor.futures.get("key") is replacement
+    assert replacement.result(TIMEOUT) == 1
 
 
 def test_session_can_be_used_for_one_transaction_after_the_other(

@@ -161,6 +161,12 @@ def status(how: str) -> ResponseReturnValue:
     return {"status": executor.futures.status(how)}
 
 
+@app.get("/small/<how>")
+def small(how: str) -> ResponseReturnValue:
+    executor.using(key=how).submit_after_response(time.sleep, 0)
+    return "body" if how == "plain" else Response(stream_with_context(iter(["bo", "dy"])))
+
+
 @app.get("/large/<how>/end")
 def end(how: str) -> ResponseReturnValue:
     executor.futures.result(how, timeout=30)

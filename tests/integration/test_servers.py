@@ -66,6 +66,17 @@ def test_bridges_of_a_view_end_in_the_thread_of_the_request_and_its_tasks_with_i
     assert answers[-1]["cancelled"] == [True] * 9
 
 
+@pytest.mark.parametrize("how", ["plain", "stream"])
+def test_call_starts_after_the_response_under_a_bridge_that_closes_none(
+    serve: ServerFactory, how: str
+) -> None:
+    server = serve(server="uvicorn")
+    url = f"{server.url}/small/{how}"
+    response = httpx.get(url, timeout=PATIENCE, trust_env=False, headers={"Connection": "close"})
+    assert response.text == "body"
+    assert get_all(server, f"/large/{how}/end", 1) == [{"status": "succeeded"}]
+
+
 @pytest.mark.parametrize("name", THREADS)
 def test_views_that_block_delay_only_themselves(serve: ServerFactory, name: str) -> None:
     server = serve(*THREADS[name], server=name)
