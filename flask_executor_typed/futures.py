@@ -295,7 +295,6 @@ class FutureProxy(Future[R]):
         self._interruptible: _Interruptible | None = None
         self._shared: _SharedState | None = None
         self._queued: _Queued | None = None  # the call, while it waits in a pool of threads
-        self._queued: object = None  # the call, while a pool of threads has it
         self._held = False  # the call waits for its response or commit, which may never come
         self._cancel_requested = False
         self._progress: Progress | None = None
