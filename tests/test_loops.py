@@ -223,7 +223,7 @@ def test_loop_that_cannot_be_made_is_an_error_for_the_submitter_and_no_hang(
 def test_first_loop_serves_all_when_a_second_cannot_be_made(
     app: Flask, monkeypatch: pytest.MonkeyPatch, lack: str
 ) -> None:
-    def no_more_files() -> asyncio.AbstractEventLoop:
+    def no_more_files(new_loop: Callable[[], object]) -> asyncio.AbstractEventLoop:
         raise OSError(24, "Too many open files")
 
     def no_more_threads(name: str, target: Callable[[], object]) -> threading.Thread:
@@ -241,7 +241,7 @@ def test_first_loop_serves_all_when_a_second_cannot_be_made(
         gate.until_waited_for()
         with monkeypatch.context() as patch:
             if lack == "files":
-                patch.setattr(asyncio, "new_event_loop", no_more_files)
+                patch.setattr(loops, "_made_by", no_more_files)
             else:
                 patch.setattr(loops, "start_thread", no_more_threads)
             assert executor.submit(running_loop).result(TIMEOUT) is first
@@ -254,7 +254,7 @@ def test_first_loop_serves_all_when_a_second_cannot_be_made(
 def test_worker_that_starts_when_no_second_loop_can_be_made_uses_the_first(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_more_files() -> asyncio.AbstractEventLoop:
+    def no_more_files(new_loop: Callable[[], object]) -> asyncio.AbstractEventLoop:
         raise OSError(24, "Too many open files")
 
     app.config["EXECUTOR_MAX_LOOPS"] = 2
@@ -263,7 +263,7 @@ def test_worker_that_starts_when_no_second_loop_can_be_made_uses_the_first(
     first = executor.submit(running_loop).result(TIMEOUT)
     executor.submit(gate.wait)
     gate.until_waited_for()
-    monkeypatch.setattr(asyncio, "new_event_loop", no_more_files)
+    monkeypatch.setattr(loops, "_made_by", no_more_files)
     future = executor.submit(async_to_sync(running_loop))
     assert future.result(TIMEOUT) is first
     monkeypatch.undo()
