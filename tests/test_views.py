@@ -247,9 +247,19 @@ class Rows:
         return generator
 
 
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    """Stock's loop cancels the closing of a generator that the collector finds as the loop ends."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("kind", ["referred to", "in a cycle", "of a task"])
 def test_generators_that_a_view_left_open_are_closed_when_it_ends(
-    either_app: Flask, kind: str
+    either_app: Flask, kind: str, no_collection: None
 ) -> None:
     events: list[str] = []
     kept: list[object] = []
