@@ -25,6 +25,7 @@ from .logs import log_exception
 __all__ = (
     "Backoff",
     "Call",
+    "Deadline",
     "Limits",
     "LoopServices",
     "is_awaitable",
@@ -247,7 +248,7 @@ class Call(Generic[R]):
         seconds = None if self.limits is None else self.limits.timeout
         if seconds is None or seconds == inf:
             return None
-        return call_later(seconds, _Deadline(self, seconds))
+        return call_later(seconds, Deadline(self, seconds))
 
     def _pause_after(self, error: BaseException) -> float | None:
         """Seconds until the next attempt; ``None`` if the error is final."""
@@ -305,7 +306,13 @@ class Call(Generic[R]):
         self._inbox = inbox
         self.future._interruptible = self
 
-    def interrupt(self) -> None:
+    def can_interrupt(self, *, kill: bool) -> bool:
+        return True
+
+    def ask(self) -> None:
+        """Nothing: the call sees the request itself."""
+
+    def interrupt(self, *, kill: bool = False) -> None:
         if self._inbox is not None:
             self._inbox.post(self._cancel_task)
 
@@ -338,7 +345,7 @@ class Call(Generic[R]):
             )
 
 
-class _Deadline:
+class Deadline:
     """Fails a call whose time is up. It refers to no call, which may be over any moment."""
 
     def __init__(self, call: Call[Any], seconds: float) -> None:
