@@ -469,8 +469,6 @@ class _RebuiltRequest:
 
     def _fill(self, request: Any) -> None:
         portable, values = self._portable, request.__dict__
-        if portable.body:
-            values["_cached_data"] = portable.body
         if portable.form is not None:
             values["stream"] = BytesIO()
             values["form"] = request.parameter_storage_class(portable.form)

@@ -142,6 +142,7 @@ async def write_and_wait_async(path: Path, end: Path) -> None:
     try:
         await asyncio.sleep(60)
     finally:
+        await asyncio.sleep(0.2)
         end.write_text(f"{current_app.name} {os.getpid()}")
 
 
@@ -151,6 +152,11 @@ def wait_until_asked(path: Path, path_of_end: Path) -> str:
         time.sleep(0.005)
     path_of_end.touch()
     return "asked"
+
+
+def is_asked(path: Path, until: Path) -> bool:
+    write_and_wait(path, until)
+    return current_job.cancel_requested
 
 
 def raise_if_asked(path: Path) -> None:
