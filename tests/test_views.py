@@ -688,6 +688,10 @@ def test_generators_are_closed_on_a_loop_that_a_view_had_stopped(
     async def stop() -> None:
         asyncio.get_running_loop().stop()
 
+    async def until_it_has_stopped() -> None:
+        for _ in range(10):  # it does so at the end of this turn, or of the next
+            await asyncio.sleep(0)
+
     async def view() -> None:
         kept.append(await Rows(events).start())
 
@@ -695,6 +699,7 @@ def test_generators_are_closed_on_a_loop_that_a_view_had_stopped(
         call(app, view)
         assert events == ["generator closed"] * number
         call(app, stop)
+        call(app, until_it_has_stopped)
 
 
 def test_generators_of_a_resource_stay_open_when_a_view_ends(
