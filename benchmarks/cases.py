@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import multiprocessing
 import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor as AnyExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from statistics import median
 from typing import Any
 
 import flask_executor
+import loky
 from asgiref.sync import async_to_sync
 from flask import Flask, current_app, g, request
 
@@ -27,6 +30,7 @@ from harness import Case, Side, latency, throughput
 __all__ = ("open_cases",)
 
 WORKERS = 4
+PROCESSES = 2
 JOBS = 4000
 SLOW_JOBS = 100  # of a peer that needs half a millisecond for one
 VIEWS = 300
@@ -41,6 +45,11 @@ def noop(_: object = None) -> None: ...
 async def anoop() -> None: ...
 
 
+def worker_app() -> Flask:
+    """What our worker processes load."""
+    return Flask("benchmark")
+
+
 def read_contexts() -> tuple[str, str, str]:
     return request.args["q"], g.user, current_app.name
 
@@ -50,9 +59,13 @@ def open_cases() -> Generator[list[Case]]:
     """All cases, with their executors open and a request active in this thread."""
     app = Flask("benchmark")
     app.config["EXECUTOR_MAX_WORKERS"] = app.config["PEER_EXECUTOR_MAX_WORKERS"] = WORKERS
+    app.config["PROCESS_EXECUTOR_TYPE"] = "process"
+    app.config["PROCESS_EXECUTOR_APP"] = "cases:worker_app"
+    app.config["PROCESS_EXECUTOR_MAX_WORKERS"] = PROCESSES
     app.add_url_rule("/items/<int:item>", "item")
     with (
         Executor(app) as ours,
+        Executor(app, name="process") as processes,
         flask_executor.Executor(app, name="peer") as original,
         ThreadPoolExecutor(WORKERS) as bare,
         _loop_in_thread() as loop,
@@ -64,6 +77,7 @@ def open_cases() -> Generator[list[Case]]:
             *_submit_cases(ours, original, bare),
             *_coroutine_cases(ours, original, loop),
             *_map_cases(ours, bare),
+            *_process_cases(processes),
             *_latency_cases(ours, bare, loop),
             *_view_cases(),
             *_sleeper_cases(ours, loop),
@@ -146,6 +160,41 @@ def _map_cases(ours: Executor, bare: ThreadPoolExecutor) -> Iterator[Case]:
         unit="us/item",
         ours=_mapping(ours, chunksize=100),
         peer=_mapping(bare, chunksize=100),
+    )
+
+
+def _process_cases(ours: Executor) -> Iterator[Case]:
+    context = multiprocessing.get_context("forkserver")
+    bare = _warm(ProcessPoolExecutor(PROCESSES, context))
+    of_loky: Any = loky.get_reusable_executor(PROCESSES, timeout=None)
+    _warm(ours)
+    _warm(of_loky)
+    yield Case(
+        name="process",
+        group="processes",
+        title="submit with app context and g / bare ProcessPoolExecutor",
+        goal=0.8,
+        unit="us/job",
+        ours=throughput(ours.submit, noop, jobs=JOBS),
+        peer=throughput(bare.submit, noop, jobs=JOBS),
+    )
+    yield Case(
+        name="process-map-chunks",
+        group="processes",
+        title="map(chunksize=100) with app context / bare ProcessPoolExecutor",
+        goal=1,
+        unit="us/item",
+        ours=_mapping(ours, chunksize=100),
+        peer=_mapping(bare, chunksize=100),
+    )
+    yield Case(
+        name="process-loky",
+        group="processes",
+        title="submit with app context and g / loky",
+        goal=0.8,
+        unit="us/job",
+        ours=throughput(ours.submit, noop, jobs=JOBS),
+        peer=throughput(of_loky.submit, noop, jobs=JOBS),
     )
 
 
@@ -254,7 +303,14 @@ async def return_nothing() -> str:
     return ""
 
 
-def _mapping(pool: Executor | ThreadPoolExecutor, *, chunksize: int) -> Side:
+def _warm(pool: AnyExecutor) -> AnyExecutor:
+    """Have a pool start all its processes: each is kept busy until the others are."""
+    for nap in [pool.submit(time.sleep, 0.5) for _ in range(PROCESSES)]:
+        nap.result()
+    return pool
+
+
+def _mapping(pool: AnyExecutor, *, chunksize: int) -> Side:
     def side() -> float:
         start = time.perf_counter()
         for _ in pool.map(noop, range(JOBS), chunksize=chunksize):

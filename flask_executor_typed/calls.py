@@ -25,6 +25,7 @@ from .logs import log_exception
 __all__ = (
     "Backoff",
     "Call",
+    "Deadline",
     "Limits",
     "LoopServices",
     "is_awaitable",
@@ -285,7 +286,7 @@ class Call(Generic[R]):
         seconds = self.limits.timeout if self.limits is not None and self.has_time_limit else None
         if seconds is None:
             return None
-        return call_later(seconds, _Deadline(self, seconds))
+        return call_later(seconds, Deadline(self, seconds))
 
     def _pause_after(self, error: BaseException) -> float | None:
         """Seconds until the next attempt; ``None`` if the error is final."""
@@ -345,7 +346,13 @@ class Call(Generic[R]):
         self._inbox = inbox
         self.future._interruptible = self
 
-    def interrupt(self) -> None:
+    def can_interrupt(self, *, kill: bool) -> bool:
+        return True
+
+    def ask(self) -> None:
+        """Nothing: the call sees the request itself."""
+
+    def interrupt(self, *, kill: bool = False) -> None:
         if self._inbox is not None:
             self._inbox.post(self._cancel_task)
 
@@ -378,7 +385,7 @@ class Call(Generic[R]):
             )
 
 
-class _Deadline:
+class Deadline:
     """Fails a call whose time is up. It refers to no call, which may be over any moment."""
 
     def __init__(self, call: Call[Any], seconds: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import inspect
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -39,6 +40,12 @@ class ExecutorConfig:
     type: str = "thread"
     """Where calls run: ``"thread"``, or ``"process"`` for work that needs its own processor."""
 
+    app: str | None = None
+    """The app that worker processes load, as ``flask --app`` finds it: ``"myapp:create_app"``."""
+
+    start_method: str | None = None
+    """How worker processes start; ``None``: ``"forkserver"`` where that exists, or ``"spawn"``."""
+
     max_workers: int | None = None
     """Workers at most; ``None``: the processors plus 4, 32 at most (processes: the processors)."""
 
@@ -57,8 +64,9 @@ class ExecutorConfig:
     push_app_context: bool = True
     """Whether a job runs in an app context of its own, with a copy of the submitter's ``g``."""
 
-    push_request_context: bool = True
-    """Whether a job submitted in a request also sees ``request`` and ``session``."""
+    push_request_context: bool | None = None
+    """Whether a job submitted in a request also sees ``request`` and ``session``; ``None``: in a
+    thread it does, in another process it does not."""
 
     log_exceptions: bool = True
     """Whether a job's exception is logged, once, on ``app.logger``."""
@@ -82,11 +90,7 @@ class ExecutorConfig:
             # None is "not set" for every setting, so that config can be built with .get()
             if config.get(key) is not None
         }
-        parsed = cls(**values)
-        if parsed.type == "process" and parsed.job_timeout is not None:
-            key = f"{_prefix(name)}JOB_TIMEOUT"
-            raise ConfigError(key, config[key], "no time limit with processes, which have none")
-        return parsed
+        return cls(**values)
 
     def changes(self, other: ExecutorConfig) -> str:
         """What is different in ``other``, for a person: ``max_workers: 4 -> 8``."""
@@ -154,6 +158,24 @@ def _type(key: str, value: object) -> str:
     raise ConfigError(key, value, "'thread' or 'process'")
 
 
+def _app(key: str, value: object) -> str:
+    if isinstance(value, str) and value.strip():
+        return value.strip()
+    raise ConfigError(
+        key,
+        value,
+        "where worker processes find the app, as for 'flask --app': 'package.module:create_app'",
+    )
+
+
+def _start_method(key: str, value: object) -> str:
+    # As multiprocessing has them; asking it would import it into every app.
+    methods = ("spawn",) if sys.platform == "win32" else ("forkserver", "spawn", "fork")
+    if isinstance(value, str) and value in methods:
+        return value
+    raise ConfigError(key, value, " or ".join(map(repr, methods)))
+
+
 def _loop_factory(key: str, value: object) -> object:
     factory: Any = value
     reason = ""
@@ -185,6 +207,8 @@ def _takes_no_arguments(function: Callable[..., object]) -> bool:
 
 _PARSERS: dict[str, Callable[[str, object], object]] = {
     "type": _type,
+    "app": _app,
+    "start_method": _start_method,
     "max_workers": _count,
     "max_loops": _count,
     "job_timeout": _seconds,

@@ -8,22 +8,24 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import os
+import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from io import BufferedReader, BytesIO, RawIOBase
 from itertools import chain
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import flask.globals
 from flask import Flask, Request
 from flask.ctx import AppContext
+from flask.sessions import SecureCookieSession
 from flask.signals import request_tearing_down
 from werkzeug.datastructures import EnvironHeaders, FileStorage, MultiDict
 from werkzeug.local import release_local
 
-from .errors import BodyNotReadError
+from .errors import BodyNotReadError, UploadsLeftBehindError
 from .logs import log_exception
 from .signals import has_receivers
 
@@ -34,6 +36,8 @@ __all__ = (
     "CarryG",
     "ContextRules",
     "ContextSnapshot",
+    "PortableContext",
+    "PortableRequest",
     "current_app_or_none",
     "running_call",
     "without_resources",
@@ -137,14 +141,14 @@ class ContextSnapshot:
         variables: contextvars.Context,
         pushes_app: bool = True,
         g_items: dict[str, Any] | None = None,
-        request: _RequestSnapshot | None = None,
+        request: _JobsRequest | None = None,
     ) -> None:
         self.app = app
         self.rules: ContextRules = rules
         self.variables: contextvars.Context = variables
         self.pushes_app: bool = pushes_app
         self.g_items: dict[str, Any] | None = g_items
-        self.request: _RequestSnapshot | None = request
+        self.request: _JobsRequest | None = request
 
     @classmethod
     def capture(cls, app: Flask, rules: ContextRules) -> ContextSnapshot:
@@ -159,8 +163,9 @@ class ContextSnapshot:
             attributes: dict[str, Any] = getattr(app_context.g, "__dict__", {})
             g_items = {name: value for name, value in attributes.items() if carry_g(name, value)}
         request_context = _request_context()
+        request: _JobsRequest | None = None
         if request_context is None:
-            request = None
+            pass
         elif rules.push_request and request_context.app is app:
             request = _RequestSnapshot(request_context)
         else:
@@ -178,6 +183,11 @@ class ContextSnapshot:
         running_call.set(None)  # not the job that was there when the snapshot was taken
         with self.pushed():
             return fn(*args, **kwargs)
+
+    def portable(self, *, with_request: bool) -> PortableContext:
+        """What of this snapshot can be made anew in another process, as plain data."""
+        request = self.request if with_request else None
+        return PortableContext(self.g_items or {}, None if request is None else request.portable())
 
     def pushed(self) -> _Pushed:
         """Make the snapshot current until the ``with`` block ends.
@@ -295,6 +305,49 @@ def _without_flask() -> contextvars.Context:
     return clean
 
 
+class PortableRequest(NamedTuple):
+    """A request and its session as they travel to another process."""
+
+    environ: dict[str, Any]
+    body: bytes | None
+    """What the view has read of it; ``None`` if there is one that it has not read."""
+
+    form: list[tuple[str, str]] | None
+    """The form, if the view had it parsed."""
+
+    has_uploads: bool
+    rule: tuple[str, str] | None
+    """The endpoint and the URL rule that matched."""
+
+    view_args: dict[str, Any] | None
+    session_kind: type
+    session: dict[str, Any]
+
+
+class PortableContext(NamedTuple):
+    """A snapshot as it travels to another process. Its values may still be what cannot."""
+
+    g_items: dict[str, Any]
+    request: PortableRequest | None
+
+    def bind(self, app: Flask, rules: ContextRules) -> ContextSnapshot:
+        """The snapshot, for the app of this process."""
+        request = None if self.request is None else _RebuiltRequest(app, self.request)
+        pushes_app = rules.push_app or request is not None
+        variables = contextvars.Context()
+        return ContextSnapshot(app, rules, variables, pushes_app, self.g_items, request)
+
+
+class _JobsRequest(Protocol):
+    """What makes request contexts for jobs."""
+
+    def make_context(self) -> Any: ...
+
+    def push_with(self, app_context: Any) -> None: ...
+
+    def portable(self) -> PortableRequest: ...
+
+
 class _RequestSnapshot:
     """What a request context held, with a request that a job can own.
 
@@ -354,6 +407,101 @@ class _RequestSnapshot:
         app_context.url_adapter = None  # push() matches the URL only if there is one
         app_context.push()
         app_context.url_adapter = parent.url_adapter
+
+    def portable(self) -> PortableRequest:
+        """The request as plain data. Attributes that the view had set on it stay behind."""
+        values = self._request
+        environ: dict[str, Any] = values["environ"]
+        form: MultiDict[str, str] | None = values.get("form")
+        body: bytes | None = values.get("_cached_data")
+        if body is None and (form is not None or environ["wsgi.input"] is not _UNREAD_BODY):
+            body = b""
+        rule = values.get("url_rule")
+        session = getattr(self._context, _session_of(self._context))
+        return PortableRequest(
+            {name: value for name, value in environ.items() if _is_plain(name, value)},
+            body,
+            None if form is None else list(form.items(multi=True)),
+            self._uploads is not None,
+            None if rule is None else (rule.endpoint, rule.rule),
+            values.get("view_args"),
+            type(session),
+            dict(session or {}),
+        )
+
+
+def _session_of(context: object) -> str:
+    """Where a request context keeps its session; of Flask 3.1.3 on the other name is a property."""
+    return (
+        "_session" if isinstance(getattr(type(context), "session", None), property) else "session"
+    )
+
+
+def _is_plain(name: str, value: object) -> bool:
+    """Whether a value of a WSGI environ describes the request, rather than serves it."""
+    return name == "wsgi.version" or type(value) in {str, bytes, int, float, bool}
+
+
+class _RebuiltRequest:
+    """A request that came from another process."""
+
+    def __init__(self, app: Flask, portable: PortableRequest) -> None:
+        self._app = app
+        self._portable = portable
+
+    def portable(self) -> PortableRequest:
+        return self._portable
+
+    def make_context(self) -> Any:
+        context: Any = self._app.request_context(self._environ())
+        self._fill(context.request)
+        setattr(context, _session_of(context), self._session())
+        return context
+
+    def push_with(self, app_context: Any) -> None:
+        app: Any = self._app
+        request = app.request_class(self._environ())
+        request.json_module = app.json
+        self._fill(request)
+        app_context._request = request
+        app_context._session = self._session()
+        app_context.url_adapter = None  # push() matches the URL only if there is one
+        app_context.push()
+        app_context.url_adapter = app.create_url_adapter(request)
+
+    def _environ(self) -> dict[str, Any]:
+        body = self._portable.body
+        stream = _UNREAD_BODY if body is None else BytesIO(body)
+        return {**self._portable.environ, "wsgi.input": stream, "wsgi.errors": sys.stderr}
+
+    def _fill(self, request: Any) -> None:
+        portable, values = self._portable, request.__dict__
+        if portable.form is not None:
+            values["stream"] = BytesIO()
+            values["form"] = request.parameter_storage_class(portable.form)
+            values["files"] = _UploadsLeftBehind() if portable.has_uploads else MultiDict()
+        if portable.rule is not None:
+            endpoint, text = portable.rule
+            rules = self._app.url_map._rules_by_endpoint.get(endpoint, ())
+            request.url_rule = next((rule for rule in rules if rule.rule == text), None)
+        request.view_args = portable.view_args
+
+    def _session(self) -> Any:
+        portable = self._portable
+        try:
+            return portable.session_kind(portable.session)
+        except Exception:  # of an extension, and made in another way: the values are what counts
+            return SecureCookieSession(portable.session)
+
+
+class _UploadsLeftBehind(MultiDict[str, FileStorage]):
+    """Stands where the uploads were: looking for one says what to do instead."""
+
+    def _refuse(self, *args: object, **kwargs: object) -> Any:
+        raise UploadsLeftBehindError
+
+    __getitem__ = __contains__ = __iter__ = __len__ = get = getlist = _refuse
+    items = lists = listvalues = keys = values = to_dict = _refuse
 
 
 _FORM_TYPES = {"multipart/form-data", "application/x-www-form-urlencoded"}

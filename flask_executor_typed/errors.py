@@ -6,6 +6,8 @@ builtin that a caller would expect, keeps its facts as attributes, and survives 
 
 from __future__ import annotations
 
+from concurrent.futures import BrokenExecutor
+
 __all__ = (
     "BodyNotReadError",
     "ConfigError",
@@ -13,13 +15,17 @@ __all__ = (
     "DuplicateKeyError",
     "ExecutorClosedError",
     "ExecutorError",
+    "JobLostError",
     "JobTimeoutError",
+    "NestedProcessError",
     "NoAppError",
     "NoJobError",
     "NoRequestError",
     "OutsideContextError",
     "OutsideLoopError",
+    "RemoteTracebackError",
     "UnpicklableError",
+    "UploadsLeftBehindError",
     "WorkerError",
 )
 
@@ -90,6 +96,21 @@ class JobTimeoutError(ExecutorError, TimeoutError):
         return f"{self.name} took longer than its time limit of {self.seconds:g} s"
 
 
+class JobLostError(ExecutorError, BrokenExecutor):
+    """The worker process of a call ended while it ran: killed, say, or out of memory.
+
+    Nobody knows how far the call had come. It is not run again, unless it was given retries.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name: str = name
+        self.reason: str = reason
+
+    def __str__(self) -> str:
+        return f"{self.name} is lost: {self.reason}"
+
+
 class DeadlockError(ExecutorError, RuntimeError):
     """Waiting here, for this call, would never end, or hold up every job of a loop."""
 
@@ -156,19 +177,43 @@ class UnpicklableError(ExecutorError, TypeError):
         )
 
 
-class OutsideContextError(ExecutorError, RuntimeError):
-    """A job in a worker process used ``current_app``, ``g``, ``request`` or ``session``."""
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(name, reason)
-        self.name: str = name
-        self.reason: str = reason
+class UploadsLeftBehindError(ExecutorError, RuntimeError):
+    """A job in a worker process looked for an uploaded file, which stay in the server process."""
 
     def __str__(self) -> str:
         return (
-            f"{self.name}: {self.reason}: no Flask context is pushed in a worker process; pass "
-            "what the job needs as arguments, make the app in the job and use 'with "
-            "app.app_context():', or use EXECUTOR_TYPE='thread'"
+            "uploaded files do not travel to worker processes; read the file in the view and pass "
+            "its content as an argument, or save it and pass the path"
+        )
+
+
+class OutsideContextError(ExecutorError, RuntimeError):
+    """A job in a worker process used ``current_app``, ``g``, ``request`` or ``session``."""
+
+    def __init__(self, name: str, reason: str, cure: str) -> None:
+        super().__init__(name, reason, cure)
+        self.name: str = name
+        self.reason: str = reason
+        self.cure: str = cure
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: {self.reason}: it runs in a worker process; {self.cure}, "
+            "or pass what the job needs as arguments"
+        )
+
+
+class NestedProcessError(ExecutorError, RuntimeError):
+    """A job in a worker process submitted to an executor of processes."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name: str = name
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} is called in a worker process, which would start worker processes of its "
+            "own; submit in the server process, or use an executor of threads here"
         )
 
 
@@ -202,3 +247,14 @@ class WorkerError(ExecutorError, RuntimeError):
             f"{self.name} raised an exception that cannot be pickled; its traceback in the "
             f"worker process:\n{self.remote_traceback}"
         )
+
+
+class RemoteTracebackError(ExecutorError):
+    """Where an exception was raised in a worker process. The exception's ``__cause__``."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text: str = text
+
+    def __str__(self) -> str:
+        return f"\n{self.text}"

@@ -28,6 +28,7 @@ from datetime import date, timedelta
 from datetime import time as time_of_day
 from decimal import Decimal
 from enum import Enum
+from functools import partial
 from math import inf
 from pathlib import PurePath
 from queue import SimpleQueue
@@ -150,9 +151,8 @@ class _AppState:
     def _use(self, config: ExecutorConfig) -> None:
         self.config = config
         self.limits = None if config.job_timeout is None else Limits(timeout=config.job_timeout)
-        self.rules = ContextRules(
-            config.push_app_context, config.push_request_context, self._carry_g
-        )
+        push_request = config.push_request_context is not False
+        self.rules = ContextRules(config.push_app_context, push_request, self._carry_g)
         if config.futures_max_length is not None:
             self._futures.max_length = config.futures_max_length
 
@@ -184,7 +184,9 @@ class _AppState:
                 raise ExecutorClosedError(self.label)
             if self._backend is None:
                 changes = self._adopt_late_settings(app)
-                backend = open_backend(self.config, self.label)
+                backend = open_backend(
+                    self.config, self.name, self.label, partial(_executor_of, name=self.name)
+                )
                 # An executor or app that is dropped without shutdown() leaves no thread behind.
                 self._finalizer = finalize(self, backend.shutdown, wait=False, cancel_pending=False)
                 self._finalizer.atexit = False  # threads.py sees to that
@@ -1266,6 +1268,11 @@ async def _awaited(results: list[Any]) -> list[Any]:
 
 def _must_be_awaited(result: object) -> bool:
     return is_awaitable(result) and not is_of_another_call(result)
+
+
+def _executor_of(app: Flask, name: str) -> object:
+    """The executor called ``name`` of an app in a worker process."""
+    return app.extensions.get(name + "executor")
 
 
 def _itself(app: Flask) -> Flask:

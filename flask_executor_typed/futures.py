@@ -221,9 +221,17 @@ class _Queued(Protocol):
 
 
 class _Interruptible(Protocol):
-    """A running call that can be stopped: a coroutine on its loop."""
+    """A running call that can be stopped, or asked to end: a coroutine, or another process."""
 
-    def interrupt(self) -> None: ...
+    def can_interrupt(self, *, kill: bool) -> bool:
+        """Whether ``interrupt()`` stops the call, so that it may be settled before."""
+        ...
+
+    def interrupt(self, *, kill: bool = False) -> None: ...
+
+    def ask(self) -> None:
+        """Tell a call that cannot be stopped that ``cancel()`` was called."""
+        ...
 
 
 class FutureProxy(Future[R]):
@@ -408,28 +416,34 @@ class FutureProxy(Future[R]):
         """Whether the call was cancelled, before or while it ran."""
         return self._status == CANCELLED_AND_NOTIFIED
 
-    def cancel(self) -> bool:
+    def cancel(self, *, kill: bool = False) -> bool:
         """Cancel the call if that is possible, and say whether it was.
 
         A pending call never starts. A running coroutine gets ``CancelledError`` at its next
         ``await``; the future is cancelled at once, the coroutine's cleanup follows on its loop.
         A running plain function cannot be stopped: ``False``. It can see the request, as
         ``current_job.cancel_requested``, and end by itself.
+
+        Args:
+            kill: End the worker process of a running call, whatever it does there. A thread
+                cannot be killed, and nothing is different for a call that runs in one.
         """
         last = self._last_followed()
-        if last is not self:
-            return last.cancel()  # which settles this one
+        if last is not self:  # cancelling that settles this one
+            return last.cancel(kill=kill) if isinstance(last, FutureProxy) else last.cancel()
         if self._take(_TO_START) or self._take(_TO_RESUME):
             if self._end_cancelled():
                 return True
-        elif self._interruptible is not None:
-            if self._interrupt():
+        elif (running := self._interruptible) is not None and running.can_interrupt(kill=kill):
+            if self._interrupt(kill=kill):
                 return True
         else:
             self._cancel_requested = True
+            if running is not None:
+                running.ask()
         return self.cancelled()
 
-    def _interrupt(self, error: BaseException | None = None) -> bool:
+    def _interrupt(self, error: BaseException | None = None, *, kill: bool = False) -> bool:
         """End a running call, with ``error`` or as cancelled; ``False`` if it was done before.
 
         A coroutine is stopped at its next ``await``; a plain function is only told.
@@ -439,7 +453,7 @@ class FutureProxy(Future[R]):
         if not (self._end_cancelled() if error is None else self._fail(error)):
             return False
         if interruptible is not None:
-            interruptible.interrupt()
+            interruptible.interrupt(kill=kill)
         return True
 
     def result(self, timeout: float | None = None) -> R:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import inspect
+import sys
 import warnings
 from collections.abc import Callable
 from decimal import Decimal
@@ -23,6 +24,7 @@ BOOLEANS = (
     "propagate_exceptions",
     "async_views",
 )
+OTHERS = ("type", "app", "start_method", "job_timeout", "loop_factory")
 
 
 def key_of(field: str, name: str = "") -> str:
@@ -39,13 +41,15 @@ def parsed(field: str, value: object, name: str = "") -> object:
 def test_defaults() -> None:
     assert ExecutorConfig.from_mapping({}) == ExecutorConfig(
         type="thread",
+        app=None,
+        start_method=None,
         max_workers=None,
         max_loops=1,
         job_timeout=None,
         loop_factory=None,
         futures_max_length=None,
         push_app_context=True,
-        push_request_context=True,
+        push_request_context=None,
         log_exceptions=True,
         propagate_exceptions=False,
         async_views=False,
@@ -54,7 +58,7 @@ def test_defaults() -> None:
 
 def test_every_setting_is_tested_here() -> None:
     fields = {field.name for field in dataclasses.fields(ExecutorConfig)}
-    assert fields == {"type", "job_timeout", "loop_factory", *COUNTS, *BOOLEANS}
+    assert fields == {*OTHERS, *COUNTS, *BOOLEANS}
 
 
 def test_config_cannot_be_changed() -> None:
@@ -88,7 +92,24 @@ def test_types(value: str) -> None:
     assert parsed("type", value) == value
 
 
-@pytest.mark.parametrize("field", ["type", "job_timeout", "loop_factory", *COUNTS, *BOOLEANS])
+def test_app_is_where_flask_would_find_it() -> None:
+    assert parsed("app", " myapp:create_app\n", "mail") == "myapp:create_app"
+
+
+@pytest.mark.parametrize("value", ["forkserver", "spawn", "fork"])
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has spawn only")
+def test_start_methods(value: str) -> None:
+    assert parsed("start_method", value) == value
+
+
+def test_windows_has_one_start_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert parsed("start_method", "spawn") == "spawn"
+    with pytest.raises(ConfigError, match="expected 'spawn'; set it"):
+        parsed("start_method", "fork")
+
+
+@pytest.mark.parametrize("field", [*OTHERS, *COUNTS, *BOOLEANS])
 def test_none_means_not_set(field: str) -> None:
     assert parsed(field, None) == getattr(ExecutorConfig(), field)
 
@@ -112,6 +133,30 @@ BAD: list[tuple[str, object, str]] = [
         f"EXECUTOR_FUTURES_MAX_LENGTH='2.5' (str): expected {WHOLE_NUMBER}",
     ),
     ("type", "threads", "EXECUTOR_TYPE='threads' (str): expected 'thread' or 'process'"),
+    (
+        "app",
+        5,
+        (
+            "EXECUTOR_APP=5 (int): expected where worker processes find the app, as for "
+            "'flask --app': 'package.module:create_app'"
+        ),
+    ),
+    (
+        "app",
+        " ",
+        (
+            "EXECUTOR_APP=' ' (str): expected where worker processes find the app, as for "
+            "'flask --app': 'package.module:create_app'"
+        ),
+    ),
+    (
+        "start_method",
+        "forks",
+        (
+            "EXECUTOR_START_METHOD='forks' (str): expected "
+            + ("'spawn'" if sys.platform == "win32" else "'forkserver' or 'spawn' or 'fork'")
+        ),
+    ),
     ("loop_factory", 5, f"EXECUTOR_LOOP_FACTORY=5 (int): expected {LOOP_FACTORY}"),
     (
         "loop_factory",

@@ -370,15 +370,6 @@ def test_time_limit_that_makes_no_sense_is_refused_at_init_app(app: Flask, value
         Executor(app)
 
 
-def test_processes_have_no_time_limit(app: Flask) -> None:
-    app.config["EXECUTOR_TYPE"] = "process"
-    with Executor(app) as executor, pytest.raises(TypeError, match="EXECUTOR_TYPE='thread'"):
-        executor.using(retries=1).submit(int)
-    app.config["EXECUTOR_JOB_TIMEOUT"] = 1
-    with pytest.raises(ConfigError, match=r"EXECUTOR_JOB_TIMEOUT=1 .*expected no time limit"):
-        Executor(app)
-
-
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

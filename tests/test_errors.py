@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import pickle
+from concurrent.futures import BrokenExecutor
 
 import pytest
 
@@ -16,13 +17,17 @@ from flask_executor_typed.errors import (
     DuplicateKeyError,
     ExecutorClosedError,
     ExecutorError,
+    JobLostError,
     JobTimeoutError,
+    NestedProcessError,
     NoAppError,
     NoJobError,
     NoRequestError,
     OutsideContextError,
     OutsideLoopError,
+    RemoteTracebackError,
     UnpicklableError,
+    UploadsLeftBehindError,
     WorkerError,
 )
 
@@ -98,13 +103,38 @@ ERRORS: list[tuple[ExecutorError, type[Exception], str]] = [
         ),
     ),
     (
-        OutsideContextError("app.report", "Working outside of application context."),
+        OutsideContextError("app.report", "Working outside of request context", "set X = True"),
         RuntimeError,
         (
-            "app.report: Working outside of application context.: no Flask context is pushed in a "
-            "worker process; pass what the job needs as arguments, make the app in the job and use "
-            "'with app.app_context():', or use EXECUTOR_TYPE='thread'"
+            "app.report: Working outside of request context: it runs in a worker process; "
+            "set X = True, or pass what the job needs as arguments"
         ),
+    ),
+    (
+        JobLostError("app.report", "its worker process was killed by SIGKILL while it ran"),
+        BrokenExecutor,
+        "app.report is lost: its worker process was killed by SIGKILL while it ran",
+    ),
+    (
+        NestedProcessError("app.report"),
+        RuntimeError,
+        (
+            "app.report is called in a worker process, which would start worker processes of its "
+            "own; submit in the server process, or use an executor of threads here"
+        ),
+    ),
+    (
+        UploadsLeftBehindError(),
+        RuntimeError,
+        (
+            "uploaded files do not travel to worker processes; read the file in the view and pass "
+            "its content as an argument, or save it and pass the path"
+        ),
+    ),
+    (
+        RemoteTracebackError("Traceback: ..."),
+        Exception,
+        "\nTraceback: ...",
     ),
     (
         OutsideLoopError("make_client"),
@@ -172,8 +202,12 @@ def test_facts_are_attributes() -> None:
     assert DuplicateKeyError("k").key == "k"
     unpicklable = UnpicklableError("f", "its result", "why")
     assert (unpicklable.name, unpicklable.part, unpicklable.reason) == ("f", "its result", "why")
-    outside = OutsideContextError("f", "why")
-    assert (outside.name, outside.reason) == ("f", "why")
+    outside = OutsideContextError("f", "why", "do")
+    assert (outside.name, outside.reason, outside.cure) == ("f", "why", "do")
+    lost = JobLostError("f", "why")
+    assert (lost.name, lost.reason) == ("f", "why")
+    assert NestedProcessError("f").name == "f"
+    assert RemoteTracebackError("Traceback").text == "Traceback"
     worker = WorkerError("f", "Traceback")
     assert (worker.name, worker.remote_traceback) == ("f", "Traceback")
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, Protocol
 
+from flask import Flask
+
 from ..calls import Call
-from ..config import ExecutorConfig
+from ..config import ExecutorConfig, key_of
 from ..threads import close_at_exit
 from .thread import ThreadBackend
 
@@ -24,16 +27,35 @@ class Backend(Protocol):
         """Refuse calls from now on and end the workers when what was accepted is done."""
 
 
-def open_backend(config: ExecutorConfig, name: str) -> Backend:
-    """The backend that ``config`` asks for; its threads are called after ``name``."""
+def open_backend(
+    config: ExecutorConfig, name: str, label: str, executor_of: Callable[[Flask], object]
+) -> Backend:
+    """The backend that ``config`` asks for.
+
+    Args:
+        config: The settings.
+        name: The executor's, as in its settings.
+        label: What threads and messages call it.
+        executor_of: Finds the executor of another process in its app; can be pickled.
+    """
     max_workers = config.max_workers or default_max_workers(config.type)
     backend: Backend
     if config.type == "process":
-        from .process import ProcessBackend  # multiprocessing is slow to import
+        from .process import ProcessBackend, Settings  # multiprocessing is slow to import
 
-        backend = ProcessBackend(name, max_workers)
+        settings = Settings(
+            label,
+            config.app,
+            config.push_app_context,
+            config.push_request_context is True,
+            key_of("app", name=name),
+            key_of("push_app_context", name=name),
+            key_of("push_request_context", name=name),
+            executor_of,
+        )
+        backend = ProcessBackend(settings, max_workers, config.start_method)
     else:
-        backend = ThreadBackend(name, max_workers, config.max_loops, config.loop_factory)
+        backend = ThreadBackend(label, max_workers, config.max_loops, config.loop_factory)
     close_at_exit(backend)
     return backend
 

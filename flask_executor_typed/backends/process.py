@@ -1,184 +1,442 @@
 """Calls in other processes, for work that needs a processor of its own.
 
-The only module that pickles calls. Nothing of Flask travels: a job runs without any context.
+The only module that starts processes. Each has a thread here that sends it one call after the
+other, through a pipe of its own: so whoever dies, it is known which call was lost, and no other is.
 """
 
 from __future__ import annotations
 
-import asyncio
-import io
+import contextlib
+import itertools
 import multiprocessing
+import os
 import pickle
+import signal
 import sys
 import threading
-import traceback
-from collections.abc import Awaitable
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from types import FunctionType
-from typing import Any
+import time
+from importlib import import_module
+from math import inf
+from multiprocessing.connection import wait
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple
+from weakref import WeakSet
 
-from werkzeug.local import LocalProxy
+from .. import signals
+from ..calls import Call, Deadline
+from ..context import PortableContext
+from ..errors import ExecutorClosedError, JobLostError, NestedProcessError, UnpicklableError
+from ..futures import FutureProxy, Progress
+from ..loops import is_async_callable
+from ..threads import start_thread
+from .pickling import Settings, Work, dump_context, dump_error, dump_function, load_error
+from .worker import CANCELLED, END, FAILED, PROGRESS, READY, RETURNED, is_worker, work
 
-from ..calls import Call, is_awaitable
-from ..errors import ExecutorClosedError, OutsideContextError, UnpicklableError, WorkerError
-
-__all__ = ("ProcessBackend",)
+__all__ = ("ProcessBackend", "Settings")
 
 _START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 """Not ``fork``, which copies locks that threads of the server may hold just then."""
 
+_STARTS = 3
+"""Workers in turn that may end before they run anything, until their calls are given up."""
+
+_LOAD_AGAIN_AFTER = 1.0
+"""Seconds for which an app that a worker could not load is not tried again; a guess."""
+
+_NO_CONTEXT = PortableContext({}, None)
+_NO_CONTEXT_PICKLED = dump_context(_NO_CONTEXT)[0]
+
+
+class _Item(NamedTuple):
+    """A call in the queue, pickled by its submitter."""
+
+    call: Call[Any]
+    function: bytes
+    context: bytes | None
+
 
 class ProcessBackend:
-    """A pool of processes, each started anew rather than forked from this one."""
+    """Worker processes, started one by one while all of them are busy."""
 
-    def __init__(self, name: str, max_workers: int) -> None:
-        self._name = name
+    def __init__(self, settings: Settings, max_workers: int, start_method: str | None) -> None:
+        self._settings = settings
         self._max_workers = max_workers
+        self._start_method = start_method or _START_METHOD
+        self._queue: SimpleQueue[_Item | None] = SimpleQueue()
+        self._idle = threading.Semaphore(0)
         self._lock = threading.RLock()  # reentrant: a finalizer may shut down while it is held
-        self._pool: ProcessPoolExecutor | None = None  # guarded by _lock
-        self._broken_pool: ProcessPoolExecutor | None = None  # guarded by _lock
+        self._threads: list[threading.Thread] = []  # guarded by _lock
         self._closed = False  # guarded by _lock
+        self._left_behind: set[str] = set()  # names of which a warning was logged
+        self._unloadable: tuple[float, bytes] | None = None  # when, and the error
 
     def submit(self, call: Call[Any]) -> None:
-        if call.limits is not None:
-            raise TypeError(
-                f"{call.future.name} is to run in another process: timeout= and retries= work with "
-                "EXECUTOR_TYPE='thread'"
-            )
-        payload = _pickled(call)  # in this thread, so that the submitter hears what is wrong
-        if not call.future._refuse():  # from here on it is cancelled through the pool's future
-            return  # cancelled already, by somebody who found it under its key
-        name = call.future.name
-        pool = self._working_pool()
-        try:
-            inner = pool.submit(_run, payload, name)
-        except BrokenProcessPool:  # a worker was killed: its calls have failed, these need not
-            self._drop(pool)
-            pool = self._working_pool()
-            inner = pool.submit(_run, payload, name)
-        except RuntimeError:  # it was shut down in between
-            raise ExecutorClosedError(self._name) from None
-        # Before any callback of the user's, which may submit: a broken pool is of no use then.
-        inner.add_done_callback(lambda done: self._drop_if_broken(pool, done))
-        call.follow(inner)
-
-    def _working_pool(self) -> ProcessPoolExecutor:
-        # Only this is done under the lock: a pool calls back while it holds a lock of its own.
+        if is_worker():
+            raise NestedProcessError(call.future.name)
+        item = _Item(call, dump_function(call), self._context(call))  # the submitter hears errors
+        future = call.future  # the call forgets it when it is done, which may be any moment now
         with self._lock:
             if self._closed:
-                raise ExecutorClosedError(self._name)
-            if self._pool is None:
-                context = multiprocessing.get_context(_START_METHOD)
-                self._pool = ProcessPoolExecutor(self._max_workers, context)
-            return self._pool
+                raise ExecutorClosedError(self._settings.name)
+            self._queue.put(item)
+            if len(self._threads) >= self._max_workers or self._idle.acquire(blocking=False):
+                return
+            try:
+                thread_name = f"{self._settings.name}-process-{len(self._threads)}"
+                self._threads.append(start_thread(thread_name, self._serve))
+            except RuntimeError:  # the system has no more threads, or the interpreter is ending
+                if not self._threads and future._refuse():
+                    raise
 
-    def _drop_if_broken(self, pool: ProcessPoolExecutor, done: Future[Any]) -> None:
-        if not done.cancelled() and isinstance(done.exception(), BrokenProcessPool):
-            self._drop(pool)
-
-    def _drop(self, pool: ProcessPoolExecutor) -> None:
-        with self._lock:
-            if self._pool is pool:
-                # Kept until another breaks: we may be called back by a thread of the pool that
-                # holds the lock which its end as an object wants.
-                self._pool, self._broken_pool = None, pool
+    def _context(self, call: Call[Any]) -> bytes | None:
+        if self._settings.app is None:
+            return None
+        snapshot = call.snapshot
+        context = snapshot.portable(with_request=self._settings.push_request)
+        if context == _NO_CONTEXT:
+            return _NO_CONTEXT_PICKLED
+        pickled, left_behind = dump_context(context)
+        for name in set(left_behind) - self._left_behind:
+            self._left_behind.add(name)
+            with contextlib.suppress(BaseException):
+                snapshot.app.logger.warning(
+                    "%s cannot be pickled, so jobs in worker processes of %s do not have it; "
+                    "carry_g says what of g travels",
+                    name,
+                    self._settings.name,
+                )
+        return pickled
 
     def shutdown(self, *, wait: bool, cancel_pending: bool) -> None:
         with self._lock:
             self._closed = True
-            pool = self._pool
-        if pool is not None:
-            pool.shutdown(wait, cancel_futures=cancel_pending)
+            threads = list(self._threads)
+        if cancel_pending:
+            self._cancel_pending()
+        self._queue.put(None)
+        if wait and threading.current_thread() not in threads:  # a callback cannot wait for itself
+            for thread in threads:
+                thread.join()
 
+    def _cancel_pending(self) -> None:
+        with contextlib.suppress(Empty):
+            while True:
+                item = self._queue.get_nowait()
+                if item is not None:
+                    item.call.future.cancel()
 
-class _Pickler(pickle.Pickler):
-    """Finds a function that ``@executor.job`` has replaced under its own name."""
+    # -- in a thread of one worker process --------------------------------------------------------
 
-    def reducer_override(self, obj: object) -> Any:
-        if isinstance(obj, FunctionType) and "<locals>" not in obj.__qualname__:
-            named: object = sys.modules.get(obj.__module__)
-            for part in obj.__qualname__.split("."):
-                named = getattr(named, part, None)
-            function: object = getattr(named, "fn", None)
-            if function is obj:
-                return _function_of_job, (obj.__module__, obj.__qualname__)
-        return NotImplemented
+    def _serve(self) -> None:
+        worker: _Worker | None = None
+        try:
+            while (item := self._queue.get()) is not None:
+                worker = self._work_off(item, worker)
+                del item  # an idle worker keeps nothing alive
+                self._idle.release()
+        finally:
+            self._queue.put(None)  # it goes round
+            if worker is not None:
+                worker.end()
 
-
-def _function_of_job(module: str, qualname: str) -> Any:
-    found: Any = __import__(module, fromlist=["*"])
-    for part in qualname.split("."):
-        found = getattr(found, part)
-    return found.fn
-
-
-def _dumps(value: object) -> bytes:
-    buffer = io.BytesIO()
-    _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(value)
-    return buffer.getvalue()
-
-
-def _pickled(call: Call[Any]) -> bytes:
-    try:
-        return _dumps((call.fn, call.args, call.kwargs))
-    except Exception:
-        # Which part it was: the pickler's own message rarely tells.
-        parts: dict[str, object] = {"the function itself": call.fn}
-        parts.update((f"argument {i}", value) for i, value in enumerate(call.args, 1))
-        parts.update((f"argument {name!r}", value) for name, value in call.kwargs.items())
-        for what, value in parts.items():
+    def _work_off(self, item: _Item, worker: _Worker | None) -> _Worker | None:
+        """Settle a call, by ``worker`` or a new one. Returns the one for the next call."""
+        call = item.call
+        future = call.future
+        try:
+            if future.done():  # cancelled
+                return worker
             try:
-                _dumps(value)
-            except Exception as error:
-                reason = f"{type(error).__name__}: {error}"
-                if type(value) is LocalProxy:
-                    reason = "it is a proxy of Flask, such as request or current_app"
-                raise UnpicklableError(call.future.name, what, reason) from error
-        raise
+                worker = worker or self._start_worker()
+            except BaseException as error:
+                if call.begin():
+                    call._fail(error)
+                return None
+            future._interruptible = running = _Running(is_async_callable(call.fn))
+            if not call.begin():
+                return worker
+            if signals.job_started.receivers:
+                future._announce(signals.job_started, call.snapshot)
+            return self._run(item, worker, running)
+        finally:
+            call._let_go()
+            del future  # see FutureProxy.result()
 
-
-class _Sendable:
-    """A result, pickled already; what the parent gets is the result.
-
-    One that cannot be rebuilt in the parent would break the whole pool there.
-    """
-
-    def __init__(self, result: object, name: str) -> None:
+    def _run(self, item: _Item, worker: _Worker | None, running: _Running) -> _Worker | None:
+        """Run a call that has begun, as often as its retries allow."""
+        call, future = item.call, item.call.future
+        seconds = None if call.limits is None else call.limits.timeout
+        end = inf if seconds is None else time.monotonic() + seconds
         try:
-            self._pickled = pickle.dumps(result, pickle.HIGHEST_PROTOCOL)
-            pickle.loads(self._pickled)
-        except Exception as error:
-            raise UnpicklableError(
-                name, "its result", f"{type(error).__name__}: {error}"
-            ) from error
+            while True:
+                worker, kind, content = self._ask(item, worker, running, end)
+                if kind == _LATE:
+                    Deadline(call, end if seconds is None else seconds)()
+                    if worker is not None and running.is_running():
+                        worker.kill()
+                        worker.bury()
+                        worker = None
+                    return worker
+                error = self._settle(call, kind, content)
+                if error is None or future.done():
+                    return worker
+                call._log(error)
+                pause = call._pause_after(error)
+                if pause is None:
+                    call._fail(error)
+                    return worker
+                left = max(0.0, end - time.monotonic())
+                if not call._wait_unless_settled(min(pause, left)):
+                    if not future.done():  # asked to end, while it waited
+                        call._fail(error)
+                    return worker
+        finally:
+            error = None  # its traceback refers to this frame
+            del call, future
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return pickle.loads, (self._pickled,)
+    def _ask(
+        self, item: _Item, worker: _Worker | None, running: _Running, end: float
+    ) -> tuple[_Worker | None, bytes, bytes]:
+        """Have a call run once. Returns the worker, if it lives, and the answer."""
+        call, future = item.call, item.call.future
+        for _ in range(_STARTS):
+            if future.done():
+                return worker, CANCELLED, b""
+            if time.monotonic() >= end:
+                return worker, _LATE, b""
+            try:
+                worker = worker or self._start_worker()
+            except BaseException as error:
+                return None, FAILED, dump_error(future.name, error)
+            message = Work(
+                worker.next_number(),
+                future.name,
+                future.id,
+                _pickled_or_none(future.key),
+                call.attempt,
+                item.function,
+                item.context,
+            )
+            kind, content = running.run(worker, message, future, end)
+            if kind == _LATE or kind not in {_ENDED, _NOT_RUN}:
+                return worker, kind, content
+            how = worker.bury()
+            worker = None
+            if kind == _ENDED:
+                return None, _ENDED, f"its worker process {how} while it ran".encode()
+        return None, _ENDED, b"one worker process after the other ended before it could run"
 
-
-_OUTSIDE = ("Working outside of application context", "Working outside of request context")
-"""How Flask's errors begin."""
-
-
-def _run(payload: bytes, name: str) -> object:
-    """In the worker: run a pickled call. What it raises can be sent back."""
-    try:
-        fn, args, kwargs = pickle.loads(payload)
-        result = fn(*args, **kwargs)
-        if is_awaitable(result):
-            result = asyncio.run(_wait(result))
-        return _Sendable(result, name)
-    except BaseException as error:
-        if isinstance(error, RuntimeError) and str(error).startswith(_OUTSIDE):
-            raise OutsideContextError(name, str(error).split(".")[0]) from error
+    def _settle(self, call: Call[Any], kind: bytes, content: bytes) -> BaseException | None:
+        """Settle a call, if it is not to fail; else return the error."""
+        future = call.future
         try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:
-            # An exception that cannot be rebuilt in the parent would break the whole pool there.
-            raise WorkerError(name, "".join(traceback.format_exception(error))) from None
-        raise
+            if kind == CANCELLED:
+                future._end_cancelled()
+                return None
+            if kind == _ENDED:
+                return JobLostError(future.name, content.decode())
+            if kind == RETURNED:
+                future._succeed(pickle.loads(content))
+                return None
+            return load_error(content)
+        except BaseException as error:  # it could be made anew there, and cannot here
+            return UnpicklableError(future.name, "its outcome", f"{type(error).__name__}: {error}")
+        finally:
+            del future
+
+    def _start_worker(self) -> _Worker:
+        """Start a process and wait until it has loaded the app.
+
+        Raises:
+            ConfigError: it could not load the app.
+            JobLostError: processes end before they have.
+        """
+        how = ""
+        for _ in range(_STARTS):
+            unloadable = self._unloadable
+            if unloadable is not None and time.monotonic() < unloadable[0]:
+                raise load_error(unloadable[1])
+            worker = _Worker(self._start_method, self._settings)
+            kind, content = worker.receive(inf)
+            if kind == READY:
+                return worker
+            if kind == FAILED:
+                worker.end()
+                self._unloadable = time.monotonic() + _LOAD_AGAIN_AFTER, content
+            else:
+                how = worker.bury()
+        raise JobLostError(
+            self._settings.name,
+            f"each of {_STARTS} worker processes {how} when it started",
+        )
 
 
-async def _wait(awaitable: Awaitable[object]) -> object:
-    return await awaitable
+_ENDED, _NOT_RUN, _LATE = b"e", b"n", b"l"
+"""What may come instead of an answer: the worker ended with the call, or without having read it;
+or the call takes too long."""
+
+
+def _pickled_or_none(key: object) -> bytes | None:
+    if key is not None:
+        with contextlib.suppress(Exception):
+            return pickle.dumps(key)
+    return None
+
+
+class _Running:
+    """What a future knows of the process that runs its call. Used from any thread."""
+
+    def __init__(self, is_async: bool) -> None:
+        self._is_async = is_async
+        self._lock = threading.Lock()
+        self._worker: _Worker | None = None  # while it has the call; guarded by _lock
+        self._number = 0
+
+    def run(
+        self, worker: _Worker, message: Work, future: FutureProxy[Any], end: float
+    ) -> tuple[bytes, bytes]:
+        """Have a worker run the call, until ``end``. Returns what is the matter then."""
+        with self._lock:
+            self._number, self._worker = message.number, worker
+        if future._cancel_requested:  # before anybody could tell the worker
+            self.interrupt(kill=future.done())
+        kind, content = worker.send(pickle.dumps(tuple(message))), b""
+        while kind == PROGRESS:
+            kind, content = worker.receive(end)
+            if kind == PROGRESS:
+                future._report(Progress(*pickle.loads(content)))
+        if kind != _LATE:
+            with self._lock:
+                self._worker = None
+        return kind, content
+
+    def is_running(self) -> bool:
+        with self._lock:
+            return self._worker is not None
+
+    def can_interrupt(self, *, kill: bool) -> bool:
+        return kill or self._is_async
+
+    def interrupt(self, *, kill: bool = False) -> None:
+        with self._lock:  # so that it is this call's worker still
+            if self._worker is not None:
+                if kill:
+                    self._worker.kill()
+                else:
+                    self._worker.order(str(self._number).encode())
+
+    def ask(self) -> None:
+        self.interrupt()
+
+
+class _Worker:
+    """A worker process, and the two pipes to it."""
+
+    def __init__(self, start_method: str, settings: Settings) -> None:
+        context: Any = multiprocessing.get_context(start_method)
+        self._numbers = itertools.count(1)
+        self._calls, calls = multiprocessing.Pipe()
+        orders, self._orders = multiprocessing.Pipe(duplex=False)
+        _workers.add(self)  # before a fork, which copies our ends of the pipes
+        self._process = context.Process(
+            target=work, args=(calls, orders, settings), name=f"{settings.name}-worker"
+        )
+        try:
+            with _lock:
+                self._process.start()
+        except BaseException:
+            self.forget()
+            raise
+        finally:
+            calls.close()
+            orders.close()
+
+    def next_number(self) -> int:
+        return next(self._numbers)
+
+    def send(self, message: bytes) -> bytes:
+        """Returns PROGRESS, or what is the matter."""
+        try:
+            self._calls.send_bytes(message)
+        except OSError:
+            # Part of it may have been read, but nobody runs a part.
+            return _NOT_RUN
+        return PROGRESS
+
+    def receive(self, end: float) -> tuple[bytes, bytes]:
+        try:
+            if end != inf and not self._calls.poll(max(0.0, end - time.monotonic())):
+                return _LATE, b""
+            message = self._calls.recv_bytes()
+        except ConnectionResetError:
+            # Linux tells so of a pipe if its other end is gone and has not read all of ours.
+            return _NOT_RUN, b""
+        except (EOFError, OSError):
+            return _ENDED, b""
+        return message[:1], message[1:]
+
+    def order(self, order: bytes) -> None:
+        with contextlib.suppress(OSError):  # it is gone
+            self._orders.send_bytes(order)
+
+    def kill(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._process.kill()
+
+    def end(self) -> None:
+        """Let the process end in its own time, and wait until it has."""
+        self.order(END)
+        with contextlib.suppress(OSError):
+            self._calls.send_bytes(END)
+        wait([self._process.sentinel])
+        self.bury()
+
+    def bury(self) -> str:
+        """See to it that the process is gone; returns how it ended, for a person."""
+        if not wait([self._process.sentinel], _DIES_WITHIN):
+            self.kill()  # it has closed its end of the pipe, and lives
+            wait([self._process.sentinel])
+        with _lock:
+            self._process.join()
+            code = self._process.exitcode
+        self.forget()
+        if code is None or code >= 0:
+            return f"ended with exit code {code}"
+        with contextlib.suppress(ValueError):
+            return f"was killed by {signal.Signals(-code).name}"
+        return f"was killed by signal {-code}"
+
+    def forget(self) -> None:
+        """Close the pipes."""
+        _workers.discard(self)
+        self._calls.close()
+        self._orders.close()
+
+
+_DIES_WITHIN = 5.0
+"""Seconds from the end of its pipe to the end of a process; a guess."""
+
+_process_module: Any = import_module("multiprocessing.process")
+
+_workers: WeakSet[_Worker] = WeakSet()
+_lock = threading.Lock()
+"""Starting a process looks after all that have ended, which two threads cannot do at once."""
+
+
+def _forget_parent() -> None:
+    """In the child of a fork: its workers and its fork server are the parent's."""
+    global _lock  # noqa: PLW0603
+    _lock = threading.Lock()
+    for worker in list(_workers):
+        worker.forget()  # or workers would not hear of the end of their parent while we live
+        # Python would wait for it at exit, and fail.
+        _process_module._children.discard(worker._process)
+    server: Any = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
+    if getattr(server, "_forkserver_pid", None) is not None:
+        # Python would ask the system how its child is, and fail. Without one it starts another.
+        os.close(server._forkserver_alive_fd)
+        server._forkserver_pid = server._forkserver_alive_fd = server._forkserver_address = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parent)

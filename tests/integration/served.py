@@ -23,7 +23,13 @@ WORKERS = 8
 app = Flask("served")
 app.config["EXECUTOR_MAX_WORKERS"] = WORKERS
 app.config["EXECUTOR_ASYNC_VIEWS"] = True
+app.config["CRUNCH_EXECUTOR_TYPE"] = "process"
+app.config["CRUNCH_EXECUTOR_APP"] = "tests.integration.served:app"
+app.config["CRUNCH_EXECUTOR_MAX_WORKERS"] = 2
+app.config["CRUNCH_EXECUTOR_PUSH_REQUEST_CONTEXT"] = True
+app.config["CRUNCH_EXECUTOR_START_METHOD"] = os.environ.get("SERVED_START_METHOD")
 executor = Executor(app)
+crunch = Executor(app, name="crunch")
 asgi_app: Any = cast(Any, WsgiToAsgi)(app)
 
 # Wherever two jobs could be taken for each other: the request, g, a contextvar and the app.
@@ -61,6 +67,30 @@ async def async_identity() -> list[Identity]:
     before = identity()
     await asyncio.sleep(0)  # lets other jobs run in between
     return [before, identity()]
+
+
+@crunch.job
+def crunched(number: int) -> tuple[int, str, str, str, int]:
+    return number, request.args["id"], g.id, current_app.name, os.getppid()
+
+
+@app.get("/crunched")
+def crunch_numbers() -> ResponseReturnValue:
+    futures = [crunched.submit(number) for number in range(20)]
+    return jsonify([future.result() for future in futures])
+
+
+@crunch.job
+def spin(seconds: float) -> int:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+    return os.getpid()
+
+
+@app.get("/spin")
+def spin_in_a_worker() -> ResponseReturnValue:
+    return jsonify(spin.submit(float(request.args["seconds"])).result())
 
 
 @app.get("/identities")

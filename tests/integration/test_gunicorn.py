@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from ..conftest import TIMEOUT
 from .conftest import PATIENCE, Server, ServerFactory
 
 Say = Callable[[str], None]
@@ -122,3 +126,88 @@ def test_job_submitted_after_the_response_starts_when_the_client_has_the_whole_a
     assert received == 64 * 1024 * 1024
     assert get(server, f"/large/{how}/end").json() == {"status": "succeeded"}
     stop_cleanly(server)
+
+
+def leaves_nothing_behind(server: Server) -> bool:
+    """What multiprocessing starts beside its processes ends a moment after the server."""
+    limit = time.monotonic() + TIMEOUT
+    while server.processes_are_left() and time.monotonic() < limit:
+        time.sleep(0.01)
+    return not server.processes_are_left()
+
+
+crunching = pytest.mark.parametrize("method", ["forkserver", "spawn", "fork"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--preload",), ("--preload", "--env", "SERVED_WARM=1")],
+    ids=["", "preload", "warm"],
+)
+@crunching
+def test_requests_get_the_answers_of_their_own_worker_processes(
+    serve: ServerFactory, method: str, options: tuple[str, ...]
+) -> None:
+    environment = ("--env", f"SERVED_START_METHOD={method}")
+    server = serve("--workers", "2", "--threads", "8", *environment, *options)
+
+    async def call_all() -> list[httpx.Response]:
+        async with httpx.AsyncClient(timeout=PATIENCE, trust_env=False) as client:
+            url = f"{server.url}/crunched"
+            return await asyncio.gather(
+                *[client.get(url, params={"id": str(n)}) for n in range(24)]
+            )
+
+    parents: dict[str, set[int]] = {}
+    for id_, response in enumerate(asyncio.run(call_all())):
+        assert response.is_success, server.log
+        answers = [answer[:4] for answer in response.json()]
+        assert answers == [[number, str(id_), str(id_), "served"] for number in range(20)]
+        seen = parents.setdefault(response.headers["X-Process"], set())
+        seen.update(answer[4] for answer in response.json())
+    starters = [starter for seen in parents.values() for starter in seen]
+    assert len(starters) == len(set(starters)) == len(parents)  # each has its own
+    assert server.stop() == 0, server.log
+    assert leaves_nothing_behind(server)
+    assert "Traceback" not in server.log
+
+
+@crunching
+def test_no_worker_process_outlives_a_killed_server(serve: ServerFactory, method: str) -> None:
+    server = serve("--workers", "2", "--threads", "8", "--env", f"SERVED_START_METHOD={method}")
+    process = int(get(server, "/crunched", id="1").headers["X-Process"])
+    worker = get(server, "/spin", seconds="0.01").json()
+    os.kill(process, signal.SIGKILL)
+    os.kill(int(get(server, "/crunched", id="2").headers["X-Process"]), signal.SIGKILL)
+    limit = time.monotonic() + PATIENCE
+    while Path(f"/proc/{worker}").exists():
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    assert get(server, "/crunched", id="3").json()[0][:2] == [0, "3"]
+    server.stop()
+    assert leaves_nothing_behind(server)
+
+
+def test_server_answers_while_worker_processes_compute(serve: ServerFactory, say: Say) -> None:
+    server = serve("--threads", "4")
+    get(server, "/crunched", id="1")  # the workers have started
+
+    async def call_both() -> list[float]:
+        async with httpx.AsyncClient(timeout=PATIENCE, trust_env=False) as client:
+            spinning = asyncio.create_task(
+                client.get(f"{server.url}/spin", params={"seconds": "1.0"})
+            )
+            seconds: list[float] = []
+            while not spinning.done():
+                begun = time.perf_counter()
+                await client.get(f"{server.url}/async-naps")
+                seconds.append(time.perf_counter() - begun)
+            assert (await spinning).is_success
+            return seconds
+
+    seconds = asyncio.run(call_both())
+    say(f"a view of 100 ms beside a job that computes: {max(seconds):.3f} s at most")
+    assert len(seconds) >= 3
+    assert server.stop() == 0, server.log
+    assert leaves_nothing_behind(server)
+    assert "Traceback" not in server.log

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
 from typing import Any, TypeVar
 
 from flask import Flask, current_app
@@ -22,9 +23,13 @@ from flask_executor_typed import (
     ExecutorJob,
     FutureKey,
     FutureProxy,
+    JobLostError,
+    NestedProcessError,
     NoAppError,
     OutsideContextError,
+    RemoteTracebackError,
     UnpicklableError,
+    UploadsLeftBehindError,
     WorkerError,
     job_cancelled,
     job_failed,
@@ -230,11 +235,20 @@ def raised(
 
 
 def raised_by_processes(
-    unpicklable: UnpicklableError, outside: OutsideContextError, worker: WorkerError
+    unpicklable: UnpicklableError,
+    outside: OutsideContextError,
+    worker: WorkerError,
+    lost: JobLostError,
+    uploads: UploadsLeftBehindError,
+    nested: NestedProcessError,
+    remote: RemoteTracebackError,
 ) -> None:
-    errors: list[ExecutorError] = [unpicklable, outside, worker]
+    errors: list[ExecutorError] = [unpicklable, outside, worker, lost, uploads, nested, remote]
     types: list[TypeError] = [unpicklable]
-    runtime: list[RuntimeError] = [outside, worker]
+    runtime: list[RuntimeError] = [outside, worker, lost, uploads, nested]
+    broken: BrokenExecutor = lost
+    assert_type((lost.name, lost.reason, outside.cure), tuple[str, str, str])
+    assert_type((nested.name, remote.text), tuple[str, str])
     no_value: ValueError = unpicklable  # error: expected
 
 

@@ -46,6 +46,7 @@ assert_type(future.done(), bool)
 assert_type(future.running(), bool)
 assert_type(future.cancelled(), bool)
 assert_type(future.cancel(), bool)
+assert_type(future.cancel(kill=True), bool)
 assert_type(future.id, str)
 assert_type(future.name, str)
 assert_type(future.key, Hashable | None)
@@ -61,6 +62,7 @@ future.result("1")  # error: expected
 future.result(seconds=1)  # error: expected
 future.exception("1")  # error: expected
 future.cancel(True)  # error: expected
+future.cancel(kill="yes")  # error: expected
 future.status()  # error: expected
 future.id = "x"  # error: expected
 future.status = "failed"  # error: expected

@@ -1,0 +1,189 @@
+"""What travels between the server process and its worker processes.
+
+The only module that pickles.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+import traceback
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any, NamedTuple
+
+from flask.sessions import SecureCookieSession
+from werkzeug.local import LocalProxy
+
+from ..calls import Call
+from ..context import PortableContext
+from ..errors import RemoteTracebackError, UnpicklableError, WorkerError
+
+__all__ = (
+    "Settings",
+    "Work",
+    "dump_context",
+    "dump_error",
+    "dump_function",
+    "dump_result",
+    "load_error",
+)
+
+
+class Settings(NamedTuple):
+    """What a worker process is told when it starts."""
+
+    name: str
+    """Of the executor, for threads and messages."""
+
+    app: str | None
+    push_app: bool
+    push_request: bool
+    key_of_app: str
+    """The settings, by the names that this executor's have."""
+
+    key_of_push_app: str
+    key_of_push_request: str
+    executor_of: Callable[[Any], object]
+    """Finds the executor in the worker's own app."""
+
+
+class Work(NamedTuple):
+    """One call, as it is sent to a worker process."""
+
+    number: int
+    name: str
+    id: str
+    key: bytes | None
+    attempt: int
+    function: bytes
+    """With its arguments."""
+
+    context: bytes | None
+
+
+class _Pickler(pickle.Pickler):
+    """Finds a function that ``@executor.job`` has replaced under its own name."""
+
+    def reducer_override(self, obj: object) -> Any:
+        if isinstance(obj, FunctionType) and "<locals>" not in obj.__qualname__:
+            named: object = sys.modules.get(obj.__module__)
+            for part in obj.__qualname__.split("."):
+                named = getattr(named, part, None)
+            function: object = getattr(named, "fn", None)
+            if function is obj:
+                return _function_of_job, (obj.__module__, obj.__qualname__)
+        return NotImplemented
+
+
+def _function_of_job(module: str, qualname: str) -> Any:
+    found: Any = __import__(module, fromlist=["*"])
+    for part in qualname.split("."):
+        found = getattr(found, part)
+    return found.fn
+
+
+def _dumps(value: object) -> bytes:
+    buffer = io.BytesIO()
+    _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(value)
+    return buffer.getvalue()
+
+
+def dump_function(call: Call[Any]) -> bytes:
+    """Pickle the function of a call and its arguments.
+
+    Raises:
+        UnpicklableError: it names the part that is to blame.
+    """
+    try:
+        return _dumps((call.fn, call.args, call.kwargs))
+    except Exception:
+        # Which part it was: the pickler's own message rarely tells.
+        parts: dict[str, object] = {"the function itself": call.fn}
+        parts.update((f"argument {i}", value) for i, value in enumerate(call.args, 1))
+        parts.update((f"argument {name!r}", value) for name, value in call.kwargs.items())
+        for what, value in parts.items():
+            try:
+                _dumps(value)
+            except Exception as error:
+                reason = _describe(error)
+                if type(value) is LocalProxy:
+                    reason = "it is a proxy of Flask, such as request or current_app"
+                raise UnpicklableError(call.future.name, what, reason) from error
+        raise
+
+
+def dump_context(context: PortableContext) -> tuple[bytes, list[str]]:
+    """Pickle what can be pickled of a context, and tell what cannot: ``g.lock``, say."""
+    try:
+        return _dumps(context), []
+    except Exception:
+        left_behind: list[str] = []
+        g_items = _picklable("g", context.g_items, left_behind)
+        request = context.request
+        if request is not None:
+            view_args = request.view_args
+            kind = request.session_kind
+            request = request._replace(
+                view_args=view_args and _picklable("request.view_args", view_args, left_behind),
+                session_kind=kind if _can_be_pickled(kind) else SecureCookieSession,
+                session=_picklable("session", request.session, left_behind),
+            )
+        return _dumps(PortableContext(g_items, request)), left_behind
+
+
+def _picklable(where: str, items: dict[str, Any], left_behind: list[str]) -> dict[str, Any]:
+    picklable = {name: value for name, value in items.items() if _can_be_pickled(value)}
+    left_behind += (f"{where}.{name}" for name in items if name not in picklable)
+    return picklable
+
+
+def _can_be_pickled(value: object) -> bool:
+    try:
+        _dumps(value)
+    except Exception:
+        return False
+    return True
+
+
+_PLAIN = {type(None), bool, int, float, str, bytes}
+
+
+def dump_result(name: str, result: object) -> bytes:
+    """Pickle a result, and see that it can be made anew.
+
+    Raises:
+        UnpicklableError: it cannot.
+    """
+    try:
+        pickled = _dumps(result)
+        if type(result) not in _PLAIN:
+            pickle.loads(pickled)
+    except Exception as error:
+        raise UnpicklableError(name, "its result", _describe(error)) from error
+    return pickled
+
+
+def dump_error(name: str, error: BaseException) -> bytes:
+    """Pickle an exception with its traceback as text, for :func:`load_error`."""
+    text = "".join(traceback.format_exception(error))
+    try:
+        pickled = pickle.dumps((error, text))
+        pickle.loads(pickled)
+    except Exception:
+        return pickle.dumps((WorkerError(name, text), None))
+    return pickled
+
+
+def load_error(pickled: bytes) -> BaseException:
+    """The exception, caused by its traceback in the worker."""
+    error: BaseException
+    error, text = pickle.loads(pickled)
+    if text is not None:
+        error.__cause__ = RemoteTracebackError(text)
+    return error
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
