@@ -1156,7 +1156,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
 
         def decorate(fn: Callable[P, R], /) -> ExecutorJob[P, R, T]:
             nested = "<locals>" in getattr(fn, "__qualname__", "")
-            if nested and any(state.config.type == "process" for state in self._states.values()):
+            kinds = [state.config.type for state in self._states.values()]
+            if nested and ("process" in kinds or "interpreter" in kinds):
                 raise TypeError(
                     f"@executor.job got {fn!r}, which worker processes cannot import; define it "
                     "at the top level of a module, or use EXECUTOR_TYPE='thread'"
