@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields
 from importlib import import_module
 from operator import attrgetter
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from .callers import levels_to_caller
 from .errors import ConfigError
@@ -178,7 +179,7 @@ def _type(key: str, value: object) -> object:
     is_typo = isinstance(value, str) and ":" not in value
     found, reason = (None, "") if is_typo else _imported(value)
     if isinstance(found, concurrent.futures.Executor):
-        return GivenExecutor(found, os.getpid())
+        return GivenExecutor(found, _given_in.setdefault(found, os.getpid()))
     if not reason and callable(found) and _takes_no_arguments(found):
         return found
     raise ConfigError(
@@ -190,6 +191,8 @@ def _type(key: str, value: object) -> object:
 
 
 _TYPES = ("thread", "process", "interpreter", "sync")
+_given_in: WeakKeyDictionary[concurrent.futures.Executor, int] = WeakKeyDictionary()
+"""In which process an executor was first seen: a child of a fork reads the settings again."""
 
 
 def _app(key: str, value: object) -> str:

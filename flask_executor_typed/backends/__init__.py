@@ -16,7 +16,14 @@ from .capabilities import Capabilities
 from .pickling import Settings
 from .thread import ThreadBackend
 
-__all__ = ("Backend", "Capabilities", "ThreadBackend", "default_max_workers", "open_backend")
+__all__ = (
+    "Backend",
+    "Capabilities",
+    "ThreadBackend",
+    "default_max_workers",
+    "import_backend",
+    "open_backend",
+)
 
 
 class Backend(Protocol):
@@ -36,6 +43,18 @@ class Backend(Protocol):
 
     def shutdown(self, *, wait: bool, cancel_pending: bool) -> None:
         """Refuse calls from now on and end the workers when what was accepted is done."""
+
+
+def import_backend(config: ExecutorConfig) -> None:
+    """Import what :func:`open_backend` needs, which is slow, and not needed for threads.
+
+    Early, when the app is made: a process that is forked while another thread imports a module can
+    never import it.
+    """
+    if config.type == "process":
+        from . import process  # noqa: F401
+    elif config.type not in ("thread", "sync"):  # it may not be hashable
+        from . import foreign  # noqa: F401
 
 
 def open_backend(

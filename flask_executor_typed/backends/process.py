@@ -437,7 +437,7 @@ def _forget_parent() -> None:
 def _private(owner: object, name: str, default: Any) -> Any:
     """A private attribute of the standard library, which a later Python may not have.
 
-    Then the child of a fork may complain at its exit of processes that are not its own, and no more.
+    Then the child of a fork may complain at its exit of processes that are not its own, no more.
     """
     return getattr(owner, name, default)
 
