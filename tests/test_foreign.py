@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -99,9 +100,9 @@ def test_threads_of_an_executor_that_does_not_declare_them_are_noticed(app: Flas
         error = executor.submit(working.add, 1).exception(TIMEOUT)
     assert isinstance(error, ConfigError)
     assert str(error).startswith(
-        "EXECUTOR_TYPE='tests.test_foreign.ThreadForEach' (str): expected an executor whose workers "
-        "are other processes: this one runs calls in the process that submits them; give it an "
-        "attribute in_this_process = True; "
+        "EXECUTOR_TYPE='tests.test_foreign.ThreadForEach' (str): expected an executor whose "
+        "workers are other processes: this one runs calls in the process that submits them; "
+        "give it an attribute in_this_process = True; "
     )
 
 
@@ -129,11 +130,11 @@ def test_jobs_of_a_pool_that_broke_are_lost_and_the_next_call_gets_another_pool(
     make: Any = make_processes if library == "standard" else None
     if make is None:
         loky = pytest.importorskip("loky")
-        make = lambda: loky.ProcessPoolExecutor(1)  # noqa: E731
+        make = partial(loky.ProcessPoolExecutor, 1)
     app = working.create_app(EXECUTOR_TYPE=make)
     with Executor(app) as executor:
         lost = executor.submit(working.die, signal.SIGKILL)
-        with pytest.raises(JobLostError, match="^die is lost: its executor broke: "):
+        with pytest.raises(JobLostError, match=r"^die is lost: its executor broke: "):
             lost.result(START)
         assert isinstance(lost.exception(), BrokenExecutor)
         assert executor.submit(working.add, 1).result(START) == 1

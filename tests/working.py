@@ -293,5 +293,9 @@ def add(a: int, b: int = 0) -> int:
     return a + b
 
 
+def echo(value: object) -> object:
+    return value
+
+
 def fail(text: str) -> None:
     raise LookupError(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, Protocol
 
 from flask import Flask
@@ -52,9 +53,9 @@ def import_backend(config: ExecutorConfig) -> None:
     never import it.
     """
     if config.type == "process":
-        from . import process  # noqa: F401
+        import_module(f"{__name__}.process")
     elif config.type not in ("thread", "sync"):  # it may not be hashable
-        from . import foreign  # noqa: F401
+        import_module(f"{__name__}.foreign")
 
 
 def open_backend(

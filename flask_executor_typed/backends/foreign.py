@@ -100,7 +100,7 @@ class _Pool:
 
     def _made(self) -> concurrent.futures.Executor:
         assert self._make is not None
-        made: object = self._make()
+        made: Any = self._make()  # whatever the annotation says
         if not isinstance(made, concurrent.futures.Executor):
             expected = f"a function that returns an executor of concurrent.futures, not {made!r}"
             raise ConfigError(self._key, self._make, expected)
