@@ -71,8 +71,8 @@ def _finish_at_exit() -> None:
             thread.join()
     with _lock:
         closables = list(_closables)
-    for closable in closables:  # what they have of others: an executor, whose threads may wait
-        closable.shutdown(wait=False, cancel_pending=False)
+    for closable in closables:  # calls may be left that run in threads or processes of others
+        closable.shutdown(wait=True, cancel_pending=False)
     _finished = True
 
 

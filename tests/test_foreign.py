@@ -180,6 +180,31 @@ def test_given_executor_is_refused_in_the_child_of_a_fork(app: Flask) -> None:
         assert "made before the process was forked, and does not work here" in message
 
 
+def test_exit_waits_for_calls_in_threads_of_others_that_nobody_waits_for() -> None:
+    ended = run_script(
+        """
+        import concurrent.futures, threading, time
+        from flask import Flask
+        from flask_executor_typed import Executor
+
+        class Daemons(concurrent.futures.Executor):
+            in_this_process = True
+
+            def submit(self, fn, *args):
+                future = concurrent.futures.Future()
+                run = lambda: (fn(*args), future.set_result(None))
+                threading.Thread(target=run, daemon=True).start()
+                return future
+
+        app = Flask("exit")
+        app.config["EXECUTOR_TYPE"] = Daemons
+        executor = Executor(app)
+        executor.submit(lambda: (until_the_exit_has_begun(), print("ran")))
+        """
+    )
+    assert ended == (0, "ran\n", "")
+
+
 def test_executor_that_was_made_is_shut_down_at_exit() -> None:
     ended = run_script(
         """

@@ -104,7 +104,12 @@ class _Pool:
         if not isinstance(made, concurrent.futures.Executor):
             expected = f"a function that returns an executor of concurrent.futures, not {made!r}"
             raise ConfigError(self._key, self._make, expected)
+        _made.add(made)
         return made
+
+    def _end(self, executor: concurrent.futures.Executor, *, wait: bool) -> None:
+        executor.shutdown(wait=wait)
+        _made.discard(executor)
 
     def submit(self, fn: Callable[..., Any], *args: Any) -> Future[Any]:
         executor = self.executor
@@ -115,7 +120,7 @@ class _Pool:
                 raise
             with self._lock:
                 if self.executor is executor:
-                    executor.shutdown(wait=False)
+                    self._end(executor, wait=False)
                     self.executor = self._made()
             future = self.executor.submit(fn, *args)
         self._futures.add(future)
@@ -128,7 +133,12 @@ class _Pool:
 
     def shutdown(self, *, wait: bool) -> None:
         if self._make is not None:
-            self.executor.shutdown(wait=wait)
+            self._end(self.executor, wait=wait)
+
+
+_made: set[concurrent.futures.Executor] = set()
+"""That were not shut down. The child of a fork forgets their backends, and must keep these: a pool
+of processes that is collected writes to pipes that it shares with its parent."""
 
 
 class LocalBackend:
