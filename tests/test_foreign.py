@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -148,6 +149,28 @@ def test_app_that_cannot_be_loaded_is_told_by_each_job() -> None:
         for _ in range(2):
             with pytest.raises(ConfigError, match="there is no database"):
                 executor.submit(working.add, 1).result(START)
+
+
+class CancelsWhenPickled:
+    """An argument through which somebody cancels the call while it is being submitted."""
+
+    def __init__(self, executor: Executor) -> None:
+        self.executor = executor
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        future = self.executor.futures.get("key")
+        assert future is not None
+        future.cancel()
+        return str, ("line",)
+
+
+def test_call_that_is_cancelled_while_it_is_submitted_never_runs(tmp_path: Path) -> None:
+    app = working.create_app(EXECUTOR_TYPE=make_processes)
+    with Executor(app) as executor:
+        line: Any = CancelsWhenPickled(executor)
+        future = executor.submit_stored("key", working.append, tmp_path / "ran", line)
+        assert future.cancelled()
+    assert not (tmp_path / "ran").exists()
 
 
 def test_app_is_loaded_once_in_each_worker() -> None:

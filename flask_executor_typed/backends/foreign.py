@@ -59,11 +59,11 @@ def open_foreign(
     else:
         pool = _Pool(partial(_pool_of_interpreters, max_workers), key)
     executor = pool.executor
-    is_interpreters = config.type == "interpreter"
-    label = f"{key}='interpreter'" if is_interpreters else _path_of(type(executor))
+    label = f"{key}={config.type!r}" if isinstance(config.type, str) else _path_of(type(executor))
     if _is_in_this_process(executor):
         return LocalBackend(pool, BorrowedThreads(settings.name, label, config.loop_factory))
-    told = Told(settings, label, not is_interpreters, home(), key)
+    coroutines = not _is_of_interpreters(executor)  # they have no daemon threads, for loops
+    told = Told(settings, label, coroutines, home(), key)
     return RemoteBackend(pool, told)
 
 
@@ -71,8 +71,12 @@ def _is_in_this_process(executor: concurrent.futures.Executor) -> bool:
     declared: object = getattr(executor, "in_this_process", None)
     if declared is not None:
         return bool(declared)
-    interpreters: Any = getattr(concurrent.futures, "InterpreterPoolExecutor", ())
-    return isinstance(executor, ThreadPoolExecutor) and not isinstance(executor, interpreters)
+    return isinstance(executor, ThreadPoolExecutor) and not _is_of_interpreters(executor)
+
+
+def _is_of_interpreters(executor: concurrent.futures.Executor) -> bool:
+    kind: Any = getattr(concurrent.futures, "InterpreterPoolExecutor", ())  # of Python 3.14
+    return isinstance(executor, kind)
 
 
 def _pool_of_interpreters(max_workers: int) -> concurrent.futures.Executor:
