@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -528,6 +529,32 @@ def test_executor_that_is_closed_by_then_is_an_error_of_the_future_that_is_logge
     assert record.getMessage().endswith("could not be submitted")
 
 
+@pytest.mark.parametrize(
+    ("kind", "fn", "error"),
+    [("thread", int, ExecutorClosedError), ("process", lambda: 0, UnpicklableError)],
+)
+def test_call_that_could_not_be_submitted_is_freed_with_its_future(
+    app: Flask,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    fn: Callable[[], int],
+    error: type[Exception],
+) -> None:
+    app.config["EXECUTOR_TYPE"] = kind
+    monkeypatch.setattr(app.logger, "disabled", True)  # what is logged is kept for the report
+    gc.disable()  # a cycle would stay
+    try:
+        with Executor(app) as executor, app.test_request_context():
+            future = executor.submit_after_response(fn)
+            executor.shutdown()
+        assert isinstance(future.exception(TIMEOUT), error)
+        gone = weakref.ref(future)
+        del future
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
 def test_job_submitted_is_announced_when_the_call_is_handed_over(
     app: Flask, executor: Executor
 ) -> None:
@@ -548,6 +575,21 @@ def test_job_submitted_is_announced_when_the_call_is_handed_over(
         assert announced == []
         answer.close()
     assert announced == futures
+
+
+def test_call_that_was_cancelled_while_it_was_held_is_never_announced_as_submitted(
+    app: Flask, executor: Executor
+) -> None:
+    pytest.importorskip("blinker")
+    announced: list[FutureProxy[Any]] = []
+
+    def hear(sender: object, future: FutureProxy[Any], **extra: object) -> None:
+        announced.append(future)
+
+    with job_submitted.connected_to(hear, app), app.test_request_context():
+        assert executor.submit_after_response(int).cancel()
+        kept = executor.submit_after_response(int)
+    assert announced == [kept]
 
 
 def test_job_submits_itself_after_the_response(app: Flask, executor: Executor) -> None:
