@@ -413,6 +413,26 @@ def test_async_to_sync_in_a_job_runs_on_the_loop_of_the_executor(executor: Execu
         assert executor.submit(bridge).result(TIMEOUT) == (loop, loop_thread, set())
 
 
+def test_thread_whose_loop_has_ended_gets_one_of_asgirefs_and_counts_as_going_on() -> None:
+    pool = loops.LoopPool("tests", 1)
+    noted: list[str] = []
+    used: list[asyncio.AbstractEventLoop] = []
+
+    def worker() -> None:
+        pool.bridge_this_thread(lambda: noted.append("waits"), lambda: noted.append("goes on"))
+        used.append(async_to_sync(running_loop)())
+        pool.end()
+        pool.join()
+        used.append(async_to_sync(running_loop)())
+
+    thread = threading.Thread(target=worker, daemon=True)
+    thread.start()
+    thread.join(TIMEOUT)
+    first, second = used
+    assert first is not second
+    assert noted == ["waits", "goes on"] * 2
+
+
 def test_coroutine_function_wrapped_by_async_to_sync_is_a_job(executor: Executor) -> None:
     loop = executor.submit(running_loop).result(TIMEOUT)
     assert executor.submit(async_to_sync(running_loop)).result(TIMEOUT) is loop
