@@ -26,8 +26,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -42,7 +43,7 @@ TESTS = {
     "completion": "completion",
     "later": "later",
     "resources": "resources",
-    "backends/thread": "backends deadlocks threads leaks",
+    "backends/thread": "backends deadlocks threads",
     "backends/process": "process workers",
     "backends/worker": "process workers",
     "backends/pickling": "process workers",
@@ -104,13 +105,13 @@ def _code_of(node: ast.AST, in_function: bool = False) -> Iterator[ast.AST]:
     """What runs in functions: no annotations, docstrings, overloads or tuning constants."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
         in_function = True
-    for name, value in ast.iter_fields(node):
-        if name not in {"annotation", "returns", "decorator_list", "bases"}:
-            for child in value if isinstance(value, list) else [value]:
-                if isinstance(child, ast.AST) and not _only_describes(child, in_function):
-                    if in_function:
-                        yield child
-                    yield from _code_of(child, in_function)
+    descriptions = [getattr(node, name, None) for name in ("annotation", "returns")]
+    descriptions += getattr(node, "decorator_list", [])
+    for child in ast.iter_child_nodes(node):
+        if child not in descriptions and not _only_describes(child, in_function):
+            if in_function:
+                yield child
+            yield from _code_of(child, in_function)
 
 
 def _only_describes(node: ast.AST, in_function: bool) -> bool:
@@ -259,19 +260,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         trees: SimpleQueue[Tree] = SimpleQueue()
         for number in range(options.jobs):
             trees.put(Tree(Path(folder, str(number)), sys.executable))
-        limits = {module: _limit(trees, module) for module in {each.module for each in mutants}}
         survivors: list[Mutant] = []
 
         def run(mutant: Mutant) -> None:
-            tree = trees.get()
-            try:
+            with _one_of(trees) as tree:
                 if tree.survives(mutant, limits[mutant.module]):
                     survivors.append(mutant)
                     print(_titled(mutant), flush=True)
-            finally:
-                trees.put(tree)
 
         with ThreadPoolExecutor(options.jobs) as runners:
+            used = sorted({mutant.module for mutant in mutants})
+            limits = dict(zip(used, runners.map(partial(_limit, trees), used), strict=True))
             for _ in runners.map(run, mutants):
                 pass
     killed = len(mutants) - len(survivors)
@@ -286,11 +285,20 @@ def _titled(mutant: Mutant) -> str:
 
 def _limit(trees: SimpleQueue[Tree], module: str) -> float:
     """Seconds after which the tests of a module hang; they must pass without a mutation."""
-    tree, start = trees.get(), time.monotonic()
-    if not tree.passes(module, 600):
-        sys.exit(f"the tests of {module} fail without any mutation")
-    trees.put(tree)
-    return 60 + 4 * (time.monotonic() - start)
+    with _one_of(trees) as tree:
+        start = time.monotonic()
+        if not tree.passes(module, 600):
+            sys.exit(f"the tests of {module} fail without any mutation")
+        return 60 + 4 * (time.monotonic() - start)
+
+
+@contextmanager
+def _one_of(trees: SimpleQueue[Tree]) -> Iterator[Tree]:
+    tree = trees.get()
+    try:
+        yield tree
+    finally:
+        trees.put(tree)
 
 
 if __name__ == "__main__":
