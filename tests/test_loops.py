@@ -247,6 +247,7 @@ def test_first_loop_serves_all_when_a_second_cannot_be_made(
             assert executor.submit(running_loop).result(TIMEOUT) is first
             assert executor.submit(give_awaitable).result(TIMEOUT) == 42
         assert executor.submit(running_loop).result(TIMEOUT) is not first
+        assert not any(loop.is_closed() for loop in list(loops._loop_threads)), "kept for ever"
         gate.open()
         held.result(TIMEOUT)
 
