@@ -272,6 +272,16 @@ def test_worker_that_starts_when_no_second_loop_can_be_made_uses_the_first(
     in_time(executor.shutdown)
 
 
+def test_pool_that_has_ended_starts_no_loop_that_nobody_would_end() -> None:
+    pool = loops.LoopPool("ended", 1)
+    pool.refuse(cancel_pending=False)
+    pool.end()
+    with pytest.raises(ExecutorClosedError):
+        pool.start_one()
+    pool.end()
+    pool.join()
+
+
 made: list[asyncio.AbstractEventLoop] = []
 
 
