@@ -731,8 +731,10 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             state.backend(snapshot.app).submit(call)
         except Exception as error:
             log_exception(snapshot.app.logger, "background job %r could not be submitted", future)
+            # Frames that the error went through refer to the future, or to the call and so to the
+            # future. With what follows they are no cycle, which only the collector would end.
             call._let_go()
-            future._fail(error)
+            future._fail(error.with_traceback(None))
         else:
             if signals.job_submitted.receivers:
                 future._announce(signals.job_submitted, snapshot)

@@ -125,10 +125,10 @@ class AsyncViews:
 
     def vacate(self, loop: ViewLoop) -> None:
         """The thread of ``loop`` has ended. Called by a finalizer, so it takes no lock."""
-        if self.closed or len(self._spare) >= _SPARE_LOOPS:
+        if len(self._spare) >= _SPARE_LOOPS:
             loop.end()
         else:
-            # If a shutdown comes in between it finds the loop among all others, not among these.
+            # A shutdown, before or after, finds the loop among all others, not among these.
             self._spare.append(loop)
 
     def shutdown(self, *, wait: bool, cancel_pending: bool = False) -> None:

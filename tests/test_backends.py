@@ -279,6 +279,18 @@ def test_busy_worker_that_does_the_call_of_a_missing_one_does_not_count_as_idle(
             held_by_the_same.let_go()
 
 
+def test_pool_that_can_grow_no_more_keeps_no_account_of_idle_workers(app: Flask) -> None:
+    app.config["EXECUTOR_MAX_WORKERS"] = 1
+    with Executor(app) as executor:
+        for number in range(100):
+            assert executor.submit(double, number).result(TIMEOUT) == number * 2
+        state: Any = executor._states[app]
+        pool = state._backend._pool
+        executor.shutdown()
+        # One is of a worker that was done before its starter had counted it.
+        assert len(pool._idle) <= 1, "it would grow with each call"
+
+
 def test_windows_has_no_more_than_61_worker_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     for count in ("cpu_count", "process_cpu_count"):
         monkeypatch.setattr(os, count, lambda: 128, raising=False)

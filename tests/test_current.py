@@ -111,6 +111,20 @@ def test_job_that_is_over_is_not_current_any_more(executor: Executor) -> None:
     assert executor.submit(left_behind).result(TIMEOUT) is False
 
 
+def test_callback_does_not_run_as_the_job_that_registered_it(executor: Executor) -> None:
+    seen: list[bool] = []
+
+    def job() -> bool:
+        called = threading.Event()
+        future = executor.submit(int)
+        future.add_done_callback(lambda _: seen.append(bool(current_job)))
+        future.add_done_callback(lambda _: called.set())
+        return called.wait(TIMEOUT) and bool(current_job)
+
+    assert executor.submit(job).result(TIMEOUT)
+    assert seen == [False]
+
+
 def test_job_is_shown_with_its_name_and_id(executor: Executor) -> None:
     future = executor.submit(lambda: (bool(current_job), repr(current_job)))
     assert future.result(TIMEOUT) == (True, f"<current_job {future.name} [{future.id}]>")

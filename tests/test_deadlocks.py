@@ -8,13 +8,15 @@ import inspect
 import threading
 from collections.abc import Callable, Iterator
 from itertools import product
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from flask import Flask, current_app, g
 
-from flask_executor_typed import DeadlockError, Executor, FutureProxy, current_job
+from flask_executor_typed import DeadlockError, Executor, FutureProxy, current_job, threads
+from flask_executor_typed.backends import thread as thread_backend
 
 from .conftest import TIMEOUT
 from .test_threads import Ended, run_script
@@ -81,6 +83,68 @@ def test_spare_workers_end(one_worker: Executor) -> None:
         assert not spare.is_alive()
     assert workers_of(one_worker) == 1
     assert one_worker.submit(count, 300).result(TIMEOUT) == 300
+
+
+def test_spare_takes_no_further_call_once_a_worker_does_not_wait_any_more(
+    one_worker: Executor,
+) -> None:
+    may_go_on, goes_on, may_end, first_may_end = (threading.Event() for _ in "1234")
+    spares: SimpleQueue[threading.Thread] = SimpleQueue()
+
+    async def until_it_may_go_on() -> None:
+        await asyncio.to_thread(may_go_on.wait, TIMEOUT)
+
+    def outer() -> bool:
+        one_worker.submit(until_it_may_go_on).result()
+        goes_on.set()
+        return may_end.wait(TIMEOUT)
+
+    def first() -> bool:
+        spares.put(threading.current_thread())
+        return first_may_end.wait(TIMEOUT)
+
+    async def both() -> tuple[bool, str]:
+        one, two = one_worker.submit(first), one_worker.submit(thread_name)
+        first_result, second_result = await asyncio.gather(one, two)
+        return first_result, second_result
+
+    waiting = one_worker.submit(outer)
+    futures = one_worker.submit(both)
+    spare = spares.get(timeout=TIMEOUT)
+    may_go_on.set()
+    assert goes_on.wait(TIMEOUT)
+    first_may_end.set()
+    spare.join(TIMEOUT)
+    assert not spare.is_alive()
+    may_end.set()
+    assert waiting.result(TIMEOUT)
+    assert futures.result(TIMEOUT) == (True, "executor-worker-0")
+
+
+def test_no_spare_is_started_while_a_worker_is_only_busy(
+    one_worker: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, release = list[str](), threading.Event()
+
+    def start_thread(name: str, target: Callable[[], object]) -> threading.Thread:
+        started.append(name)
+        return threads.start_thread(name, target)
+
+    monkeypatch.setattr(thread_backend, "start_thread", start_thread)
+    wanted = threading.Event()
+
+    async def wait_for(future: FutureProxy[int]) -> int:
+        waiting = asyncio.ensure_future(awaited(future))
+        await asyncio.sleep(0)  # it waits now
+        wanted.set()
+        return await waiting
+
+    one_worker.submit(release.wait, TIMEOUT)
+    future = one_worker.submit(wait_for, one_worker.submit(int, "7"))
+    assert wanted.wait(TIMEOUT)
+    release.set()
+    assert future.result(TIMEOUT) == 7
+    assert started == ["executor-worker-0"]
 
 
 WAITS: list[Callable[[Executor, FutureProxy[Any]], object]] = [
@@ -261,6 +325,49 @@ def test_call_of_another_executor_is_run_by_that_one(app: Flask, one_worker: Exe
         assert one_worker.submit(outer).result(TIMEOUT) == "other_executor-worker-0"
 
 
+def test_pending_call_of_another_executor_waits_for_a_worker_of_that_one(
+    app: Flask, one_worker: Executor
+) -> None:
+    app.config["OTHER_EXECUTOR_MAX_WORKERS"] = 1
+    release = threading.Event()
+    with Executor(app, name="other") as other:
+        one_worker.submit(int).result(TIMEOUT)  # so that its worker has certainly been started
+        other.submit(release.wait, TIMEOUT)
+        pending = other.submit(thread_name)
+        outer = one_worker.submit(pending.result)
+        # A spare does this as soon as the only worker waits.
+        assert one_worker.submit(awaited, one_worker.submit(int, "7")).result(TIMEOUT) == 7
+        release.set()
+        assert outer.result(TIMEOUT) == "other_executor-worker-0"
+
+
+def test_call_whose_worker_could_not_be_started_is_run_by_who_waits_though_others_are_busy(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app.config["EXECUTOR_MAX_WORKERS"] = 3
+    release = threading.Event()
+    with Executor(app) as executor:
+
+        def outer() -> tuple[bool, str]:
+            with monkeypatch.context() as patch:
+                patch.setattr(thread_backend, "start_thread", no_more_threads)
+                inner = executor.submit(thread_name)
+            return inner.result() == thread_name(), inner.result()
+
+        busy = executor.submit(release.wait, TIMEOUT)
+        assert executor.submit(outer).result(TIMEOUT) == (True, "executor-worker-1")
+        assert not busy.done()
+        release.set()
+
+
+def no_more_threads(name: str, target: Callable[[], object]) -> threading.Thread:
+    raise RuntimeError("can't start new thread")
+
+
+def thread_name() -> str:
+    return threading.current_thread().name
+
+
 def test_jobs_that_wait_while_the_interpreter_exits_are_done() -> None:
     ended = run_script("""
         app.config["EXECUTOR_MAX_WORKERS"] = 1
@@ -363,6 +470,7 @@ WAYS: list[Callable[[Executor, FutureProxy[int]], int]] = [
     lambda executor, future: future.result(TIMEOUT),
     lambda executor, future: executor.submit(awaited, future).result(),
     lambda executor, future: executor.submit(lambda: future).result(),
+    lambda executor, future: executor.submit(lambda: future).result(TIMEOUT),
     lambda executor, future: executor.submit(lambda: awaited(future)).result(),
     lambda executor, future: next(executor.map(lambda number: awaited(future), [1])),
     lambda executor, future: executor.submit(future.result).result(),

@@ -785,6 +785,20 @@ class EndsMeanwhile(FutureProxy[int]):
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["alone", "waited for"])
+def test_the_standard_library_sees_each_state_by_its_name(shared: bool) -> None:
+    future, gone = pending(), pending()
+    if shared:
+        assert future._condition is not gone._condition
+    states = [future._state]
+    assert future.set_running_or_notify_cancel()
+    states.append(future._state)
+    future.set_result(1)
+    assert gone.cancel()
+    assert [*states, future._state] == ["PENDING", "RUNNING", "FINISHED"]
+    assert gone._state == "CANCELLED_AND_NOTIFIED"
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["alone", "waited for"])
 def test_call_that_ends_while_it_is_looked_at_is_never_pending(shared: bool) -> None:
     def begun() -> FutureProxy[int]:
         future = EndsMeanwhile()

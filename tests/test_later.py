@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -75,6 +76,24 @@ def add_views(app: Flask, views: Views) -> None:
 # -- after the response ----------------------------------------------------------------------------
 
 
+def add_view(
+    app: Flask, executor: Executor, respond: Callable[[], Any] = str
+) -> list[FutureProxy[int]]:
+    """A view at ``/`` that submits ``int("1")`` after its response. Returns the futures."""
+    futures: list[FutureProxy[int]] = []
+
+    @app.route("/")
+    def view() -> Any:
+        futures.append(executor.submit_after_response(int, "1"))
+        return respond()
+
+    return futures
+
+
+def fail() -> str:
+    raise KeyError("view")
+
+
 def visitor() -> tuple[str, str]:
     return request.args["name"], g.name
 
@@ -119,18 +138,11 @@ def test_calls_start_in_the_order_in_which_they_were_submitted(app: Flask) -> No
 
 
 def test_call_waits_for_the_end_of_a_streamed_response(app: Flask, executor: Executor) -> None:
-    futures: list[FutureProxy[int]] = []
+    def pieces() -> Iterator[str]:
+        for number in range(3):
+            yield f"{number}{request.args['name']}{futures[0].status} "
 
-    @app.route("/")
-    def view() -> Response:
-        futures.append(executor.submit_after_response(int, "1"))
-
-        def pieces() -> Iterator[str]:
-            for number in range(3):
-                yield f"{number}{request.args['name']}{futures[0].status} "
-
-        return Response(stream_with_context(pieces()))
-
+    futures = add_view(app, executor, lambda: Response(stream_with_context(pieces())))
     answer = Answer(app, "/?name=Ann")
     assert answer.read() == b"0Annpending 1Annpending 2Annpending "
     assert futures[0].status == "pending"
@@ -142,15 +154,9 @@ def test_call_waits_for_the_end_of_a_streamed_response(app: Flask, executor: Exe
 def test_call_waits_for_the_end_of_a_sent_file(
     app: Flask, executor: Executor, method: str, tmp_path: Path
 ) -> None:
-    futures: list[FutureProxy[int]] = []
     file = tmp_path / "file"
     file.write_bytes(b"content")
-
-    @app.route("/")
-    def view() -> Response:
-        futures.append(executor.submit_after_response(int, "1"))
-        return send_file(file)
-
+    futures = add_view(app, executor, lambda: send_file(file))
     answer = Answer(app, "/", method)
     assert answer.read() == (b"content" if method == "GET" else b"")
     assert futures[0].status == "pending"
@@ -159,13 +165,7 @@ def test_call_waits_for_the_end_of_a_sent_file(
 
 
 def test_call_waits_for_the_end_of_an_error_page(app: Flask, executor: Executor) -> None:
-    futures: list[FutureProxy[int]] = []
-
-    @app.route("/")
-    def view() -> str:
-        futures.append(executor.submit_after_response(int, "1"))
-        raise KeyError("view")
-
+    futures = add_view(app, executor, fail)
     answer = Answer(app, "/")
     assert answer.status.startswith("500")
     assert futures[0].status == "pending"
@@ -177,13 +177,7 @@ def test_call_starts_at_the_end_of_the_request_when_the_server_gets_no_response(
     app: Flask, executor: Executor
 ) -> None:
     app.config["PROPAGATE_EXCEPTIONS"] = True
-    futures: list[FutureProxy[int]] = []
-
-    @app.route("/")
-    def view() -> str:
-        futures.append(executor.submit_after_response(int, "1"))
-        raise KeyError("view")
-
+    futures = add_view(app, executor, fail)
     with pytest.raises(KeyError):
         Answer(app, "/")
     assert futures[0].result(TIMEOUT) == 1
@@ -196,12 +190,7 @@ def test_call_starts_at_the_end_of_the_request_when_the_server_gets_no_response(
 def test_call_starts_at_the_end_of_the_request_when_another_response_took_the_place(
     app: Flask, executor: Executor
 ) -> None:
-    futures: list[FutureProxy[int]] = []
-
-    @app.route("/")
-    def view() -> str:
-        futures.append(executor.submit_after_response(int, "1"))
-        return "first"
+    futures = add_view(app, executor, lambda: "first")
 
     @app.after_request
     def replace(response: Response) -> Response:
@@ -216,20 +205,16 @@ def test_call_starts_at_the_end_of_the_request_when_another_response_took_the_pl
 def test_call_of_a_failed_after_request_function_waits_for_its_error_page(
     app: Flask, executor: Executor
 ) -> None:
-    futures: list[FutureProxy[int]] = []
-
-    @app.route("/")
-    def view() -> str:
-        futures.append(executor.submit_after_response(int, "1"))
-
+    def respond() -> str:
         @after_this_request
-        def fail(response: Response) -> Response:
+        def fail_once(response: Response) -> Response:
             if response.status_code == 200:
                 raise KeyError("after")
             return response
 
         return "fine"
 
+    futures = add_view(app, executor, respond)
     answer = Answer(app, "/")
     assert answer.status.startswith("500")
     answer.close()
@@ -341,13 +326,10 @@ def test_call_that_waits_for_its_response_is_replaced_and_not_joined(
 def test_call_whose_response_is_never_closed_starts_when_the_response_is_gone(
     app: Flask, executor: Executor, *, streams: bool
 ) -> None:
-    futures: list[FutureProxy[int]] = []
-
-    @app.route("/")
-    def view() -> Any:
-        futures.append(executor.submit_after_response(int, "1"))
+    def respond() -> Any:
         return Response(stream_with_context(iter("body"))) if streams else "body"
 
+    futures = add_view(app, executor, respond)
     answer = Answer(app, "/")
     assert answer.read() == b"body"
     assert futures[0].status == "pending"
@@ -359,12 +341,7 @@ def test_call_whose_response_is_never_closed_starts_when_the_response_is_gone(
 def test_call_starts_when_its_response_is_sent_inside_of_another_one(
     app: Flask, executor: Executor
 ) -> None:
-    futures: list[FutureProxy[int]] = []
-
-    @app.route("/")
-    def view() -> str:
-        futures.append(executor.submit_after_response(int, "1"))
-        return "body"
+    futures = add_view(app, executor, lambda: "body")
 
     @app.after_request
     def shout(response: Response) -> Response:
@@ -387,13 +364,8 @@ def test_call_starts_when_a_bridge_to_asgi_has_sent_the_response(
     app: Flask, executor: Executor
 ) -> None:
     bridge: Any = cast(Any, WsgiToAsgi)(app)
-    futures: list[FutureProxy[int]] = []
+    futures = add_view(app, executor, lambda: "body")
     sent: list[tuple[bytes, str]] = []
-
-    @app.route("/")
-    def view() -> str:
-        futures.append(executor.submit_after_response(int, "1"))
-        return "body"
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request"}
@@ -447,13 +419,7 @@ def test_response_that_is_garbage_together_with_its_app_fails_its_calls(
 def test_response_that_is_gone_in_a_fork_starts_nothing_there(
     app: Flask, executor: Executor
 ) -> None:
-    held: list[FutureProxy[int]] = []
-
-    @app.route("/")
-    def view() -> str:
-        held.append(executor.submit_after_response(int, "1"))
-        return ""
-
+    held = add_view(app, executor)
     answer: Answer | None = Answer(app, "/")
     child = os.fork()
     if child == 0:  # pragma: no cover
@@ -511,13 +477,7 @@ def test_call_of_a_teardown_function_starts_when_the_contexts_end(
 def test_executor_that_is_closed_by_then_is_an_error_of_the_future_that_is_logged(
     app: Flask, executor: Executor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    futures: list[FutureProxy[int]] = []
-
-    @app.route("/")
-    def view() -> str:
-        futures.append(executor.submit_after_response(int))
-        return ""
-
+    futures = add_view(app, executor)
     answer = Answer(app, "/")
     executor.shutdown()
     with caplog.at_level(logging.ERROR, app.logger.name):
@@ -526,6 +486,32 @@ def test_executor_that_is_closed_by_then_is_an_error_of_the_future_that_is_logge
     (record,) = caplog.records
     assert record.getMessage().startswith("background job <FutureProxy int")
     assert record.getMessage().endswith("could not be submitted")
+
+
+@pytest.mark.parametrize(
+    ("kind", "fn", "error"),
+    [("thread", int, ExecutorClosedError), ("process", lambda: 0, UnpicklableError)],
+)
+def test_call_that_could_not_be_submitted_is_freed_with_its_future(
+    app: Flask,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    fn: Callable[[], int],
+    error: type[Exception],
+) -> None:
+    app.config["EXECUTOR_TYPE"] = kind
+    monkeypatch.setattr(app.logger, "disabled", True)  # what is logged is kept for the report
+    gc.disable()  # a cycle would stay
+    try:
+        with Executor(app) as executor, app.test_request_context():
+            future = executor.submit_after_response(fn)
+            executor.shutdown()
+        assert isinstance(future.exception(TIMEOUT), error)
+        gone = weakref.ref(future)
+        del future
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_job_submitted_is_announced_when_the_call_is_handed_over(
@@ -537,17 +523,27 @@ def test_job_submitted_is_announced_when_the_call_is_handed_over(
     def hear(sender: object, future: FutureProxy[Any], **extra: object) -> None:
         announced.append(future)
 
-    @app.route("/")
-    def view() -> str:
-        futures.append(executor.submit_after_response(int))
-        return ""
-
-    futures: list[FutureProxy[int]] = []
+    futures = add_view(app, executor)
     with job_submitted.connected_to(hear, app):
         answer = Answer(app, "/")
         assert announced == []
         answer.close()
     assert announced == futures
+
+
+def test_call_that_was_cancelled_while_it_was_held_is_never_announced_as_submitted(
+    app: Flask, executor: Executor
+) -> None:
+    pytest.importorskip("blinker")
+    announced: list[FutureProxy[Any]] = []
+
+    def hear(sender: object, future: FutureProxy[Any], **extra: object) -> None:
+        announced.append(future)
+
+    with job_submitted.connected_to(hear, app), app.test_request_context():
+        assert executor.submit_after_response(int).cancel()
+        kept = executor.submit_after_response(int)
+    assert announced == [kept]
 
 
 def test_job_submits_itself_after_the_response(app: Flask, executor: Executor) -> None:

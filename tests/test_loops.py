@@ -247,6 +247,7 @@ def test_first_loop_serves_all_when_a_second_cannot_be_made(
             assert executor.submit(running_loop).result(TIMEOUT) is first
             assert executor.submit(give_awaitable).result(TIMEOUT) == 42
         assert executor.submit(running_loop).result(TIMEOUT) is not first
+        assert not any(loop.is_closed() for loop in list(loops._loop_threads)), "kept for ever"
         gate.open()
         held.result(TIMEOUT)
 
@@ -269,6 +270,16 @@ def test_worker_that_starts_when_no_second_loop_can_be_made_uses_the_first(
     monkeypatch.undo()
     gate.open()
     in_time(executor.shutdown)
+
+
+def test_pool_that_has_ended_starts_no_loop_that_nobody_would_end() -> None:
+    pool = loops.LoopPool("ended", 1)
+    pool.refuse(cancel_pending=False)
+    pool.end()
+    with pytest.raises(ExecutorClosedError):
+        pool.start_one()
+    pool.end()
+    pool.join()
 
 
 made: list[asyncio.AbstractEventLoop] = []
@@ -411,6 +422,26 @@ def test_async_to_sync_in_a_job_runs_on_the_loop_of_the_executor(executor: Execu
 
     for _ in range(20):
         assert executor.submit(bridge).result(TIMEOUT) == (loop, loop_thread, set())
+
+
+def test_thread_whose_loop_has_ended_gets_one_of_asgirefs_and_counts_as_going_on() -> None:
+    pool = loops.LoopPool("tests", 1)
+    noted: list[str] = []
+    used: list[asyncio.AbstractEventLoop] = []
+
+    def worker() -> None:
+        pool.bridge_this_thread(lambda: noted.append("waits"), lambda: noted.append("goes on"))
+        used.append(async_to_sync(running_loop)())
+        pool.end()
+        pool.join()
+        used.append(async_to_sync(running_loop)())
+
+    thread = threading.Thread(target=worker, daemon=True)
+    thread.start()
+    thread.join(TIMEOUT)
+    first, second = used
+    assert first is not second
+    assert noted == ["waits", "goes on"] * 2
 
 
 def test_coroutine_function_wrapped_by_async_to_sync_is_a_job(executor: Executor) -> None:

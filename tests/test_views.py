@@ -584,6 +584,19 @@ def test_shutdown_lets_a_view_that_runs_come_to_its_end(app: Flask) -> None:
     assert not view_threads()
 
 
+def test_loop_that_was_busy_at_the_shutdown_ends_with_its_view_although_the_thread_lives_on(
+    app: Flask,
+) -> None:
+    executor = Executor(app)
+
+    async def view() -> str:
+        executor.shutdown(wait=False)
+        return "done"
+
+    assert call(app, view) == "done"
+    until_left(0)
+
+
 @pytest.mark.parametrize("where", ["view", "sync code of a view", "job of a view"])
 def test_shutdown_in_a_view_does_not_wait_for_the_view(app: Flask, where: str) -> None:
     executor = Executor(app)
@@ -638,8 +651,12 @@ def test_child_of_a_fork_has_loops_of_its_own() -> None:
         async def view():
             return threading.current_thread().name
         print(app.ensure_sync(view)(), flush=True)
+        other = threading.Thread(target=app.ensure_sync(view))  # whose loop is a spare one now
+        other.start()
+        other.join()
         child = os.fork()
         if child == 0:
+            time_out(8)
             print(app.ensure_sync(view)(), flush=True)
             sys.exit()  # which waits for the loop to end
         os.waitpid(child, 0)
@@ -647,6 +664,63 @@ def test_child_of_a_fork_has_loops_of_its_own() -> None:
     """)
     name = "executor-view-loop-0\n"
     assert ended == Ended(0, name * 3, "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_child_of_a_fork_leaves_the_loops_of_its_parent_alone() -> None:
+    ended = run_script("""
+        import os, warnings
+        warnings.simplefilter("ignore")
+
+        class Loop(asyncio.SelectorEventLoop):
+            # Somebody else's may take a lock here, which nobody releases in the child.
+            def call_soon_threadsafe(self, *args, **options):
+                if os.getpid() != parent:
+                    print("told", flush=True)
+                return super().call_soon_threadsafe(*args, **options)
+
+        parent = os.getpid()
+        app.config.update(EXECUTOR_ASYNC_VIEWS=True, EXECUTOR_LOOP_FACTORY=Loop)
+        executor.init_app(app)
+        barrier = threading.Barrier(9)
+        async def view():
+            pass
+        def serve():
+            app.ensure_sync(view)()
+            barrier.wait(10)
+            barrier.wait(10)
+        threads = [threading.Thread(target=serve) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        barrier.wait(10)
+        child = os.fork()
+        if child == 0:
+            os._exit(7)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        barrier.wait(10)
+    """)
+    assert ended == Ended(0, "7\n", "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_view_in_the_child_that_a_job_forked_runs_on_a_loop_of_the_child() -> None:
+    ended = run_script("""
+        import os, warnings
+        warnings.simplefilter("ignore")
+        app.config["EXECUTOR_ASYNC_VIEWS"] = True
+        executor.init_app(app)
+        async def view():
+            return threading.current_thread().name
+        def job():
+            child = os.fork()
+            if child == 0:
+                time_out(8)
+                print(app.ensure_sync(view)(), flush=True)
+                os._exit(7)
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print(executor.submit(job).result(20))
+    """)
+    assert ended == Ended(0, "executor-view-loop-0\n7\n", "")
 
 
 # The setting
