@@ -402,6 +402,26 @@ def test_no_worker_outlives_a_killed_server_process(tmp_path: Path, method: str)
         until_dead(process)
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts the open descriptors")
+def test_system_that_lets_no_process_start_loses_the_job_and_says_why(tmp_path: Path) -> None:
+    ended = run_main(
+        tmp_path,
+        "spawn",
+        """
+        import logging, resource
+        logging.disable()
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")), limits[1]))
+        error = executor.submit(working.greeting).exception(20)
+        print(type(error).__name__, error)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        print(executor.submit(working.greeting).result(20))
+        """,
+    )
+    why = "no worker process could be started (OSError: [Errno 24] Too many open files)"
+    assert ended == (0, f"JobLostError greeting is lost: {why}\nhello from working\n", "")
+
+
 def test_processes_that_end_when_they_start_are_told_of_and_not_started_for_ever(
     tmp_path: Path,
 ) -> None:
@@ -423,7 +443,7 @@ def test_processes_that_end_when_they_start_are_told_of_and_not_started_for_ever
         """,
     )
     assert ended.stdout == (
-        "JobLostError executor is lost: each of 3 worker processes ended with exit code 3 when it "
+        "JobLostError pid is lost: each of 3 worker processes ended with exit code 3 when it "
         "started\n"
     )
     assert path.read_text() == "start\n" * 3

@@ -145,7 +145,7 @@ class ProcessBackend:
             if future.done():  # cancelled
                 return worker
             try:
-                worker = worker or self._start_worker()
+                worker = worker or self._start_worker(future.name)
             except BaseException as error:
                 if call.begin():
                     call._fail(error)
@@ -203,7 +203,7 @@ class ProcessBackend:
             if time.monotonic() >= end:
                 return worker, _LATE, b""
             try:
-                worker = worker or self._start_worker()
+                worker = worker or self._start_worker(future.name)
             except BaseException as error:
                 return None, FAILED, dump_error(future.name, error)
             message = Work(
@@ -242,19 +242,23 @@ class ProcessBackend:
         finally:
             del future
 
-    def _start_worker(self) -> _Worker:
-        """Start a process and wait until it has loaded the app.
+    def _start_worker(self, name: str) -> _Worker:
+        """Start a process, for the call of that name, and wait until it has loaded the app.
 
         Raises:
             ConfigError: it could not load the app.
-            JobLostError: processes end before they have.
+            JobLostError: no process can be started, or each ends before it has.
         """
         how = ""
         for _ in range(_STARTS):
             unloadable = self._unloadable
             if unloadable is not None and time.monotonic() < unloadable[0]:
                 raise load_error(unloadable[1])
-            worker = _Worker(self._start_method, self._settings)
+            try:
+                worker = _Worker(self._start_method, self._settings)
+            except OSError as error:  # no memory, no descriptors, or no fork server
+                reason = f"no worker process could be started ({type(error).__name__}: {error})"
+                raise JobLostError(name, reason) from error
             kind, content = worker.receive(inf)
             if kind == READY:
                 return worker
@@ -264,7 +268,7 @@ class ProcessBackend:
             else:
                 how = worker.bury()
         raise JobLostError(
-            self._settings.name,
+            name,
             f"each of {_STARTS} worker processes {how} when it started",
         )
 
