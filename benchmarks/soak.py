@@ -258,9 +258,7 @@ def main() -> int:
     ):
         outcomes = Path(folder, "outcomes")
         outcomes.touch()
-        load = Load(
-            f"http://127.0.0.1:{listener.getsockname()[1]}", options.clients, options.rate
-        )
+        load = Load(f"http://127.0.0.1:{listener.getsockname()[1]}", options.clients, options.rate)
         server = subprocess.Popen(
             [
                 *(sys.executable, "-m", "gunicorn", "--chdir", str(Path(__file__).parent)),

@@ -18,6 +18,7 @@ from typing import Any
 
 from .callers import levels_to_caller
 from .errors import ConfigError
+from .green import check_setting
 
 __all__ = ("ExecutorConfig", "key_of", "warn_of_unknown_keys")
 
@@ -90,12 +91,21 @@ class ExecutorConfig:
             # None is "not set" for every setting, so that config can be built with .get()
             if config.get(key) is not None
         }
-        return cls(**values)
+        parsed = cls(**values)
+        for field, expected in _NOT_WITH_GREENLETS.items():
+            value = getattr(parsed, field)
+            if value != getattr(_DEFAULTS, field):
+                check_setting(key_of(field, name=name), value, expected)
+        return parsed
 
     def changes(self, other: ExecutorConfig) -> str:
         """What is different in ``other``, for a person: ``max_workers: 4 -> 8``."""
         pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
         return ", ".join(f"{name}: {old!r} -> {new!r}" for name, old, new in pairs if old != new)
+
+
+_DEFAULTS = ExecutorConfig()
+_NOT_WITH_GREENLETS = {"type": "'thread'", "async_views": "False"}
 
 
 def warn_of_unknown_keys(config: Mapping[str, Any], *, name: str = "") -> None:

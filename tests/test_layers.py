@@ -15,7 +15,8 @@ PACKAGE = Path(flask_executor_typed.__file__).parent
 # From the bottom up. A package counts as one module; its own modules may import each other.
 LAYERS: tuple[set[str], ...] = (
     {"callers", "errors", "logs", "threads"},
-    {"config", "signals"},
+    {"green", "signals"},
+    {"config"},
     {"context"},
     {"futures"},
     {"calls", "completion"},

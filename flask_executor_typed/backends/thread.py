@@ -15,8 +15,10 @@ from ..callers import line_of_caller
 from ..calls import Call
 from ..errors import DeadlockError, ExecutorClosedError
 from ..futures import FutureProxy, following_apart, wait_here_with
+from ..green import check_patched_before_import, patched_by
 from ..loops import LoopPool, is_async_callable
 from ..threads import start_thread
+from .green import NoLoops
 
 __all__ = ("ThreadBackend",)
 
@@ -31,7 +33,12 @@ class ThreadBackend:
         max_loops: int,
         loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
     ) -> None:
-        self._loops = LoopPool(name, max_loops, loop_factory)
+        check_patched_before_import()
+        library = patched_by()
+        if library is None:
+            self._loops = LoopPool(name, max_loops, loop_factory)
+        else:
+            self._loops = NoLoops(name, library)
         self._pool = _ThreadPool(name, max_workers, self._loops)
 
     @property
