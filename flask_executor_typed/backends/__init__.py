@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -25,6 +26,13 @@ class Backend(Protocol):
 
     def shutdown(self, *, wait: bool, cancel_pending: bool) -> None:
         """Refuse calls from now on and end the workers when what was accepted is done."""
+
+    def blocked_loops(self, seconds: float) -> list[threading.Thread]:
+        """The threads in this process whose event loops do not answer within ``seconds``."""
+        ...
+
+    def try_to_start(self) -> None:
+        """Do what a first call does, and raise what it would raise."""
 
 
 def open_backend(

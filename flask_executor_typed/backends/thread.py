@@ -59,6 +59,12 @@ class ThreadBackend:
             self._pool.join()
             self._loops.join()
 
+    def blocked_loops(self, seconds: float) -> list[threading.Thread]:
+        return self._loops.blocked(seconds)
+
+    def try_to_start(self) -> None:
+        """Threads have nothing to load."""
+
 
 class _ThisThread(threading.local):
     def __init__(self) -> None:
