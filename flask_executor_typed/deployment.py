@@ -116,7 +116,7 @@ class _Parser(argparse.ArgumentParser):
     """Knows the options that matter, and passes over others."""
 
     def __init__(self, *options: tuple[str, ...], flags: Sequence[tuple[str, ...]] = ()) -> None:
-        super().__init__(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+        super().__init__(add_help=False, argument_default=argparse.SUPPRESS)
         for names in options:
             self.add_argument(*names)
         for names in flags:
@@ -260,10 +260,10 @@ def _uwsgi(
 def _from_uwsgi_here() -> Deployment | None:
     """What uWSGI says of itself, if it runs this process."""
     uwsgi: Any = sys.modules.get("uwsgi")
-    options = getattr(uwsgi, "opt", None)
-    if not isinstance(options, dict):
+    options: dict[str | bytes, Any] | None = getattr(uwsgi, "opt", None)
+    if options is None:
         return None
-    names = {name.decode() if isinstance(name, bytes) else str(name) for name in options}
+    names = {name.decode() if isinstance(name, bytes) else name for name in options}
     return Deployment(
         server="uWSGI",
         processes=_whole(uwsgi.numproc),

@@ -350,9 +350,9 @@ _NOT_OF_JOBS = (str(Path(__file__).parent), str(Path(threading.__file__).parent 
 
 
 def _place_of(thread: threading.Thread) -> str:
-    """The line of the job that runs in a thread, and what it has called: ``jobs.py:7 in nap``."""
+    """The line of the job that runs in a thread: ``jobs.py:7 in nap``."""
     frame = sys._current_frames().get(thread.ident or 0)
-    stack = traceback.extract_stack(frame) if frame is not None else []
+    stack = [] if frame is None else list(traceback.extract_stack(frame))
     lines = [f"{line.filename}:{line.lineno} in {line.name}" for line in stack]
     ours = [i for i, line in enumerate(stack) if line.filename.startswith(_NOT_OF_JOBS)]
     if ours:

@@ -39,6 +39,7 @@ from typing import (
     Generic,
     ParamSpec,
     Protocol,
+    TypeGuard,
     TypeVar,
     overload,
 )
@@ -1274,8 +1275,12 @@ def _must_be_awaited(result: object) -> bool:
 
 def executors_of(app: Flask) -> list[Executor[Any]]:
     """The executors of this package that serve an app, in the order of their ``init_app``."""
-    found = (each for each in app.extensions.values() if isinstance(each, Executor))
-    return [executor for executor in found if app in executor._states]
+    served = filter(_is_executor, app.extensions.values())
+    return list(dict.fromkeys(executor for executor in served if app in executor._states))
+
+
+def _is_executor(extension: object) -> TypeGuard[Executor[Any]]:
+    return isinstance(extension, Executor)
 
 
 def _executor_of(app: Flask, name: str) -> object:

@@ -89,6 +89,7 @@ def test_uwsgi_has_to_be_told_to_run_threads(tmp_path: Path, options: str, threa
     assert found.threads is threads
     assert not found.unseen
     assert found.processes == (3 if options == "some.ini" else 1)
+    assert look("uwsgi -p 2 some.ini", folder=tmp_path).processes == 2
 
 
 def test_gunicorns_own_file_is_read_and_the_command_line_counts_more(tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_gunicorns_own_file_is_read_and_the_command_line_counts_more(tmp_path: P
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "conf.py").write_text("workers = 7\n", "utf-8")
     assert look("gunicorn -c other/conf.py a", folder=tmp_path).processes == 7
-    assert look("gunicorn --chdir other -c conf.py a", folder=tmp_path).processes == 7
+    assert look("gunicorn --chdir other -c file:conf.py a", folder=tmp_path).processes == 7
 
 
 def test_file_that_patches_makes_preload_harmless(tmp_path: Path) -> None:

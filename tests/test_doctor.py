@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from flask_executor_typed import Executor
+from flask_executor_typed import Executor, green
 from flask_executor_typed.deployment import Deployment
 from flask_executor_typed.doctor import Finding, check, examine, status
 
@@ -55,10 +56,13 @@ def test_app_that_is_well_gets_no_finding(app: Flask, executor: Executor) -> Non
     assert executor.submit(int).result(TIMEOUT) == 0
     assert executor.submit(asyncio.sleep, 0).result(TIMEOUT) is None
     assert check(app) == []
+    app.extensions["alias"] = executor
+    assert len(status(app)) == 1
 
 
 def test_app_without_an_executor_is_told_how_to_get_one(app: Flask) -> None:
     app.extensions["other"] = object()
+    app.extensions["executor"] = Executor(Flask("another"))
     assert check(app) == [
         Finding(
             "no-executor",
@@ -85,8 +89,15 @@ def test_several_processes_must_be_mended_if_a_view_uses_keys_and_are_a_hint_oth
 
         return status()
 
+    def logged(view: Callable[[str], str]) -> Callable[[str], str]:
+        @functools.wraps(view)
+        def log_and_call(key: str) -> str:
+            return view(key)
+
+        return log_and_call
+
     @app.post("/<key>")
-    @executor.job
+    @logged
     def start(key: str) -> str:
         executor.submit_stored(key, int)
         return "started"
@@ -120,6 +131,15 @@ def test_greenlets_are_a_hint_and_a_mistake_with_async_views(app: Flask) -> None
     findings = found(app, gevent)
     assert mends(findings) == {"async-views-in-greenlets"}
     assert "These are asynchronous: slow." in findings["async-views-in-greenlets"].what
+
+
+@pytest.mark.usefixtures("executor")
+def test_greenlets_of_this_process_are_found_without_knowing_the_server(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test_green.patch(monkeypatch, "gevent")
+    monkeypatch.setattr(green, "_patched_at_import", "gevent")
+    assert set(found(app)) == {"greenlets"}
 
 
 @pytest.mark.usefixtures("executor")
