@@ -22,6 +22,7 @@ from .errors import (
     OutsideLoopError,
     RemoteTracebackError,
     UnpicklableError,
+    UnsupportedError,
     UploadsLeftBehindError,
     WorkerError,
 )
@@ -57,6 +58,7 @@ __all__ = (
     "Progress",
     "RemoteTracebackError",
     "UnpicklableError",
+    "UnsupportedError",
     "UploadsLeftBehindError",
     "WorkerError",
     "current_job",

@@ -17,12 +17,15 @@ from ..errors import DeadlockError, ExecutorClosedError
 from ..futures import FutureProxy, following_apart, wait_here_with
 from ..loops import LoopPool, is_async_callable
 from ..threads import start_thread
+from .capabilities import IN_A_THREAD
 
 __all__ = ("ThreadBackend",)
 
 
 class ThreadBackend:
     """Threads of this process. A job's contexts, arguments and result never leave it."""
+
+    capabilities = IN_A_THREAD
 
     def __init__(
         self,
