@@ -15,8 +15,7 @@ import tracemalloc
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor as AnyExecutor
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
-from statistics import median
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import flask_executor
@@ -26,6 +25,8 @@ from flask import Flask, current_app, g, request
 
 from flask_executor_typed import Executor
 from harness import Case, Side, latency, throughput
+from serving import serving_cases
+from views import view_cases
 
 __all__ = ("open_cases",)
 
@@ -33,10 +34,10 @@ WORKERS = 4
 PROCESSES = 2
 JOBS = 4000
 SLOW_JOBS = 100  # of a peer that needs half a millisecond for one
-VIEWS = 300
 SLEEPERS = 20_000
 SLEEP = 2.0  # seconds
 TRACED_SLEEPERS = 2000
+PENDING = 10_000
 
 
 def noop(_: object = None) -> None: ...
@@ -58,17 +59,18 @@ def read_contexts() -> tuple[str, str, str]:
 def open_cases() -> Generator[list[Case]]:
     """All cases, with their executors open and a request active in this thread."""
     app = Flask("benchmark")
-    app.config["EXECUTOR_MAX_WORKERS"] = app.config["PEER_EXECUTOR_MAX_WORKERS"] = WORKERS
+    app.config["OURS_EXECUTOR_MAX_WORKERS"] = app.config["PEER_EXECUTOR_MAX_WORKERS"] = WORKERS
     app.config["PROCESS_EXECUTOR_TYPE"] = "process"
     app.config["PROCESS_EXECUTOR_APP"] = "cases:worker_app"
     app.config["PROCESS_EXECUTOR_MAX_WORKERS"] = PROCESSES
     app.add_url_rule("/items/<int:item>", "item")
     with (
-        Executor(app) as ours,
+        Executor(app, name="ours") as ours,
         Executor(app, name="process") as processes,
         flask_executor.Executor(app, name="peer") as original,
         ThreadPoolExecutor(WORKERS) as bare,
         _loop_in_thread() as loop,
+        ExitStack() as servers,
         app.test_request_context("/items/7?q=benchmark"),
     ):
         g.user, g.locale, g.roles = "ada", "en", ["admin"]
@@ -79,8 +81,11 @@ def open_cases() -> Generator[list[Case]]:
             *_map_cases(ours, bare),
             *_process_cases(processes),
             *_latency_cases(ours, bare, loop),
-            *_view_cases(),
+            *view_cases(bare, loop),
             *_sleeper_cases(ours, loop),
+            *_pending_cases(ours, bare),
+            *serving_cases(servers),
+            *_scaling_cases(),
         ]
 
 
@@ -221,18 +226,6 @@ def _latency_cases(
     )
 
 
-def _view_cases() -> Iterator[Case]:
-    yield Case(
-        name="async-view",
-        group="async view, what it costs more than a plain one",
-        title="EXECUTOR_ASYNC_VIEWS / stock Flask",
-        goal=10,
-        unit="us/call",
-        ours=_view_overhead(lasting=True),
-        peer=_view_overhead(lasting=False),
-    )
-
-
 def _sleeper_cases(ours: Executor, loop: asyncio.AbstractEventLoop) -> Iterator[Case]:
     yield Case(
         name="memory",
@@ -247,7 +240,7 @@ def _sleeper_cases(ours: Executor, loop: asyncio.AbstractEventLoop) -> Iterator[
     )
     yield Case(
         name="sleepers",
-        group="sleeping coroutines",
+        group="sleeping coroutines, wall time",
         title=f"{SLEEPERS:,} jobs asleep for {SLEEP:g} s on one loop thread, in seconds",
         goal=3,
         unit="s",
@@ -256,6 +249,53 @@ def _sleeper_cases(ours: Executor, loop: asyncio.AbstractEventLoop) -> Iterator[
         lower_is_better=True,
         max_rounds=5,
     )
+
+
+def _pending_cases(ours: Executor, bare: ThreadPoolExecutor) -> Iterator[Case]:
+    yield Case(
+        name="submit-alone",
+        group="submit alone",
+        title="submit alone, which the request pays / bare pool",
+        unit="us/job",
+        ours=_submitting(ours),
+        peer=_submitting(bare),
+    )
+    yield Case(
+        name="memory-pending",
+        group="jobs that wait for a worker",
+        title="memory of a job that waits / bare pool",
+        unit="bytes",
+        ours=_memory_of_pending(ours),
+        peer=_memory_of_pending(bare),
+        lower_is_better=True,
+        max_rounds=3,
+    )
+
+
+def _scaling_cases() -> Iterator[Case]:
+    for workers in (1, 2, 4, 8, 16):
+        yield Case(
+            name=f"workers-{workers}",
+            group="submit as workers go up",
+            title=f"{workers} workers / bare pool",
+            unit="us/job",
+            ours=_with_workers(workers, JOBS),
+            peer=_bare_with_workers(workers, JOBS),
+            x=workers,
+            slow=True,
+        )
+    for jobs in (10, 100, 1000, 10_000, 100_000, 1_000_000):
+        yield Case(
+            name=f"jobs-{jobs}",
+            group="submit as jobs go up",
+            title=f"{jobs:,} jobs / bare pool",
+            unit="us/job",
+            ours=_with_workers(WORKERS, jobs),
+            peer=_bare_with_workers(WORKERS, jobs),
+            x=jobs,
+            slow=True,
+            max_rounds=3 if jobs > 100_000 else None,
+        )
 
 
 # -- their sides ---------------------------------------------------------------------------------
@@ -278,29 +318,6 @@ def _submit_to(
     loop: asyncio.AbstractEventLoop,
 ) -> Callable[[Callable[..., Any]], Future[Any]]:
     return lambda fn: asyncio.run_coroutine_threadsafe(fn(), loop)
-
-
-def _view_overhead(*, lasting: bool) -> Side:
-    app = Flask("views")
-    app.config["EXECUTOR_ASYNC_VIEWS"] = lasting
-    app.extensions["kept"] = Executor(app)  # as long as the app
-    app.add_url_rule("/plain", "plain", lambda: "")
-    app.add_url_rule("/async", "async", return_nothing)
-
-    def microseconds(path: str) -> float:
-        with app.test_request_context(path):
-            times: list[float] = []
-            for _ in range(VIEWS):
-                start = time.perf_counter()
-                app.dispatch_request()
-                times.append(time.perf_counter() - start)
-        return median(times) * 1e6
-
-    return lambda: microseconds("/async") - microseconds("/plain")
-
-
-async def return_nothing() -> str:
-    return ""
 
 
 def _warm(pool: AnyExecutor) -> AnyExecutor:
@@ -327,8 +344,8 @@ def _sleeping(ours: Executor) -> Side:
         for future in futures:
             future.result()
         seconds = time.perf_counter() - start
-        loop_threads = [thread for thread in threading.enumerate() if "-loop-" in thread.name]
-        assert len(loop_threads) == 1, loop_threads
+        loops = [thread for thread in threading.enumerate() if "ours_executor-loop-" in thread.name]
+        assert len(loops) == 1, loops
         return seconds
 
     return side
@@ -364,6 +381,74 @@ def _memory_of_tasks(loop: asyncio.AbstractEventLoop) -> Side:
         return size / TRACED_SLEEPERS
 
     return lambda: asyncio.run_coroutine_threadsafe(run(), loop).result()
+
+
+@contextmanager
+def _all_busy(pool: AnyExecutor) -> Generator[None]:
+    """Keeps all workers of a pool busy, so that what is submitted meanwhile waits."""
+    go_on = threading.Event()
+    started = [threading.Event() for _ in range(WORKERS)]
+
+    def work(event: threading.Event) -> None:
+        event.set()
+        go_on.wait()
+
+    futures = [pool.submit(work, event) for event in started]
+    for event in started:
+        event.wait()
+    try:
+        yield
+    finally:
+        go_on.set()
+        for future in futures:
+            future.result()
+
+
+def _submitting(pool: AnyExecutor) -> Side:
+    def side() -> float:
+        with _all_busy(pool):
+            start = time.perf_counter()
+            futures = [pool.submit(noop) for _ in range(JOBS)]
+            seconds = time.perf_counter() - start
+        for future in futures:
+            future.result()
+        return seconds / JOBS * 1e6
+
+    return side
+
+
+def _memory_of_pending(pool: AnyExecutor) -> Side:
+    def side() -> float:
+        with _all_busy(pool), _traced() as traced:
+            futures = [pool.submit(noop) for _ in range(PENDING)]
+            size = traced()
+        for future in futures:
+            future.result()
+        return size / PENDING
+
+    return side
+
+
+def _with_workers(workers: int, jobs: int) -> Side:
+    app = Flask("scaling")
+    app.config["EXECUTOR_MAX_WORKERS"] = workers
+
+    def side() -> float:
+        with Executor(app) as ours, app.test_request_context("/?q=benchmark"):
+            g.user, g.locale, g.roles = "ada", "en", ["admin"]
+            throughput(ours.submit, noop, jobs=JOBS)()  # its threads have started then
+            return throughput(ours.submit, noop, jobs=jobs)()
+
+    return side
+
+
+def _bare_with_workers(workers: int, jobs: int) -> Side:
+    def side() -> float:
+        with ThreadPoolExecutor(workers) as bare:
+            throughput(bare.submit, noop, jobs=JOBS)()
+            return throughput(bare.submit, noop, jobs=jobs)()
+
+    return side
 
 
 @contextmanager

@@ -32,14 +32,16 @@ def main() -> None:
     if options.compare:
         _compare(*options.compare)
     else:
-        _measure(options.only, options.rounds, options.json)
+        _measure(options)
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure flask_executor_typed beside its peers.")
     parser.add_argument("--only", metavar="NAME", action="append", help="this case; repeatable")
+    parser.add_argument("--all", action="store_true", help="the slow cases too")
     parser.add_argument("--rounds", metavar="N", type=int, default=15, help="default: %(default)s")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all figures there too")
+    parser.add_argument("--plots", metavar="DIR", type=Path, help="draw each group there, as SVG")
     parser.add_argument(
         "--compare",
         metavar=("A.json", "B.json"),
@@ -53,26 +55,34 @@ def _parse() -> argparse.Namespace:
     return options
 
 
-def _measure(only: list[str] | None, rounds: int, file: Path | None) -> None:
+def _measure(options: argparse.Namespace) -> None:
     from cases import open_cases  # needs the peers, which --compare does not
 
-    about = _about(rounds)
+    about = _about(options.rounds)
     _print_about(about)
     with open_cases() as cases:
-        results = [_show(case, rounds, is_first) for case, is_first in _select(cases, only)]
-    reached = sum(result.reached for result in results)
-    print(f"\n{reached} of {len(results)} goals reached")
-    if file is not None:
-        save(file, about, results)
+        chosen = _select(cases, options.only, slow=options.all)
+        results = [_show(case, options.rounds, is_first) for case, is_first in chosen]
+    goals = [result for result in results if result.goal is not None]
+    print(f"\n{sum(result.reached for result in goals)} of {len(goals)} goals reached")
+    if options.json is not None:
+        save(options.json, about, results)
+    if options.plots is not None:
+        from plots import draw  # matplotlib takes a second to import
+
+        draw(options.plots, about, results)
 
 
-def _select(cases: list[Case], only: list[str] | None) -> list[tuple[Case, bool]]:
+def _select(cases: list[Case], only: list[str] | None, *, slow: bool) -> list[tuple[Case, bool]]:
     """The cases that were asked for, each with whether it is the first of its group."""
     names = [case.name for case in cases]
     for name in only or ():
         if name not in names:
             raise SystemExit(f"no case is called {name!r}; there are: {', '.join(names)}")
-    chosen = [case for case in cases if only is None or case.name in only]
+    if only is None:
+        chosen = [case for case in cases if slow or not case.slow]
+    else:
+        chosen = [case for case in cases if case.name in only]
     groups = [None, *(case.group for case in chosen)]
     return [(case, case.group != group) for case, group in zip(chosen, groups, strict=False)]
 

@@ -46,7 +46,9 @@ class Case:
     """Rows of a group stand together; their figures are comparable."""
 
     title: str
-    goal: float
+    goal: float | None = None
+    """``None``: the row is for information."""
+
     unit: str
     """Of what a side returns: the columns "ours" and "peer"."""
 
@@ -60,6 +62,12 @@ class Case:
     max_rounds: int | None = None
     """For what takes seconds, or is the same in every round."""
 
+    slow: bool = False
+    """Whether it is measured only when asked for."""
+
+    x: int | None = None
+    """Where the row stands on the axis of its group's plot, if that is a curve."""
+
 
 @dataclass
 class Result:
@@ -68,10 +76,11 @@ class Result:
     name: str
     group: str
     title: str
-    goal: float
+    goal: float | None
     unit: str
     lower_is_better: bool
     has_peer: bool
+    x: int | None = None
     ours: list[float] = field(default_factory=list[float])
     peer: list[float] = field(default_factory=list[float])
     failure: str | None = None
@@ -100,7 +109,7 @@ class Result:
 
     @property
     def reached(self) -> bool:
-        if self.failure is not None:
+        if self.failure is not None or self.goal is None:
             return False
         return self.figure <= self.goal if self.lower_is_better else self.figure >= self.goal
 
@@ -152,6 +161,7 @@ def measure(case: Case, rounds: int) -> Result:
         unit=case.unit,
         lower_is_better=case.lower_is_better,
         has_peer=case.peer is not None,
+        x=case.x,
     )
     sides = [("ours", case.ours, result.ours)]
     if case.peer is not None:
@@ -184,6 +194,7 @@ def _run(who: str, side: Side) -> float:
 def save(path: Path, about: dict[str, str], results: Iterable[Result]) -> None:
     """Write all that was measured, for ``--compare`` and for plots."""
     content = {"about": about, "results": [asdict(result) for result in results]}
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
@@ -210,13 +221,19 @@ def print_result(result: Result) -> None:
         result.title,
         _short(result.figure),
         _range(result),
-        f"{'<=' if result.lower_is_better else '>='} {result.goal:g}",
-        "ok" if result.reached else "no",
+        *_goal(result),
         _short(statistics.median(result.ours)),
         _short(statistics.median(result.peer)) if result.has_peer else "-",
         result.unit,
     )
     print(row, flush=True)
+
+
+def _goal(result: Result) -> tuple[str, str]:
+    if result.goal is None:
+        return "-", ""
+    sign = "<=" if result.lower_is_better else ">="
+    return f"{sign} {result.goal:g}", "ok" if result.reached else "no"
 
 
 def print_comparison(before: Iterable[Result], after: Iterable[Result]) -> None:

@@ -136,8 +136,10 @@ def expect(what: str, given: object, wanted: object) -> None:
 
 
 @contextmanager
-def gunicorn(log: Path, **environment: str) -> Generator[str]:
-    """Serve the app on a free port of the loopback until the block ends; gives the URL.
+def gunicorn(log: Path, app: str = "", **environment: str) -> Generator[str]:
+    """Serve an app on a free port of the loopback until the block ends; gives the URL.
+
+    Without ``app`` it is the travel agency.
 
     Raises:
         WrongAnswer: the server did not stop cleanly.
@@ -148,7 +150,7 @@ def gunicorn(log: Path, **environment: str) -> Generator[str]:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         port: int = listener.getsockname()[1]
         command = [sys.executable, "-m", "gunicorn", "--config", "examples/gunicorn_conf.py"]
-        command += ["--bind", f"fd://{listener.fileno()}", APP]
+        command += ["--bind", f"fd://{listener.fileno()}", app or APP]
         with log.open("wb") as output:
             server = subprocess.Popen(
                 command,

@@ -23,6 +23,7 @@ from .errors import (
     OutsideLoopError,
     RemoteTracebackError,
     UnpicklableError,
+    UnsupportedError,
     UploadsLeftBehindError,
     WorkerError,
 )
@@ -59,6 +60,7 @@ __all__ = (
     "Progress",
     "RemoteTracebackError",
     "UnpicklableError",
+    "UnsupportedError",
     "UploadsLeftBehindError",
     "WorkerError",
     "current_job",

@@ -99,6 +99,8 @@ class Limits:
 class Call(Generic[R]):
     """A function with its arguments, the contexts it runs in, and the future that it settles."""
 
+    backend = "a loop"  # as what its future can interrupt; it can always
+
     __slots__ = (
         "_inbox",
         "_is_wanted",

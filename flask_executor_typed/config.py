@@ -6,8 +6,10 @@ The only module that reads ``app.config``. Everything is checked here, at ``init
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import difflib
 import inspect
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -15,12 +17,20 @@ from dataclasses import dataclass, fields
 from importlib import import_module
 from operator import attrgetter
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from .callers import levels_to_caller
 from .errors import ConfigError
 from .green import check_setting
 
-__all__ = ("ExecutorConfig", "key_of", "keys_of_others", "unknown_keys", "warn_of_unknown_keys")
+__all__ = (
+    "ExecutorConfig",
+    "GivenExecutor",
+    "key_of",
+    "keys_of_others",
+    "unknown_keys",
+    "warn_of_unknown_keys",
+)
 
 # Booleans as they are spelled in environment files. Anything else is refused: "flase" must not
 # silently mean either of them.
@@ -28,6 +38,15 @@ _BOOLEANS = {
     "true": True, "yes": True, "on": True, "1": True, "t": True, "y": True,
     "false": False, "no": False, "off": False, "0": False, "f": False, "n": False,
 }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class GivenExecutor:
+    """An executor that ``EXECUTOR_TYPE`` holds itself. It is its giver's, who shuts it down."""
+
+    executor: concurrent.futures.Executor
+    process: int
+    """The one that it was given in: in the child of a fork its threads do not exist."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +57,9 @@ class ExecutorConfig:
     with a name. Values are Python values, or strings as they come from the environment.
     """
 
-    type: str = "thread"
-    """Where calls run: ``"thread"``, or ``"process"`` for work that needs its own processor."""
+    type: str | GivenExecutor | Callable[[], concurrent.futures.Executor] = "thread"
+    """Where calls run: ``"thread"``, ``"process"`` for work that needs its own processor,
+    ``"interpreter"``, ``"sync"``, or any executor of ``concurrent.futures`` or what makes one."""
 
     app: str | None = None
     """The app that worker processes load, as ``flask --app`` finds it: ``"myapp:create_app"``."""
@@ -176,10 +196,34 @@ def _boolean(key: str, value: object) -> bool:
     raise ConfigError(key, value, "a boolean (True, False, or 'true', 'yes', 'on', '1' and so on)")
 
 
-def _type(key: str, value: object) -> str:
-    if isinstance(value, str) and value in {"thread", "process"}:
+def _type(key: str, value: object) -> object:
+    if isinstance(value, str) and value in _TYPES:
+        if value == "interpreter" and sys.version_info < (3, 14):
+            version = ".".join(map(str, sys.version_info[:3]))
+            raise ConfigError(
+                key,
+                value,
+                f"'process' or 'thread' on this Python {version}, since pools of interpreters "
+                "are new in Python 3.14",
+            )
         return value
-    raise ConfigError(key, value, "'thread' or 'process'")
+    is_typo = isinstance(value, str) and ":" not in value
+    found, reason = (None, "") if is_typo else _imported(value)
+    if isinstance(found, concurrent.futures.Executor):
+        return GivenExecutor(found, _given_in.setdefault(found, os.getpid()))
+    if not reason and callable(found) and _takes_no_arguments(found):
+        return found
+    raise ConfigError(
+        key,
+        value,
+        f"{', '.join(map(repr, _TYPES))}, an executor of concurrent.futures, a function without "
+        f"arguments that returns one, or 'package.module:function'{reason}",
+    )
+
+
+_TYPES = ("thread", "process", "interpreter", "sync")
+_given_in: WeakKeyDictionary[concurrent.futures.Executor, int] = WeakKeyDictionary()
+"""In which process an executor was first seen: a child of a fork reads the settings again."""
 
 
 def _app(key: str, value: object) -> str:
@@ -201,14 +245,7 @@ def _start_method(key: str, value: object) -> str:
 
 
 def _loop_factory(key: str, value: object) -> object:
-    factory: Any = value
-    reason = ""
-    if isinstance(value, str):
-        module, _, name = value.partition(":")
-        try:
-            factory = attrgetter(name)(import_module(module))
-        except Exception as error:  # a module may raise anything
-            reason = f" that can be imported ({error})"
+    factory, reason = _imported(value)
     if not reason and callable(factory) and _takes_no_arguments(factory):
         return factory
     raise ConfigError(
@@ -217,6 +254,17 @@ def _loop_factory(key: str, value: object) -> object:
         "a function without arguments that returns an event loop, or "
         f"'package.module:function'{reason}",
     )
+
+
+def _imported(value: object) -> tuple[Any, str]:
+    """What ``value`` names, if it is a string; and why that cannot be imported."""
+    if not isinstance(value, str):
+        return value, ""
+    module, _, name = value.partition(":")
+    try:
+        return attrgetter(name)(import_module(module)), ""
+    except Exception as error:  # a module may raise anything
+        return None, f" that can be imported ({error})"
 
 
 def _takes_no_arguments(function: Callable[..., object]) -> bool:

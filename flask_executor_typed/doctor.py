@@ -9,7 +9,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 from types import CodeType
@@ -17,8 +17,8 @@ from typing import Any
 
 from flask import Flask
 
-from .backends import default_max_workers
-from .config import ExecutorConfig, key_of, keys_of_others, unknown_keys
+from .backends import ThreadBackend
+from .config import ExecutorConfig, GivenExecutor, key_of, keys_of_others, unknown_keys
 from .deployment import Deployment, look
 from .errors import ConfigError, GreenThreadsError
 from .executor import Executor, executors_of
@@ -100,21 +100,28 @@ def status(app: Flask) -> list[ExecutorStatus]:
     return [
         ExecutorStatus(
             executor._label,
-            _settings_of(executor._states[app].config, executor.name),
+            _settings_of(executor._states[app], executor.name),
             _figures_of(app, executor),
         )
         for executor in executors_of(app)
     ]
 
 
-def _settings_of(config: ExecutorConfig, name: str) -> dict[str, Any]:
-    workers = config.max_workers or default_max_workers(config.type)
-    settings = asdict(replace(config, max_workers=workers))
-    if config.loop_factory is not None:
-        settings["loop_factory"] = getattr(
-            config.loop_factory, "__qualname__", type(config.loop_factory).__name__
-        )
+def _settings_of(state: Any, name: str) -> dict[str, Any]:
+    config: ExecutorConfig = state.config
+    settings = {field.name: _plain(getattr(config, field.name)) for field in fields(config)}
+    if config.type in ("thread", "process"):  # it may not be hashable
+        settings["max_workers"] = state.max_workers
     return {key_of(field, name=name): value for field, value in settings.items()}
+
+
+def _plain(value: Any) -> Any:
+    """The value of a setting; of an executor, class or function its name."""
+    if isinstance(value, GivenExecutor):
+        value = type(value.executor)
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    return getattr(value, "__qualname__", type(value).__name__)
 
 
 def _figures_of(app: Flask, executor: Executor[Any]) -> dict[str, Any]:
@@ -271,12 +278,18 @@ def _of_executor(
             "It was shut down, and refuses calls.",
             "Call init_app() again, or do not shut it down before the end.",
         )
+    if library is not None:
+        refused = {"type": config.type != "thread", "async_views": config.async_views}
+        for field in (field for field, is_refused in refused.items() if is_refused):
+            yield finding(
+                "not-with-greenlets",
+                f"{key(field)} is refused by init_app() in a process that {library} has patched.",
+                "Leave it unset, or use a server with threads, such as gunicorn --worker-class "
+                "gthread.",
+            )
     if config.type == "process":
-        yield from _of_processes(app, executor, library, key, finding, load_app)
-    elif library is not None:
-        if config.async_views:
-            yield _not_with_greenlets(finding, key("async_views"), library)
-    elif config.loop_factory is None and _could_have_uvloop():
+        yield from _of_processes(app, executor, key, finding, load_app)
+    elif library is None and config.loop_factory is None and _could_have_uvloop():
         yield finding(
             "uvloop-missing",
             "Coroutine jobs run on asyncio's own event loop; uvloop is a faster one.",
@@ -285,7 +298,7 @@ def _of_executor(
             must_mend=False,
         )
     backend = state._backend
-    if backend is not None:
+    if isinstance(backend, ThreadBackend):
         for thread in backend.blocked_loops(seconds):
             yield finding(
                 "loop-blocked",
@@ -299,14 +312,11 @@ def _of_executor(
 def _of_processes(
     app: Flask,
     executor: Executor[Any],
-    library: str | None,
     key: Callable[[str], str],
     finding: Callable[..., Finding],
     load_app: bool,
 ) -> Iterator[Finding]:
     state = executor._states[app]
-    if library is not None:
-        yield _not_with_greenlets(finding, key("type"), library)
     if state.config.start_method == "fork":
         yield finding(
             "fork-with-threads",
@@ -323,22 +333,18 @@ def _of_processes(
             must_mend=False,
         )
     elif load_app and not state.closed:
+        from .backends.process import ProcessBackend  # multiprocessing is slow to import
+
         try:
-            state.backend(app).try_to_start()
+            backend = state.backend(app)
+            if isinstance(backend, ProcessBackend):
+                backend.try_to_start()
         except Exception as error:
             yield finding(
                 "app-not-loadable",
                 f"Worker processes do not start: {error}.",
                 f"Set {key('app')} to what 'flask --app' finds in the server's folder.",
             )
-
-
-def _not_with_greenlets(finding: Callable[..., Finding], key: str, library: str) -> Finding:
-    return finding(
-        "not-with-greenlets",
-        f"{key} is refused by init_app() in a process that {library} has patched.",
-        "Leave it unset, or use a server with threads, such as gunicorn --worker-class gthread.",
-    )
 
 
 def _could_have_uvloop() -> bool:

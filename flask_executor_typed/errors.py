@@ -26,6 +26,7 @@ __all__ = (
     "OutsideLoopError",
     "RemoteTracebackError",
     "UnpicklableError",
+    "UnsupportedError",
     "UploadsLeftBehindError",
     "WorkerError",
 )
@@ -176,6 +177,22 @@ class UnpicklableError(ExecutorError, TypeError):
             "pass and return plain data and functions that a module defines at its top level, or "
             "use EXECUTOR_TYPE='thread'"
         )
+
+
+class UnsupportedError(ExecutorError, NotImplementedError):
+    """Something was asked of a call that the backend which runs it cannot do."""
+
+    def __init__(self, name: str, backend: str, capability: str, cure: str) -> None:
+        super().__init__(name, backend, capability, cure)
+        self.name: str = name
+        self.backend: str = backend
+        """Where calls run, as ``EXECUTOR_TYPE`` says, or the class of the executor given there."""
+        self.capability: str = capability
+        """What it cannot do."""
+        self.cure: str = cure
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.backend} cannot {self.capability}; {self.cure}"
 
 
 class UploadsLeftBehindError(ExecutorError, RuntimeError):

@@ -52,7 +52,13 @@ from typing_extensions import TypeVar as TypeVarWithDefault
 from werkzeug.wrappers import Response
 
 from . import signals
-from .backends import Backend, ThreadBackend, default_max_workers, open_backend
+from .backends import (
+    Backend,
+    ThreadBackend,
+    default_max_workers,
+    import_backend,
+    open_backend,
+)
 from .calls import (
     Backoff,
     Call,
@@ -151,6 +157,7 @@ class _AppState:
         _states.add(self)
 
     def _use(self, config: ExecutorConfig) -> None:
+        import_backend(config)
         self.config = config
         self.limits = None if config.job_timeout is None else Limits(timeout=config.job_timeout)
         push_request = config.push_request_context is not False
@@ -1159,7 +1166,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
 
         def decorate(fn: Callable[P, R], /) -> ExecutorJob[P, R, T]:
             nested = "<locals>" in getattr(fn, "__qualname__", "")
-            if nested and any(state.config.type == "process" for state in self._states.values()):
+            kinds = [state.config.type for state in self._states.values()]
+            if nested and ("process" in kinds or "interpreter" in kinds):
                 raise TypeError(
                     f"@executor.job got {fn!r}, which worker processes cannot import; define it "
                     "at the top level of a module, or use EXECUTOR_TYPE='thread'"

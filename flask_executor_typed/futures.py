@@ -46,7 +46,7 @@ from typing_extensions import TypeVar as TypeVarWithDefault
 
 from . import signals
 from .context import ContextRules, ContextSnapshot, current_app_or_none
-from .errors import DuplicateKeyError
+from .errors import DuplicateKeyError, UnsupportedError
 from .logs import log_exception
 
 if TYPE_CHECKING:
@@ -222,6 +222,9 @@ class _Queued(Protocol):
 
 class _Interruptible(Protocol):
     """A running call that can be stopped, or asked to end: a coroutine, or another process."""
+
+    backend: str
+    """Where it runs."""
 
     def can_interrupt(self, *, kill: bool) -> bool:
         """Whether ``interrupt()`` stops the call, so that it may be settled before."""
@@ -425,23 +428,43 @@ class FutureProxy(Future[R]):
         ``current_job.cancel_requested``, and end by itself.
 
         Args:
-            kill: End the worker process of a running call, whatever it does there. A thread
-                cannot be killed, and nothing is different for a call that runs in one.
+            kill: End the worker process of a running call, whatever it does there. For a pending
+                call, and a coroutine in a thread, nothing is different.
+
+        Raises:
+            UnsupportedError: ``kill`` was asked for, and the call runs where nothing can kill it:
+                in a thread, say.
         """
         last = self._last_followed()
-        if last is not self:  # cancelling that settles this one
-            return last.cancel(kill=kill) if isinstance(last, FutureProxy) else last.cancel()
+        if isinstance(last, FutureProxy) and last is not self:  # cancelling that settles this one
+            return last.cancel(kill=kill)
+        if last is not self:
+            cancelled = last.cancel()
+            if kill and last.running():
+                raise self._cannot_be_killed()
+            return cancelled
         if self._take(_TO_START) or self._take(_TO_RESUME):
             if self._end_cancelled():
                 return True
         elif (running := self._interruptible) is not None and running.can_interrupt(kill=kill):
             if self._interrupt(kill=kill):
                 return True
+        elif kill and self.running():
+            raise self._cannot_be_killed()
         else:
             self._cancel_requested = True
             if running is not None:
                 running.ask()
         return self.cancelled()
+
+    def _cannot_be_killed(self) -> UnsupportedError:
+        running = self._interruptible
+        return UnsupportedError(
+            self.name,
+            "EXECUTOR_TYPE='thread'" if running is None else running.backend,
+            "kill a running job",
+            "use EXECUTOR_TYPE='process', or cancel() and current_job.cancel_requested",
+        )
 
     def _interrupt(self, error: BaseException | None = None, *, kill: bool = False) -> bool:
         """End a running call, with ``error`` or as cancelled; ``False`` if it was done before.

@@ -69,6 +69,10 @@ def _finish_at_exit() -> None:
             closable.shutdown(wait=False, cancel_pending=False)
         for thread in running:
             thread.join()
+    with _lock:
+        closables = list(_closables)
+    for closable in closables:  # calls may be left that run in threads or processes of others
+        closable.shutdown(wait=True, cancel_pending=False)
     _finished = True
 
 

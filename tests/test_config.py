@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import inspect
+import os
 import sys
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 import pytest
 from flask import Flask, has_app_context
 
 from flask_executor_typed import ConfigError, Executor
-from flask_executor_typed.config import ExecutorConfig, warn_of_unknown_keys
+from flask_executor_typed.config import ExecutorConfig, GivenExecutor, warn_of_unknown_keys
 
 COUNTS = ("max_workers", "max_loops", "futures_max_length")
 BOOLEANS = (
@@ -87,9 +89,33 @@ def test_spellings_of_false(field: str, value: object) -> None:
     assert parsed(field, value) is False
 
 
-@pytest.mark.parametrize("value", ["thread", "process"])
+@pytest.mark.parametrize("value", ["thread", "process", "sync"])
 def test_types(value: str) -> None:
     assert parsed("type", value) == value
+
+
+def test_type_may_be_an_executor_or_what_makes_one_or_its_name() -> None:
+    assert parsed("type", ThreadPoolExecutor) is ThreadPoolExecutor
+    assert parsed("type", "concurrent.futures:ThreadPoolExecutor") is ThreadPoolExecutor
+    with ThreadPoolExecutor() as given:
+        assert parsed("type", given) == GivenExecutor(given, os.getpid())
+
+
+@pytest.mark.parametrize("value", ["asyncio:sleep", "os:sep", len, ":", "os:", asyncio.sleep])
+def test_what_makes_no_executor_is_refused(value: object) -> None:
+    with pytest.raises(ConfigError, match=r"^EXECUTOR_TYPE="):
+        parsed("type", value)
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="it has pools of interpreters")
+def test_interpreters_are_refused_where_there_are_no_pools_of_them() -> None:
+    version = ".".join(map(str, sys.version_info[:3]))
+    with pytest.raises(ConfigError) as caught:
+        parsed("type", "interpreter")
+    assert str(caught.value) == (
+        "EXECUTOR_TYPE='interpreter' (str): expected 'process' or 'thread' on this Python "
+        f"{version}, since pools of interpreters are new in Python 3.14; set it before init_app()"
+    )
 
 
 def test_app_is_where_flask_would_find_it() -> None:
@@ -119,6 +145,10 @@ WHOLE_NUMBER = "a whole number, 1 or more, or None for the default"
 LOOP_FACTORY = (
     "a function without arguments that returns an event loop, or 'package.module:function'"
 )
+TYPE = (
+    "'thread', 'process', 'interpreter', 'sync', an executor of concurrent.futures, a function "
+    "without arguments that returns one, or 'package.module:function'"
+)
 BOOLEAN = "a boolean (True, False, or 'true', 'yes', 'on', '1' and so on)"
 BAD: list[tuple[str, object, str]] = [
     ("max_workers", 0, f"EXECUTOR_MAX_WORKERS=0 (int): expected {WHOLE_NUMBER}"),
@@ -132,7 +162,16 @@ BAD: list[tuple[str, object, str]] = [
         "2.5",
         f"EXECUTOR_FUTURES_MAX_LENGTH='2.5' (str): expected {WHOLE_NUMBER}",
     ),
-    ("type", "threads", "EXECUTOR_TYPE='threads' (str): expected 'thread' or 'process'"),
+    ("type", "threads", f"EXECUTOR_TYPE='threads' (str): expected {TYPE}"),
+    ("type", 5, f"EXECUTOR_TYPE=5 (int): expected {TYPE}"),
+    (
+        "type",
+        "no_such_module:make",
+        (
+            f"EXECUTOR_TYPE='no_such_module:make' (str): expected {TYPE} that can be imported "
+            "(No module named 'no_such_module')"
+        ),
+    ),
     (
         "app",
         5,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import inspect
 import threading
 from collections.abc import Callable, Iterator
 from itertools import product
@@ -480,7 +481,7 @@ def nested(executor: Executor, steps: str) -> Callable[[], Any]:
     if not steps:
         return lambda: (current_app.name, current_job.name)
     inner = nested(executor, steps[1:])
-    step, inner_is_async = steps[0], asyncio.iscoroutinefunction(inner)
+    step, inner_is_async = steps[0], inspect.iscoroutinefunction(inner)
     if step == "a":
 
         async def coroutine() -> Any:

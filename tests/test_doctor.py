@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,8 @@ def test_patching_after_the_import_must_be_mended(
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("EXECUTOR_TYPE", "process"), ("EXECUTOR_ASYNC_VIEWS", True)]
+    ("key", "value"),
+    [("EXECUTOR_TYPE", "process"), ("EXECUTOR_TYPE", "sync"), ("EXECUTOR_ASYNC_VIEWS", True)],
 )
 def test_settings_that_greenlets_refuse_are_found_where_there_are_none(
     app: Flask, key: str, value: object
@@ -408,6 +410,19 @@ def test_status_shows_each_executor_with_its_settings_and_figures(app: Flask) ->
         executor.shutdown()
         states = {each.name: each.figures["state"] for each in status(app)}
         assert states == {"executor": "shut down", "mail_executor": "in use"}
+
+
+def test_status_names_executors_and_classes_of_others(app: Flask) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        app.config["EXECUTOR_TYPE"] = pool
+        app.config["OWN_EXECUTOR_TYPE"] = ThreadPoolExecutor
+        with Executor(app) as executor, Executor(app, name="own"):
+            assert executor.submit(int).result(TIMEOUT) == 0
+            assert not found(app, load_app=True)
+            given, made = status(app)
+    assert given.settings["EXECUTOR_TYPE"] == "ThreadPoolExecutor"
+    assert made.settings["OWN_EXECUTOR_TYPE"] == "ThreadPoolExecutor"
+    json.dumps([given.settings, made.settings])
 
 
 def test_command_of_the_app_that_has_the_name_is_left_alone(app: Flask) -> None:

@@ -28,6 +28,7 @@ from flask_executor_typed.errors import (
     OutsideLoopError,
     RemoteTracebackError,
     UnpicklableError,
+    UnsupportedError,
     UploadsLeftBehindError,
     WorkerError,
 )
@@ -114,6 +115,19 @@ ERRORS: list[tuple[ExecutorError, type[Exception], str]] = [
         (
             "app.report: Working outside of request context: it runs in a worker process; "
             "set X = True, or pass what the job needs as arguments"
+        ),
+    ),
+    (
+        UnsupportedError(
+            "report",
+            "EXECUTOR_TYPE='interpreter'",
+            "keep time limits",
+            "use EXECUTOR_TYPE='process'",
+        ),
+        NotImplementedError,
+        (
+            "report: EXECUTOR_TYPE='interpreter' cannot keep time limits; "
+            "use EXECUTOR_TYPE='process'"
         ),
     ),
     (

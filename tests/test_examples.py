@@ -21,6 +21,7 @@ from .conftest import TIMEOUT
 pytest.importorskip("httpx", reason="the examples need httpx, which is not installed")
 
 from examples import demo
+from examples.crunch import __main__ as crunch
 from examples.trips import create_app, jobs
 from examples.weather import WeatherService, weather_service
 
@@ -163,6 +164,30 @@ def test_the_demo_fails_with_the_servers_log_when_the_app_does_not_start(
     monkeypatch.setattr(demo, "APP", "examples.trips:no_such_factory()")
     assert demo.main() == 1
     assert "no_such_factory" in capsys.readouterr().out
+
+
+@needs_gunicorn
+def test_views_answer_right_while_jobs_keep_the_processors_busy(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code = crunch.main()
+    told = capsys.readouterr().out
+    assert code == 0, told
+    lines = re.findall(
+        r"^(threads|processes) +[\d.]+ s for 4 jobs; meanwhile \d+ pings", told, re.MULTILINE
+    )
+    assert lines == ["threads", "processes"]
+    with capsys.disabled():
+        print(f"\n{told}", end="")
+
+
+@needs_gunicorn
+def test_a_wrong_count_of_primes_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(crunch, "LIMIT", 1000)
+    assert crunch.main() == 1
+    assert "WRONG  WrongAnswer: primes: expected 13848, got 168" in capsys.readouterr().out
 
 
 def test_the_readme_code_runs_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:

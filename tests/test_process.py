@@ -294,3 +294,48 @@ def test_call_cancelled_by_its_key_before_it_reaches_the_pool_never_runs(
     assert cancelled == [True]
     assert future.status == "cancelled"
     assert not (tmp_path / "ran").exists()
+
+
+def test_module_of_the_backend_is_imported_by_init_app_and_not_for_threads() -> None:
+    ended = run_script(
+        """
+        import sys
+        from flask import Flask
+        from flask_executor_typed import Executor
+
+        app = Flask("imports")
+        executor = Executor(app)
+        executor.submit(print, "ran").result()
+        print("multiprocessing" in sys.modules)
+        app.config["EXECUTOR_TYPE"] = "process"
+        executor.init_app(app)
+        print("flask_executor_typed.backends.process" in sys.modules)
+        """
+    )
+    assert ended == (0, "ran\nFalse\nTrue\n", "")
+
+
+def test_fork_works_where_python_has_not_the_private_names() -> None:
+    ended = run_script(
+        """
+        import sys, types
+        import multiprocessing.forkserver
+        from flask_executor_typed.backends import process
+
+        class Worker:
+            _process = None
+
+            def forget(self):
+                print("forgot")
+
+        worker = Worker()
+        process._workers.add(worker)
+        process._process_module = types.ModuleType("without")
+        process._forget_parent()
+        multiprocessing.forkserver._forkserver = object()
+        process._forget_parent()
+        del multiprocessing.forkserver._forkserver
+        process._forget_parent()
+        """
+    )
+    assert ended == (0, "forgot\n" * 3, "")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, Protocol
 
 from flask import Flask
@@ -13,26 +13,49 @@ from flask import Flask
 from ..calls import Call
 from ..config import ExecutorConfig, key_of
 from ..threads import close_at_exit
+from .capabilities import Capabilities
+from .pickling import Settings
 from .thread import ThreadBackend
 
-__all__ = ("Backend", "ThreadBackend", "default_max_workers", "open_backend")
+__all__ = (
+    "Backend",
+    "Capabilities",
+    "ThreadBackend",
+    "default_max_workers",
+    "import_backend",
+    "open_backend",
+)
 
 
 class Backend(Protocol):
     """Runs calls somewhere. Every method may be called from any thread."""
 
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do. A call that asks for more is refused."""
+        ...
+
     def submit(self, call: Call[Any]) -> None:
-        """Run ``call``, or raise ``ExecutorClosedError``; an accepted call settles its future."""
+        """Run ``call``, or raise ``ExecutorClosedError``; an accepted call settles its future.
+
+        Raises:
+            UnsupportedError: the call asks for what this backend cannot do.
+        """
 
     def shutdown(self, *, wait: bool, cancel_pending: bool) -> None:
         """Refuse calls from now on and end the workers when what was accepted is done."""
 
-    def blocked_loops(self, seconds: float) -> list[threading.Thread]:
-        """The threads in this process whose event loops do not answer within ``seconds``."""
-        ...
 
-    def try_to_start(self) -> None:
-        """Do what a first call does, and raise what it would raise."""
+def import_backend(config: ExecutorConfig) -> None:
+    """Import what :func:`open_backend` needs, which is slow, and not needed for threads.
+
+    Early, when the app is made: a process that is forked while another thread imports a module can
+    never import it.
+    """
+    if config.type == "process":
+        import_module(f"{__name__}.process")
+    elif config.type not in ("thread", "sync"):  # it may not be hashable
+        import_module(f"{__name__}.foreign")
 
 
 def open_backend(
@@ -46,11 +69,16 @@ def open_backend(
         label: What threads and messages call it.
         executor_of: Finds the executor of another process in its app; can be pickled.
     """
-    max_workers = config.max_workers or default_max_workers(config.type)
     backend: Backend
-    if config.type == "process":
-        from .process import ProcessBackend, Settings  # multiprocessing is slow to import
+    if config.type == "thread":
+        max_workers = config.max_workers or default_max_workers("thread")
+        backend = ThreadBackend(label, max_workers, config.max_loops, config.loop_factory)
+    elif config.type == "sync":
+        from .here import SyncBackend
 
+        backend = SyncBackend(label, config.loop_factory)
+    else:
+        max_workers = config.max_workers or default_max_workers("process")
         settings = Settings(
             label,
             config.app,
@@ -61,16 +89,23 @@ def open_backend(
             key_of("push_request_context", name=name),
             executor_of,
         )
-        backend = ProcessBackend(settings, max_workers, config.start_method)
-    else:
-        backend = ThreadBackend(label, max_workers, config.max_loops, config.loop_factory)
+        if config.type == "process":
+            from .process import ProcessBackend  # multiprocessing is slow to import
+
+            backend = ProcessBackend(settings, max_workers, config.start_method)
+        else:
+            from .foreign import open_foreign
+
+            backend = open_foreign(config, key_of("type", name=name), settings, max_workers)
     close_at_exit(backend)
     return backend
 
 
-def default_max_workers(kind: str) -> int:
+def default_max_workers(kind: object) -> int:
     """As many workers as the standard library's pools: of processes, one for each processor."""
     processors = int(getattr(os, "process_cpu_count", os.cpu_count)() or 1)
-    if kind == "process":
+    if kind == "sync":
+        return 1
+    if kind != "thread":
         return min(processors, 61) if sys.platform == "win32" else processors  # its limit
     return min(32, processors + 4)

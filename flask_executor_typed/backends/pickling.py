@@ -5,6 +5,7 @@ The only module that pickles.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import sys
@@ -21,11 +22,13 @@ from ..context import PortableContext
 from ..errors import RemoteTracebackError, UnpicklableError, WorkerError
 
 __all__ = (
+    "ContextDumper",
     "Settings",
     "Work",
     "dump_context",
     "dump_error",
     "dump_function",
+    "dump_key",
     "dump_result",
     "load_error",
 )
@@ -133,6 +136,33 @@ def dump_context(context: PortableContext) -> tuple[bytes, list[str]]:
         return _dumps(PortableContext(g_items, request)), left_behind
 
 
+class ContextDumper:
+    """Pickles the contexts of the calls of one executor, and warns of what cannot travel, once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._left_behind: set[str] = set()  # names of which a warning was logged
+
+    def dump(self, call: Call[Any]) -> bytes | None:
+        if self._settings.app is None:
+            return None
+        snapshot = call.snapshot
+        context = snapshot.portable(with_request=self._settings.push_request)
+        if context == _NO_CONTEXT:
+            return _NO_CONTEXT_PICKLED
+        pickled, left_behind = dump_context(context)
+        for name in set(left_behind) - self._left_behind:
+            self._left_behind.add(name)
+            with contextlib.suppress(BaseException):
+                snapshot.app.logger.warning(
+                    "%s cannot be pickled, so jobs in worker processes of %s do not have it; "
+                    "carry_g says what of g travels",
+                    name,
+                    self._settings.name,
+                )
+        return pickled
+
+
 def _picklable(where: str, items: dict[str, Any], left_behind: list[str]) -> dict[str, Any]:
     picklable = {name: value for name, value in items.items() if _can_be_pickled(value)}
     left_behind += (f"{where}.{name}" for name in items if name not in picklable)
@@ -165,6 +195,14 @@ def dump_result(name: str, result: object) -> bytes:
     return pickled
 
 
+def dump_key(key: object) -> bytes | None:
+    """Pickle the key of a call; ``None`` if there is none, or it cannot be pickled."""
+    if key is not None:
+        with contextlib.suppress(Exception):
+            return pickle.dumps(key)
+    return None
+
+
 def dump_error(name: str, error: BaseException) -> bytes:
     """Pickle an exception with its traceback as text, for :func:`load_error`."""
     text = "".join(traceback.format_exception(error))
@@ -183,6 +221,10 @@ def load_error(pickled: bytes) -> BaseException:
     if text is not None:
         error.__cause__ = RemoteTracebackError(text)
     return error
+
+
+_NO_CONTEXT = PortableContext({}, None)
+_NO_CONTEXT_PICKLED = dump_context(_NO_CONTEXT)[0]
 
 
 def _describe(error: Exception) -> str:

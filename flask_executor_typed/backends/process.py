@@ -24,15 +24,24 @@ from weakref import WeakSet
 
 from .. import signals
 from ..calls import Call, Deadline
-from ..context import PortableContext
 from ..errors import ExecutorClosedError, JobLostError, NestedProcessError, UnpicklableError
 from ..futures import FutureProxy, Progress
 from ..loops import is_async_callable
 from ..threads import start_thread
-from .pickling import Settings, Work, dump_context, dump_error, dump_function, load_error
-from .worker import CANCELLED, END, FAILED, PROGRESS, READY, RETURNED, is_worker, work
+from .capabilities import Capabilities
+from .pickling import (
+    ContextDumper,
+    Settings,
+    Work,
+    dump_error,
+    dump_function,
+    dump_key,
+    load_error,
+)
+from .running import CANCELLED, FAILED, RETURNED, is_worker
+from .worker import END, PROGRESS, READY, work
 
-__all__ = ("ProcessBackend", "Settings")
+__all__ = ("ProcessBackend",)
 
 _START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 """Not ``fork``, which copies locks that threads of the server may hold just then."""
@@ -42,9 +51,6 @@ _STARTS = 3
 
 _LOAD_AGAIN_AFTER = 1.0
 """Seconds for which an app that a worker could not load is not tried again; a guess."""
-
-_NO_CONTEXT = PortableContext({}, None)
-_NO_CONTEXT_PICKLED = dump_context(_NO_CONTEXT)[0]
 
 
 class _Item(NamedTuple):
@@ -59,6 +65,15 @@ class ProcessBackend:
     """Worker processes, started one by one while all of them are busy."""
 
     def __init__(self, settings: Settings, max_workers: int, start_method: str | None) -> None:
+        self.capabilities = Capabilities(
+            contexts=settings.app is not None,
+            coroutines=True,
+            progress=True,
+            cancel_running=True,
+            kill=True,
+            time_limits=True,
+            retries=True,
+        )
         self._settings = settings
         self._max_workers = max_workers
         self._start_method = start_method or _START_METHOD
@@ -67,13 +82,15 @@ class ProcessBackend:
         self._lock = threading.RLock()  # reentrant: a finalizer may shut down while it is held
         self._threads: list[threading.Thread] = []  # guarded by _lock
         self._closed = False  # guarded by _lock
-        self._left_behind: set[str] = set()  # names of which a warning was logged
+        self._contexts = ContextDumper(settings)
         self._unloadable: tuple[float, bytes] | None = None  # when, and the error
 
     def submit(self, call: Call[Any]) -> None:
         if is_worker():
             raise NestedProcessError(call.future.name)
-        item = _Item(call, dump_function(call), self._context(call))  # the submitter hears errors
+        item = _Item(
+            call, dump_function(call), self._contexts.dump(call)
+        )  # the submitter hears errors
         future = call.future  # the call forgets it when it is done, which may be any moment now
         with self._lock:
             if self._closed:
@@ -88,25 +105,6 @@ class ProcessBackend:
                 if not self._threads and future._refuse():
                     raise
 
-    def _context(self, call: Call[Any]) -> bytes | None:
-        if self._settings.app is None:
-            return None
-        snapshot = call.snapshot
-        context = snapshot.portable(with_request=self._settings.push_request)
-        if context == _NO_CONTEXT:
-            return _NO_CONTEXT_PICKLED
-        pickled, left_behind = dump_context(context)
-        for name in set(left_behind) - self._left_behind:
-            self._left_behind.add(name)
-            with contextlib.suppress(BaseException):
-                snapshot.app.logger.warning(
-                    "%s cannot be pickled, so jobs in worker processes of %s do not have it; "
-                    "carry_g says what of g travels",
-                    name,
-                    self._settings.name,
-                )
-        return pickled
-
     def shutdown(self, *, wait: bool, cancel_pending: bool) -> None:
         with self._lock:
             self._closed = True
@@ -117,9 +115,6 @@ class ProcessBackend:
         if wait and threading.current_thread() not in threads:  # a callback cannot wait for itself
             for thread in threads:
                 thread.join()
-
-    def blocked_loops(self, seconds: float) -> list[threading.Thread]:
-        return []  # they are in the worker processes
 
     def try_to_start(self) -> None:
         """Start a worker process, which loads the app, and end it.
@@ -224,7 +219,7 @@ class ProcessBackend:
                 worker.next_number(),
                 future.name,
                 future.id,
-                _pickled_or_none(future.key),
+                dump_key(future.key),
                 call.attempt,
                 item.function,
                 item.context,
@@ -288,15 +283,10 @@ _ENDED, _NOT_RUN, _LATE = b"e", b"n", b"l"
 or the call takes too long."""
 
 
-def _pickled_or_none(key: object) -> bytes | None:
-    if key is not None:
-        with contextlib.suppress(Exception):
-            return pickle.dumps(key)
-    return None
-
-
 class _Running:
     """What a future knows of the process that runs its call. Used from any thread."""
+
+    backend = "EXECUTOR_TYPE='process'"
 
     def __init__(self, is_async: bool) -> None:
         self._is_async = is_async
@@ -442,12 +432,23 @@ def _forget_parent() -> None:
     for worker in list(_workers):
         worker.forget()  # or workers would not hear of the end of their parent while we live
         # Python would wait for it at exit, and fail.
-        _process_module._children.discard(worker._process)
-    server: Any = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
-    if getattr(server, "_forkserver_pid", None) is not None:
+        _private(_process_module, "_children", set[object]()).discard(worker._process)
+    server = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
+    alive: object = _private(server, "_forkserver_alive_fd", None)
+    if isinstance(alive, int) and _private(server, "_forkserver_pid", None) is not None:
         # Python would ask the system how its child is, and fail. Without one it starts another.
-        os.close(server._forkserver_alive_fd)
-        server._forkserver_pid = server._forkserver_alive_fd = server._forkserver_address = None
+        with contextlib.suppress(OSError):
+            os.close(alive)
+        for name in ("_forkserver_pid", "_forkserver_alive_fd", "_forkserver_address"):
+            setattr(server, name, None)
+
+
+def _private(owner: object, name: str, default: Any) -> Any:
+    """A private attribute of the standard library, which a later Python may not have.
+
+    Then the child of a fork may complain at its exit of processes that are not its own, no more.
+    """
+    return getattr(owner, name, default)
 
 
 if hasattr(os, "register_at_fork"):

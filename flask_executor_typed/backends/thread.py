@@ -18,6 +18,7 @@ from ..futures import FutureProxy, following_apart, wait_here_with
 from ..green import check_patched_before_import, patched_by
 from ..loops import LoopPool, is_async_callable
 from ..threads import start_thread
+from .capabilities import IN_A_THREAD
 from .green import NoLoops
 
 __all__ = ("ThreadBackend",)
@@ -25,6 +26,8 @@ __all__ = ("ThreadBackend",)
 
 class ThreadBackend:
     """Threads of this process. A job's contexts, arguments and result never leave it."""
+
+    capabilities = IN_A_THREAD
 
     def __init__(
         self,
@@ -60,10 +63,8 @@ class ThreadBackend:
             self._loops.join()
 
     def blocked_loops(self, seconds: float) -> list[threading.Thread]:
+        """The threads whose event loops do not answer within ``seconds``."""
         return self._loops.blocked(seconds)
-
-    def try_to_start(self) -> None:
-        """Threads have nothing to load."""
 
 
 class _ThisThread(threading.local):

@@ -27,6 +27,7 @@ class Difference(NamedTuple):
 
 _REPR = "our futures show the function's name and a status in words"
 _NAMES = "threads are named after the executor, which takes its name from Executor(name=...)"
+_VALUES = "the error's text: ours names the value that was given"
 _INITIALIZERS = "there are no initializers; a job has the contexts of its app instead"
 
 DIFFERENCES: dict[str, Difference] = {
@@ -44,6 +45,12 @@ DIFFERENCES: dict[str, Difference] = {
     "ThreadPoolExecutorTest.test_max_workers_negative": Difference(
         "the error's text: ours names the setting and its value",
         "EXECUTOR_MAX_WORKERS=0 (int): expected a whole number",
+    ),
+    "ThreadPoolExecutorTest.test_map_buffersize_type_validation": Difference(
+        _VALUES, "buffersize=2.0: expected a whole number"
+    ),
+    "ThreadPoolExecutorTest.test_map_buffersize_value_validation": Difference(
+        _VALUES, "buffersize=-1: expected 1 or more"
     ),
     "ThreadPoolFailingInitializerTest.test_initializer": Difference(
         _INITIALIZERS, "unexpected keyword argument 'initializer'"

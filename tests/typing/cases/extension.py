@@ -29,6 +29,7 @@ from flask_executor_typed import (
     OutsideContextError,
     RemoteTracebackError,
     UnpicklableError,
+    UnsupportedError,
     UploadsLeftBehindError,
     WorkerError,
     job_cancelled,
@@ -242,8 +243,11 @@ def raised_by_processes(
     uploads: UploadsLeftBehindError,
     nested: NestedProcessError,
     remote: RemoteTracebackError,
+    unsupported: UnsupportedError,
 ) -> None:
     errors: list[ExecutorError] = [unpicklable, outside, worker, lost, uploads, nested, remote]
+    not_implemented: NotImplementedError = unsupported
+    assert_type((unsupported.backend, unsupported.capability), tuple[str, str])
     types: list[TypeError] = [unpicklable]
     runtime: list[RuntimeError] = [outside, worker, lost, uploads, nested]
     broken: BrokenExecutor = lost

@@ -1,0 +1,116 @@
+"""What a worker of another library's executor runs, in another process or interpreter.
+
+The only module whose code runs there. It must not need daemon threads or signals, which an
+interpreter beside the main one does not have.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import secrets
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, TypeVar
+
+from flask import Flask
+
+from ..errors import ConfigError, UnsupportedError
+from ..futures import FutureProxy
+from ..threads import close_at_exit
+from .pickling import Settings, Work, dump_error
+from .running import FAILED, Runner, become_worker
+
+__all__ = ("Told", "home", "run_elsewhere")
+
+R = TypeVar("R")
+
+_token = secrets.token_hex(8)  # another interpreter of this process has another
+
+
+class Told(NamedTuple):
+    """What all calls of an executor have in common."""
+
+    settings: Settings
+    backend: str
+    """What messages call it."""
+
+    coroutines: bool
+    """Whether it can run them."""
+
+    home: tuple[int, str]
+    """The process and interpreter of the submitter."""
+
+    key_of_type: str
+
+
+def home() -> tuple[int, str]:
+    """This process and interpreter."""
+    return os.getpid(), _token
+
+
+def run_elsewhere(told: bytes, message: bytes) -> tuple[bytes, bytes, float]:
+    """Run a call. Returns what kind of answer it is, the answer, and when the call began."""
+    started = time.time()
+    work: Work = Work(*pickle.loads(message))
+    try:
+        runner, app = _runner_of(told)
+    except BaseException as error:
+        return FAILED, dump_error(work.name, error), started
+    return *runner.answer_to(work, app), started
+
+
+_runners: dict[bytes, tuple[_Runner, Flask | None]] = {}  # guarded by _lock
+_lock = threading.Lock()
+
+
+def _runner_of(pickled: bytes) -> tuple[_Runner, Flask | None]:
+    with _lock:  # the app is loaded once
+        if pickled not in _runners:
+            told = Told(*pickle.loads(pickled))
+            if told.home == home():
+                expected = (
+                    "an executor whose workers are other processes: this one runs calls in the "
+                    "process that submits them; give it an attribute in_this_process = True"
+                )
+                raise ConfigError(told.key_of_type, told.backend, expected)
+            become_worker()
+            runner = _Runner(told)
+            _runners[pickled] = runner, runner.load_app()
+            close_at_exit(runner)
+        return _runners[pickled]
+
+
+class _Runner(Runner):
+    def __init__(self, told: Told) -> None:
+        super().__init__(told.settings)
+        self._told = told
+        if not told.coroutines:
+            self._loop_services = _NoLoops(told.backend)
+
+    def _report(self, future: FutureProxy[Any]) -> None:
+        cure = "use EXECUTOR_TYPE='process' or 'thread', or leave progress() and track() away"
+        raise UnsupportedError(future.name, self._told.backend, "tell of progress", cure)
+
+    def shutdown(self, *, wait: bool, cancel_pending: bool) -> None:
+        """The worker ends."""
+        self._loops.end()
+
+
+class _NoLoops:
+    """In place of event loops, where there can be none that last."""
+
+    def __init__(self, backend: str) -> None:
+        self._backend = backend
+
+    def wait_for(self, awaitable: Awaitable[R], /) -> R:
+        close = getattr(awaitable, "close", None)
+        if close is not None:
+            close()  # or Python would warn that it was never awaited
+        cure = "use EXECUTOR_TYPE='thread', or a plain function that calls asyncio.run()"
+        name = "a function that returned an awaitable"
+        raise UnsupportedError(name, self._backend, "await what it returned", cure)
+
+    def call_later(self, seconds: float, fn: Callable[[], object], /) -> Callable[[], object]:
+        raise NotImplementedError  # calls with a time limit are refused at submit

@@ -1,0 +1,275 @@
+"""Calls in any executor of ``concurrent.futures``: loky's, the standard library's, one's own.
+
+The only module that knows executors of others. Those whose workers are threads of this process get
+the call itself; all others get it pickled, and make its contexts anew.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import pickle
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from ..calls import Call
+from ..config import ExecutorConfig, GivenExecutor
+from ..errors import (
+    ConfigError,
+    JobLostError,
+    NestedProcessError,
+    UnpicklableError,
+)
+from .capabilities import IN_A_THREAD, Capabilities, check
+from .elsewhere import Told, home, run_elsewhere
+from .here import AcceptedCalls, BorrowedThreads, Unreachable
+from .pickling import ContextDumper, Settings, Work, dump_function, dump_key, load_error
+from .running import CANCELLED, RETURNED, is_worker
+
+__all__ = ("LocalBackend", "RemoteBackend", "open_foreign")
+
+_Made = Callable[[], concurrent.futures.Executor]
+
+
+def open_foreign(
+    config: ExecutorConfig, key: str, settings: Settings, max_workers: int
+) -> LocalBackend | RemoteBackend:
+    """The backend for an executor of somebody else.
+
+    Args:
+        config: The settings; ``type`` says what executor it is.
+        key: The setting of ``type``.
+        settings: For workers in other processes.
+        max_workers: Of a pool of interpreters. All other executors know themselves.
+    """
+    if isinstance(config.type, GivenExecutor):
+        if config.type.process != os.getpid():
+            expected = (
+                "a function or class that makes an executor, or the name of one: this executor was "
+                "made before the process was forked, and does not work here"
+            )
+            raise ConfigError(key, config.type.executor, expected)
+        pool = _Pool(None, key, config.type.executor)
+    elif callable(config.type):
+        pool = _Pool(config.type, key)
+    else:
+        pool = _Pool(partial(_pool_of_interpreters, max_workers), key)
+    executor = pool.executor
+    label = f"{key}={config.type!r}" if isinstance(config.type, str) else _path_of(type(executor))
+    if _is_in_this_process(executor):
+        return LocalBackend(pool, BorrowedThreads(settings.name, label, config.loop_factory))
+    coroutines = not _is_of_interpreters(executor)  # they have no daemon threads, for loops
+    told = Told(settings, label, coroutines, home(), key)
+    return RemoteBackend(pool, told)
+
+
+def _is_in_this_process(executor: concurrent.futures.Executor) -> bool:
+    declared: object = getattr(executor, "in_this_process", None)
+    if declared is not None:
+        return bool(declared)
+    return isinstance(executor, ThreadPoolExecutor) and not _is_of_interpreters(executor)
+
+
+def _is_of_interpreters(executor: concurrent.futures.Executor) -> bool:
+    kind: Any = getattr(concurrent.futures, "InterpreterPoolExecutor", ())  # of Python 3.14
+    return isinstance(executor, kind)
+
+
+def _pool_of_interpreters(max_workers: int) -> concurrent.futures.Executor:
+    kind: Any = concurrent.futures
+    # A new interpreter finds modules where this one did when it started; not where it does now.
+    path = f"import sys; sys.path[:] = {sys.path!r}"
+    pool: concurrent.futures.Executor = kind.InterpreterPoolExecutor(
+        max_workers, initializer=exec, initargs=(path, {})
+    )
+    return pool
+
+
+class _Pool:
+    """The executor; if we made it, we make another when it is broken, and shut it down."""
+
+    def __init__(
+        self, make: _Made | None, key: str, given: concurrent.futures.Executor | None = None
+    ) -> None:
+        self._make = make
+        self._key = key
+        # Reentrant: a finalizer may shut down while it is held.
+        self._lock = threading.RLock()
+        self._futures: set[Future[Any]] = set()  # that are not done
+        self.executor = given or self._made()  # set under _lock
+
+    def _made(self) -> concurrent.futures.Executor:
+        assert self._make is not None
+        made: Any = self._make()  # whatever the annotation says
+        if not isinstance(made, concurrent.futures.Executor):
+            expected = f"a function that returns an executor of concurrent.futures, not {made!r}"
+            raise ConfigError(self._key, self._make, expected)
+        _made.add(made)
+        return made
+
+    def _end(self, executor: concurrent.futures.Executor, *, wait: bool) -> None:
+        executor.shutdown(wait=wait)
+        _made.discard(executor)
+
+    def submit(self, fn: Callable[..., Any], *args: Any) -> Future[Any]:
+        executor = self.executor
+        try:
+            future = executor.submit(fn, *args)
+        except BrokenExecutor:
+            if self._make is None:
+                raise
+            with self._lock:
+                if self.executor is executor:
+                    self._end(executor, wait=False)
+                    self.executor = self._made()
+            future = self.executor.submit(fn, *args)
+        self._futures.add(future)
+        future.add_done_callback(self._futures.discard)
+        return future
+
+    def cancel_pending(self) -> None:
+        for future in list(self._futures):
+            future.cancel()  # of a running one it is not possible
+
+    def shutdown(self, *, wait: bool) -> None:
+        if self._make is not None:
+            self._end(self.executor, wait=wait)
+
+
+_made: set[concurrent.futures.Executor] = set()
+"""That were not shut down. The child of a fork forgets their backends, and must keep these: a pool
+of processes that is collected writes to pipes that it shares with its parent."""
+
+
+class LocalBackend:
+    """An executor whose workers are threads of this process."""
+
+    capabilities = IN_A_THREAD
+
+    def __init__(self, pool: _Pool, threads: BorrowedThreads) -> None:
+        self._pool = pool
+        self._threads = threads
+
+    def submit(self, call: Call[Any]) -> None:
+        future = call.future
+        self._threads.accept()
+        try:
+            running = self._pool.submit(self._threads.run, call)
+        except BaseException:
+            self._threads.release()
+            raise
+        running.add_done_callback(partial(self._settle, call, future))
+
+    def _settle(self, call: Call[Any], future: Future[Any], running: Future[Any]) -> None:
+        """The call is over, or will never run."""
+        try:
+            with self._threads.working_here():
+                if running.cancelled():
+                    future.cancel()
+                elif (error := running.exception()) is not None and not future.done():
+                    call._fail(_lost(call, error))
+        finally:
+            self._threads.release()
+            error = None  # its traceback refers to this frame
+
+    def shutdown(self, *, wait: bool, cancel_pending: bool) -> None:
+        _shut_down(self._pool, self._threads, wait=wait, cancel_pending=cancel_pending)
+
+
+class RemoteBackend:
+    """An executor whose workers are other processes, or other interpreters of this one."""
+
+    def __init__(self, pool: _Pool, told: Told) -> None:
+        self.capabilities = Capabilities(
+            contexts=told.settings.app is not None, coroutines=told.coroutines
+        )
+        self._pool = pool
+        self._backend = told.backend
+        self._told = pickle.dumps(tuple(told))
+        self._contexts = ContextDumper(told.settings)
+        self._calls = AcceptedCalls(told.settings.name)
+
+    def submit(self, call: Call[Any]) -> None:
+        future = call.future
+        if is_worker():
+            raise NestedProcessError(future.name)
+        check(call, self.capabilities, self._backend)
+        message = Work(
+            0,
+            future.name,
+            future.id,
+            dump_key(future.key),
+            call.attempt,
+            dump_function(call),
+            self._contexts.dump(call),
+        )
+        self._calls.accept()
+        try:
+            # From here on it is the executor's future that can be cancelled, or not: nobody tells
+            # us when a worker begins. Who has cancelled ours before was first.
+            if not future._refuse():
+                self._calls.release()
+                return
+            future._interruptible = Unreachable(self._backend)
+            running = self._pool.submit(run_elsewhere, self._told, pickle.dumps(tuple(message)))
+        except BaseException:
+            self._calls.release()
+            raise
+        future._followed = running
+        running.add_done_callback(partial(self._settle, call))
+
+    def _settle(self, call: Call[Any], running: Future[tuple[bytes, bytes, float]]) -> None:
+        future = call.future
+        try:
+            with self._calls.working_here():
+                if running.cancelled():
+                    future._end_cancelled()
+                elif (error := running.exception()) is not None:
+                    call._fail(_lost(call, error))
+                else:
+                    kind, content, future._started = running.result()
+                    self._settle_like(call, kind, content)
+        finally:
+            self._calls.release()
+            call._let_go()
+            error = None  # its traceback refers to this frame
+            del future  # see FutureProxy.result()
+
+    def _settle_like(self, call: Call[Any], kind: bytes, content: bytes) -> None:
+        try:
+            if kind == CANCELLED:
+                call.future._end_cancelled()
+            elif kind == RETURNED:
+                call.future._succeed(pickle.loads(content))
+            else:
+                call._fail(load_error(content))
+        except BaseException as error:  # it could be made anew there, and cannot here
+            reason = f"{type(error).__name__}: {error}"
+            call._fail(UnpicklableError(call.future.name, "its outcome", reason))
+
+    def shutdown(self, *, wait: bool, cancel_pending: bool) -> None:
+        _shut_down(self._pool, self._calls, wait=wait, cancel_pending=cancel_pending)
+
+
+def _shut_down(pool: _Pool, calls: AcceptedCalls, *, wait: bool, cancel_pending: bool) -> None:
+    calls.close()
+    if cancel_pending:
+        pool.cancel_pending()
+    pool.shutdown(wait=wait and calls.join())
+
+
+def _lost(call: Call[Any], error: BaseException) -> BaseException:
+    """What a call failed with, if it did not fail by itself."""
+    if not isinstance(error, BrokenExecutor):
+        return error
+    lost = JobLostError(call.future.name, f"its executor broke: {type(error).__name__}: {error}")
+    lost.__cause__ = error
+    return lost
+
+
+def _path_of(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"

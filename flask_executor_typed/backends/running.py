@@ -1,0 +1,164 @@
+"""How a call that was sent elsewhere is run there: in a worker process, or another interpreter.
+
+The only module that loads the app there, and makes its contexts anew.
+"""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from typing import Any
+
+from flask import Flask
+
+from ..calls import Call, LoopServices
+from ..context import ContextRules, ContextSnapshot, PortableContext
+from ..errors import ConfigError, OutsideContextError
+from ..futures import FutureProxy
+from ..loops import LoopPool, is_async_callable
+from .pickling import Settings, Work, dump_error, dump_result
+
+__all__ = ("CANCELLED", "FAILED", "RETURNED", "Runner", "become_worker", "is_worker")
+
+RETURNED, FAILED, CANCELLED = b"r", b"f", b"c"
+"""What an answer to the submitter's process is."""
+
+_is_worker = False
+
+
+def is_worker() -> bool:
+    """Whether what runs here was sent from elsewhere."""
+    return _is_worker
+
+
+def become_worker() -> None:
+    """From now on it is."""
+    global _is_worker  # noqa: PLW0603
+    _is_worker = True
+
+
+class Runner:
+    """Loads the app, and runs calls in its contexts."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._rules = ContextRules(settings.push_app, settings.push_request)
+        self._loops = LoopPool(settings.name, 1)
+        self._loop_services: LoopServices = self._loops
+        self._executor: object = None
+        self._no_app: Flask | None = None
+
+    def load_app(self) -> Flask | None:
+        settings = self._settings
+        if settings.app is None:
+            return None
+        from flask.cli import ScriptInfo  # it needs click, which only the command line does
+
+        try:
+            # Flask's own way of reading --app. It is never asked to change app.debug, which the
+            # factory of the app sets here as it did in the server process.
+            app = ScriptInfo(app_import_path=settings.app, set_debug_flag=False).load_app()
+        except Exception as error:
+            expected = (
+                "an app that a worker process can load, as 'flask --app' does "
+                f"({type(error).__name__}: {error})"
+            )
+            raise ConfigError(settings.key_of_app, settings.app, expected) from error
+        self._executor = settings.executor_of(app)
+        return app
+
+    def answer_to(self, work: Work, app: Flask | None) -> tuple[bytes, bytes]:
+        """Run a call. Whatever it does, there is an answer that the server process can read."""
+        try:
+            future = self._run(work, app)
+            self._note_end()
+            if future.cancelled():
+                return CANCELLED, b""
+            error = future.exception()
+            if error is None:
+                return RETURNED, dump_result(work.name, future.result())
+        except BaseException as raised:
+            error = raised
+        try:
+            return FAILED, dump_error(work.name, self._explained(error, work.name))
+        finally:
+            del error  # its traceback refers to this frame
+
+    def _run(self, work: Work, app: Flask | None) -> FutureProxy[Any]:
+        fn, args, kwargs = pickle.loads(work.function)
+        future: FutureProxy[Any] = FutureProxy(work.name)
+        future._id = work.id
+        future.key = None if work.key is None else pickle.loads(work.key)
+        future._progress_watchers = (lambda: self._report(future),)
+        snapshot = self._snapshot(work, app)
+        call = _WorkersCall(fn, args, kwargs, snapshot, future, False, self._executor)
+        call.attempt = work.attempt
+        is_async = is_async_callable(fn)
+        is_cancelled = self._note_start(work.number, future)
+        if is_async:
+            self._loops.submit(call)
+            if is_cancelled:
+                future.cancel()
+            call.over.wait()
+        elif call.begin():
+            future._cancel_requested |= is_cancelled
+            call.run(self._loop_services)
+        future._block(None)  # if it returned the future of another call
+        future._progress_watchers = ()
+        return future
+
+    def _snapshot(self, work: Work, app: Flask | None) -> ContextSnapshot:
+        if app is None or work.context is None:
+            if self._no_app is None:
+                self._no_app = app or Flask("flask_executor_typed")
+            rules = ContextRules(push_app=False, push_request=False)
+            return PortableContext({}, None).bind(self._no_app, rules)
+        portable: PortableContext = pickle.loads(work.context)
+        return portable.bind(app, self._rules)
+
+    def _note_start(self, number: int, future: FutureProxy[Any]) -> bool:
+        """A call is about to run. Returns whether it is to end at once."""
+        return False
+
+    def _note_end(self) -> None: ...
+
+    def _report(self, future: FutureProxy[Any]) -> None:
+        """The job has told of its progress."""
+
+    def _explained(self, error: BaseException, name: str) -> BaseException:
+        """What to do, if a job looked for a context that this executor's jobs do not have."""
+        settings = self._settings
+        reason = str(error).split(".")[0] if isinstance(error, RuntimeError) else ""
+        if reason == "Working outside of application context" or (
+            reason == "Working outside of request context" and settings.app is None
+        ):
+            if settings.app is not None and settings.push_app:
+                return error
+            cure = (
+                f"set {settings.key_of_app} = 'package.module:create_app' to have it load the app"
+                if settings.app is None
+                else f"set {settings.key_of_push_app} = True"
+            )
+        elif reason == "Working outside of request context" and not settings.push_request:
+            cure = f"set {settings.key_of_push_request} = True to have the request travel there"
+        else:
+            return error
+        explained = OutsideContextError(name, reason, cure)
+        explained.__cause__ = error
+        return explained
+
+
+class _WorkersCall(Call[Any]):
+    """A call in a worker process. The server process sends the signals, and logs."""
+
+    __slots__ = ("over",)
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.over = threading.Event()
+
+    def _announce_start(self) -> None: ...
+
+    def _let_go(self) -> None:
+        super()._let_go()
+        self.over.set()
