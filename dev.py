@@ -59,12 +59,18 @@ def bench(args: list[str]) -> None:
     run(PYTHON, "benchmarks/compare.py", *args)
 
 
+def soak(args: list[str]) -> None:
+    """Load under gunicorn, and whether each job had one outcome (soak --minutes 15)."""
+    set_up("examples")
+    run(PYTHON, "benchmarks/soak.py", *args)
+
+
 def ci(args: list[str]) -> None:
     """Everything that must pass before a change is accepted, on every interpreter found."""
     run("bash", ".ci/run", *args)
 
 
-COMMANDS: tuple[Callable[[list[str]], None], ...] = (demo, test, lint, types, docs, bench, ci)
+COMMANDS: tuple[Callable[[list[str]], None], ...] = (demo, test, lint, types, docs, bench, soak, ci)
 
 
 def set_up(*groups: str) -> None:

@@ -12,7 +12,7 @@ import inspect
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from importlib import import_module
 from operator import attrgetter
@@ -21,8 +21,16 @@ from weakref import WeakKeyDictionary
 
 from .callers import levels_to_caller
 from .errors import ConfigError
+from .green import check_setting
 
-__all__ = ("ExecutorConfig", "GivenExecutor", "key_of", "warn_of_unknown_keys")
+__all__ = (
+    "ExecutorConfig",
+    "GivenExecutor",
+    "key_of",
+    "keys_of_others",
+    "unknown_keys",
+    "warn_of_unknown_keys",
+)
 
 # Booleans as they are spelled in environment files. Anything else is refused: "flase" must not
 # silently mean either of them.
@@ -103,7 +111,12 @@ class ExecutorConfig:
             # None is "not set" for every setting, so that config can be built with .get()
             if config.get(key) is not None
         }
-        return cls(**values)
+        parsed = cls(**values)
+        for field, expected in _NOT_WITH_GREENLETS.items():
+            value = getattr(parsed, field)
+            if value != getattr(_DEFAULTS, field):
+                check_setting(key_of(field, name=name), value, expected)
+        return parsed
 
     def changes(self, other: ExecutorConfig) -> str:
         """What is different in ``other``, for a person: ``max_workers: 4 -> 8``."""
@@ -111,16 +124,34 @@ class ExecutorConfig:
         return ", ".join(f"{name}: {old!r} -> {new!r}" for name, old, new in pairs if old != new)
 
 
+_DEFAULTS = ExecutorConfig()
+_NOT_WITH_GREENLETS = {"type": "'thread'", "async_views": "False"}
+
+
 def warn_of_unknown_keys(config: Mapping[str, Any], *, name: str = "") -> None:
     """Warn of each key that looks like a setting of the executor called ``name``, and is none."""
+    for key, near in unknown_keys(config, name=name).items():
+        warnings.warn(
+            f"{key} is not a setting of flask_executor_typed; did you mean {near}?",
+            stacklevel=levels_to_caller(),
+        )
+
+
+def unknown_keys(config: Mapping[str, Any], *, name: str = "") -> dict[str, str]:
+    """Each key that looks like a setting of the executor called ``name``, with the nearest one."""
     known = _keys(name)
-    for key in config:
-        if key.startswith(_prefix(name)) and key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
-            warnings.warn(
-                f"{key} is not a setting of flask_executor_typed; did you mean {near}?",
-                stacklevel=levels_to_caller(),
-            )
+    return {
+        key: difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
+        for key in config
+        if key.startswith(_prefix(name)) and key not in known
+    }
+
+
+def keys_of_others(config: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """The settings of executors that have a name, and none of ``names``."""
+    prefixes = tuple(map(_prefix, names))
+    endings = tuple(f"_{key}" for key in _keys(""))
+    return [key for key in config if key.endswith(endings) and not key.startswith(prefixes)]
 
 
 def _prefix(name: str) -> str:

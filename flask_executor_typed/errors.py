@@ -15,6 +15,7 @@ __all__ = (
     "DuplicateKeyError",
     "ExecutorClosedError",
     "ExecutorError",
+    "GreenThreadsError",
     "JobLostError",
     "JobTimeoutError",
     "NestedProcessError",
@@ -232,6 +233,19 @@ class NestedProcessError(ExecutorError, RuntimeError):
             f"{self.name} is called in a worker process, which would start worker processes of its "
             "own; submit in the server process, or use an executor of threads here"
         )
+
+
+class GreenThreadsError(ExecutorError, RuntimeError):
+    """gevent or eventlet has replaced the threads of this process, and this does not work there."""
+
+    def __init__(self, library: str, reason: str, cure: str) -> None:
+        super().__init__(library, reason, cure)
+        self.library: str = library
+        self.reason: str = reason
+        self.cure: str = cure
+
+    def __str__(self) -> str:
+        return f"{self.library} {self.reason}; {self.cure}"
 
 
 class OutsideLoopError(ExecutorError, RuntimeError):

@@ -39,6 +39,7 @@ from typing import (
     Generic,
     ParamSpec,
     Protocol,
+    TypeGuard,
     TypeVar,
     overload,
 )
@@ -66,6 +67,7 @@ from .calls import (
     is_of_another_call,
     name_of,
 )
+from .commands import add_commands
 from .completion import AsCompleted
 from .config import ExecutorConfig, key_of, warn_of_unknown_keys
 from .context import (
@@ -85,7 +87,7 @@ from .loops import is_async_callable
 from .resources import LoopResource
 from .views import AsyncViews, check_hook
 
-__all__ = ("Executor", "ExecutorJob", "propagate_exceptions_callback")
+__all__ = ("Executor", "ExecutorJob", "executors_of", "propagate_exceptions_callback")
 
 
 class _Dataclass(Protocol):
@@ -334,6 +336,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             if old is not None:
                 old.shutdown(wait=False, cancel_pending=False)
         app.extensions[self.name + "executor"] = self
+        add_commands(app)
 
     def _current(self) -> tuple[Flask, _AppState]:
         """The app that a call belongs to: the active one, else the only one."""
@@ -1278,6 +1281,16 @@ async def _awaited(results: list[Any]) -> list[Any]:
 
 def _must_be_awaited(result: object) -> bool:
     return is_awaitable(result) and not is_of_another_call(result)
+
+
+def executors_of(app: Flask) -> list[Executor[Any]]:
+    """The executors of this package that serve an app, in the order of their ``init_app``."""
+    served = filter(_is_executor, app.extensions.values())
+    return list(dict.fromkeys(executor for executor in served if app in executor._states))
+
+
+def _is_executor(extension: object) -> TypeGuard[Executor[Any]]:
+    return isinstance(extension, Executor)
 
 
 def _executor_of(app: Flask, name: str) -> object:

@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
@@ -152,6 +153,16 @@ class LoopPool:
         for thread in self._threads:
             thread.join()
 
+    def blocked(self, seconds: float) -> list[threading.Thread]:
+        """The threads whose loops do not get to anything new within ``seconds``. Blocks so long."""
+        end = time.monotonic() + seconds
+        asked = [(thread, thread.ask()) for thread in list(self._threads)]
+        return [
+            thread.thread
+            for thread, answered in asked
+            if not answered.wait(max(0.0, end - time.monotonic())) and thread.thread.is_alive()
+        ]
+
     def serves_this_thread(self) -> bool:
         """Whether a call of the pool runs here: on a loop, or in a thread bridged to one."""
         here = _loops_here()
@@ -270,6 +281,19 @@ class _LoopThread:
 
         self._inbox.post(lambda: handles.append(self.loop.call_at(when, fn, context=Context())))
         return lambda: self._inbox.post(cancel)  # posts come in order
+
+    @property
+    def thread(self) -> threading.Thread:
+        return self._thread
+
+    def ask(self) -> threading.Event:
+        """An event that is set when the loop gets to it; at once in its own thread."""
+        answered = threading.Event()
+        if threading.current_thread() is self._thread:
+            answered.set()
+        else:
+            self._inbox.post(answered.set)
+        return answered
 
     def refuse(self, cancel_pending: bool) -> None:
         self._cancels_pending |= cancel_pending

@@ -17,6 +17,7 @@ from flask_executor_typed.errors import (
     DuplicateKeyError,
     ExecutorClosedError,
     ExecutorError,
+    GreenThreadsError,
     JobLostError,
     JobTimeoutError,
     NestedProcessError,
@@ -85,6 +86,11 @@ ERRORS: list[tuple[ExecutorError, type[Exception], str]] = [
             "future_key ('report', 7) already exists; pop it first, "
             "or submit with using(key=..., on_duplicate='join' or 'replace')"
         ),
+    ),
+    (
+        GreenThreadsError("gevent", "makes threads greenlets", "use a server with threads"),
+        RuntimeError,
+        "gevent makes threads greenlets; use a server with threads",
     ),
     (
         BodyNotReadError(),

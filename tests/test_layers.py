@@ -14,15 +14,17 @@ PACKAGE = Path(flask_executor_typed.__file__).parent
 
 # From the bottom up. A package counts as one module; its own modules may import each other.
 LAYERS: tuple[set[str], ...] = (
-    {"callers", "errors", "logs", "threads"},
-    {"config", "signals"},
+    {"callers", "commands", "deployment", "errors", "logs", "threads"},
+    {"green", "signals"},
+    {"config"},
     {"context"},
     {"futures"},
     {"calls", "completion"},
     {"later", "loops"},
     {"backends", "jobs", "resources", "views"},
     {"executor"},
-    {"bars", "current"},
+    {"bars", "current", "doctor"},
+    {"cli"},
     {"__init__"},
 )
 

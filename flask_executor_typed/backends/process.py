@@ -116,6 +116,15 @@ class ProcessBackend:
             for thread in threads:
                 thread.join()
 
+    def try_to_start(self) -> None:
+        """Start a worker process, which loads the app, and end it.
+
+        Raises:
+            ConfigError: it could not load the app.
+            JobLostError: processes end before they have.
+        """
+        self._start_worker().end()
+
     def _cancel_pending(self) -> None:
         with contextlib.suppress(Empty):
             while True:

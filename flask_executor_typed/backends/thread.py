@@ -15,9 +15,11 @@ from ..callers import line_of_caller
 from ..calls import Call
 from ..errors import DeadlockError, ExecutorClosedError
 from ..futures import FutureProxy, following_apart, wait_here_with
+from ..green import check_patched_before_import, patched_by
 from ..loops import LoopPool, is_async_callable
 from ..threads import start_thread
 from .capabilities import IN_A_THREAD
+from .green import NoLoops
 
 __all__ = ("ThreadBackend",)
 
@@ -34,7 +36,12 @@ class ThreadBackend:
         max_loops: int,
         loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
     ) -> None:
-        self._loops = LoopPool(name, max_loops, loop_factory)
+        check_patched_before_import()
+        library = patched_by()
+        if library is None:
+            self._loops = LoopPool(name, max_loops, loop_factory)
+        else:
+            self._loops = NoLoops(name, library)
         self._pool = _ThreadPool(name, max_workers, self._loops)
 
     @property
@@ -54,6 +61,10 @@ class ThreadBackend:
         if wait and not self._loops.serves_this_thread():  # a job cannot wait for itself to end
             self._pool.join()
             self._loops.join()
+
+    def blocked_loops(self, seconds: float) -> list[threading.Thread]:
+        """The threads whose event loops do not answer within ``seconds``."""
+        return self._loops.blocked(seconds)
 
 
 class _ThisThread(threading.local):

@@ -1,0 +1,79 @@
+"""What stands where loops would be, in a process whose threads are greenlets of gevent or eventlet.
+
+They all run in one thread of the system. Python keeps one running event loop for each of those: a
+loop in a greenlet would be taken for their own by all the others, views included, and no second one
+could run.
+"""
+
+from __future__ import annotations
+
+import atexit
+import inspect
+import threading
+from collections.abc import Awaitable, Callable
+from functools import cache
+from typing import Any, NoReturn, TypeVar
+
+from ..calls import Call
+from ..errors import GreenThreadsError
+from ..loops import LoopPool
+from ..threads import _finish_at_exit, start_thread
+
+__all__ = ("NoLoops",)
+
+R = TypeVar("R")
+
+
+class NoLoops(LoopPool):
+    """A pool without loops: whoever needs one hears why there is none."""
+
+    def __init__(self, name: str, library: str) -> None:
+        super().__init__(name, 0)
+        self._library = library
+        self._here = threading.local()
+        if library == "eventlet":
+            _wait_at_exit()
+
+    def submit(self, call: Call[Any]) -> None:
+        self._refuse_coroutine(call.future.name)
+
+    def wait_for(self, awaitable: Awaitable[R]) -> R:
+        if inspect.iscoroutine(awaitable):
+            awaitable.close()  # else Python warns that nobody awaited it
+        self._refuse_coroutine("what the job returned")
+
+    def call_later(self, seconds: float, fn: Callable[[], object]) -> Callable[[], object]:
+        cancelled = threading.Event()
+
+        def wait() -> None:
+            if not cancelled.wait(seconds):
+                fn()
+
+        start_thread(f"{self._name}-timer", wait)  # a greenlet, which costs little
+        return cancelled.set
+
+    def start_one(self) -> None:
+        """Nothing: plain functions do without."""
+
+    def bridge_this_thread(
+        self, waits: Callable[[], object], goes_on: Callable[[], object]
+    ) -> None:
+        self._here.works = True
+
+    def serves_this_thread(self) -> bool:
+        return getattr(self._here, "works", False)
+
+    def _refuse_coroutine(self, name: str) -> NoReturn:
+        raise GreenThreadsError(
+            self._library,
+            f"runs the threads of this process as greenlets, among which no event loop can run; "
+            f"{name} is asynchronous",
+            "use plain functions, which wait in greenlets as well, or a server with threads, such "
+            "as gunicorn --worker-class gthread",
+        )
+
+
+@cache
+def _wait_at_exit() -> None:
+    """Have the exit wait for jobs: eventlet makes ``threading._shutdown`` do nothing."""
+    atexit.register(_finish_at_exit)

@@ -1,0 +1,63 @@
+"""Greenlets in place of threads, as gevent and eventlet make them: what does not work with them.
+
+The only module that knows of either. It imports neither, but looks whether somebody else has.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import ConfigError, GreenThreadsError
+
+__all__ = ("check_patched_before_import", "check_setting", "patched_by")
+
+
+def patched_by() -> str | None:
+    """``"gevent"`` or ``"eventlet"``, if it has replaced the threads of the standard library."""
+    # Where one of them has not been imported, it has not patched anything.
+    gevent: Any = sys.modules.get("gevent.monkey")
+    if gevent is not None and gevent.is_module_patched("threading"):
+        return "gevent"
+    eventlet: Any = sys.modules.get("eventlet.patcher")
+    if eventlet is not None and eventlet.is_monkey_patched("thread"):
+        return "eventlet"
+    return None
+
+
+_patched_at_import = patched_by()
+
+_PATCH_FIRST: Mapping[str, str] = {
+    "gevent": "from gevent import monkey; monkey.patch_all()",
+    "eventlet": "import eventlet; eventlet.monkey_patch()",
+}
+
+
+def check_patched_before_import() -> None:
+    """Refuse to work with half of the standard library replaced.
+
+    Queues and thread-local values that were made before stop all greenlets, or are shared by them.
+
+    Raises:
+        GreenThreadsError: the process was patched after this package was imported.
+    """
+    library = patched_by()
+    if library is not None and library != _patched_at_import:
+        raise GreenThreadsError(
+            library,
+            "patched the process when flask_executor_typed had already been imported",
+            f"begin the program, or with --preload gunicorn.conf.py, with "
+            f"'{_PATCH_FIRST[library]}'",
+        )
+
+
+def check_setting(key: str, value: object, expected: str) -> None:
+    """Refuse a setting that only works with real threads.
+
+    Raises:
+        ConfigError: the threads of this process are greenlets.
+    """
+    library = patched_by()
+    if library is not None:
+        raise ConfigError(key, value, f"{expected}, since {library} has patched this process")

@@ -1,0 +1,517 @@
+"""``flask executor doctor`` and ``status``, and the functions behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from flask_executor_typed import Executor, green
+from flask_executor_typed.deployment import Deployment
+from flask_executor_typed.doctor import Finding, check, examine, status
+
+from . import test_green
+from .conftest import TIMEOUT
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A folder and an environment that tell nothing of a server."""
+    for name in os.environ:
+        if name.startswith(("WEB_CONCURRENCY", "GUNICORN_", "UWSGI_")):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def without_hint_of_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it is installed where the tests run is one test's business."""
+    monkeypatch.setattr("flask_executor_typed.doctor._could_have_uvloop", lambda: False)
+
+
+def found(app: Flask, deployment: Deployment | None = None, **options: Any) -> dict[str, Finding]:
+    findings = examine(app, deployment or Deployment(), **options)
+    return {finding.code: finding for finding in findings}
+
+
+def mends(findings: dict[str, Finding]) -> set[str]:
+    return {code for code, finding in findings.items() if finding.must_mend}
+
+
+def test_app_that_is_well_gets_no_finding(app: Flask, executor: Executor) -> None:
+    assert check(app) == []
+    assert executor.submit(int).result(TIMEOUT) == 0
+    assert executor.submit(asyncio.sleep, 0).result(TIMEOUT) is None
+    assert check(app) == []
+    app.extensions["alias"] = executor
+    assert len(status(app)) == 1
+
+
+def test_app_without_an_executor_is_told_how_to_get_one(app: Flask) -> None:
+    app.extensions["other"] = object()
+    app.extensions["executor"] = Executor(Flask("another"))
+    assert check(app) == [
+        Finding(
+            "no-executor",
+            True,
+            "",
+            "The app 'tests' has no executor.",
+            "Call executor.init_app(app) where the app is made.",
+        )
+    ]
+
+
+@pytest.mark.usefixtures("executor")
+def test_several_processes_must_be_mended_if_a_view_uses_keys_and_are_a_hint_otherwise(
+    app: Flask, executor: Executor
+) -> None:
+    four = Deployment(processes=4)
+    assert "several-processes" not in found(app, Deployment(processes=1))
+    assert not found(app, four)["several-processes"].must_mend
+
+    @app.get("/<key>")
+    def poll(key: str) -> str:
+        def status() -> str:
+            return str(executor.futures.status(key))
+
+        return status()
+
+    def logged(view: Callable[[str], str]) -> Callable[[str], str]:
+        @functools.wraps(view)
+        def log_and_call(key: str) -> str:
+            return view(key)
+
+        return log_and_call
+
+    @app.post("/<key>")
+    @logged
+    def start(key: str) -> str:
+        executor.submit_stored(key, int)
+        return "started"
+
+    finding = found(app, four)["several-processes"]
+    assert finding.must_mend
+    assert finding.what == (
+        "4 server processes each have keys of their own, in memory: a future that one keeps is "
+        "unknown to the others. These views use keys: poll, start."
+    )
+
+
+@pytest.mark.usefixtures("executor")
+def test_threads_that_the_server_does_not_run_must_be_mended(app: Flask) -> None:
+    findings = found(app, Deployment(server="uWSGI", threads=False))
+    assert mends(findings) == {"threads-disabled"}
+    assert findings["threads-disabled"].cure == "Set enable-threads = true for uWSGI."
+
+
+@pytest.mark.usefixtures("executor")
+def test_greenlets_are_a_hint_and_a_mistake_with_async_views(app: Flask) -> None:
+    gevent = Deployment(library="gevent")
+    findings = found(app, gevent)
+    assert set(findings) == {"greenlets"}
+    assert not findings["greenlets"].must_mend
+
+    @app.get("/")
+    async def slow() -> str:
+        return "slow"
+
+    findings = found(app, gevent)
+    assert mends(findings) == {"async-views-in-greenlets"}
+    assert "These are asynchronous: slow." in findings["async-views-in-greenlets"].what
+
+
+@pytest.mark.usefixtures("executor")
+def test_greenlets_of_this_process_are_found_without_knowing_the_server(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test_green.patch(monkeypatch, "gevent")
+    monkeypatch.setattr(green, "_patched_at_import", "gevent")
+    assert set(found(app)) == {"greenlets"}
+
+
+@pytest.mark.usefixtures("executor")
+def test_patching_after_the_import_must_be_mended(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    findings = found(app, Deployment(library="eventlet", preload=True))
+    assert mends(findings) == {"patched-too-late"}
+    assert "With preload" in findings["patched-too-late"].what
+    test_green.patch(monkeypatch, "gevent")
+    findings = found(app)
+    assert mends(findings) == {"patched-too-late"}
+    assert findings["patched-too-late"].what == (
+        "gevent patched the process when flask_executor_typed had already been imported."
+    )
+    assert findings["patched-too-late"].cure.startswith("Begin the program")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("EXECUTOR_TYPE", "process"), ("EXECUTOR_TYPE", "sync"), ("EXECUTOR_ASYNC_VIEWS", True)],
+)
+def test_settings_that_greenlets_refuse_are_found_where_there_are_none(
+    app: Flask, key: str, value: object
+) -> None:
+    app.config[key] = value
+    with Executor(app):
+        findings = found(app, Deployment(library="gevent"))
+        assert mends(findings) == {"not-with-greenlets"}
+        assert findings["not-with-greenlets"].what.startswith(f"{key} is refused by init_app()")
+        assert not mends(found(app))
+
+
+def test_worker_processes_without_an_app_are_a_hint(app: Flask) -> None:
+    app.config["CRUNCH_EXECUTOR_TYPE"] = "process"
+    with Executor(app, name="crunch"):
+        assert check(app) == [
+            Finding(
+                "no-app-in-workers",
+                False,
+                "crunch_executor",
+                "Worker processes have no app: current_app, g and the app's extensions do not work "
+                "in jobs.",
+                "Set CRUNCH_EXECUTOR_APP = 'package.module:create_app', unless no job needs them.",
+            )
+        ]
+
+
+def test_app_that_workers_cannot_load_is_found_by_starting_one(app: Flask) -> None:
+    app.config["EXECUTOR_TYPE"] = "process"
+    app.config["EXECUTOR_APP"] = "tests.processes:missing"
+    with Executor(app):
+        assert not found(app)  # check() starts nothing
+        findings = found(app, load_app=True)
+        assert mends(findings) == {"app-not-loadable"}
+        assert "EXECUTOR_APP='tests.processes:missing'" in findings["app-not-loadable"].what
+    app.config["EXECUTOR_APP"] = "tests.processes:app"
+    with Executor(app):
+        assert not found(app, load_app=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+def test_fork_must_be_mended(app: Flask) -> None:
+    app.config["EXECUTOR_START_METHOD"] = "fork"
+    with Executor(app):
+        assert not found(app)  # threads do not mind
+    app.config["EXECUTOR_TYPE"] = "process"
+    with Executor(app):
+        assert mends(found(app)) == {"fork-with-threads"}
+
+
+def test_setting_that_changed_after_init_app_must_be_mended(app: Flask, executor: Executor) -> None:
+    app.config["EXECUTOR_MAX_WORKERS"] = 3
+    findings = found(app)
+    assert mends(findings) == {"changed-after-init"}
+    assert findings["changed-after-init"].what == (
+        "Settings changed after init_app(): max_workers: None -> 3. Once calls have been made, "
+        "they are not used."
+    )
+    executor.init_app(app)
+    assert not found(app)
+    app.config["EXECUTOR_MAX_WORKERS"] = "many"
+    findings = found(app)
+    assert mends(findings) == {"bad-setting"}
+    assert findings["bad-setting"].what.startswith("EXECUTOR_MAX_WORKERS='many' (str): expected")
+
+
+def test_unknown_settings_must_be_mended_and_those_of_no_executor_are_a_hint(
+    app: Flask, executor: Executor
+) -> None:
+    with Executor(app, name="mail"):
+        app.config["EXECUTOR_MAX_WORKER"] = 3
+        app.config["MAIL_EXECUTOR_MAX_LOOPS"] = 1
+        app.config["MAIL_EXECUTOR_MAX_LOPS"] = 1
+        app.config["CRUNCH_EXECUTOR_MAX_WORKERS"] = 2
+        app.config["MY_EXECUTOR"] = "something else"
+        findings = examine(app, Deployment())
+    assert [(each.code, each.executor, each.what, each.cure) for each in findings] == [
+        (
+            "unknown-setting",
+            "executor",
+            "EXECUTOR_MAX_WORKER is not a setting, so it does nothing.",
+            "Did you mean EXECUTOR_MAX_WORKERS?",
+        ),
+        (
+            "unknown-setting",
+            "mail_executor",
+            "MAIL_EXECUTOR_MAX_LOPS is not a setting, so it does nothing.",
+            "Did you mean MAIL_EXECUTOR_MAX_LOOPS?",
+        ),
+        (
+            "setting-of-nobody",
+            "",
+            (
+                "CRUNCH_EXECUTOR_MAX_WORKERS belongs to an executor of that name, and the app has "
+                "none."
+            ),
+            "Remove it, or give the executor its name: Executor(app, name=...).",
+        ),
+    ]
+
+
+def test_executor_that_was_shut_down_must_be_mended(app: Flask, executor: Executor) -> None:
+    executor.shutdown()
+    assert mends(found(app)) == {"shut-down"}
+
+
+def test_uvloop_that_is_missing_is_a_hint_unless_the_loop_was_chosen(
+    app: Flask, executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flask_executor_typed.doctor._could_have_uvloop", lambda: True)
+    findings = found(app)
+    assert set(findings) == {"uvloop-missing"}
+    assert not mends(findings)
+    assert set(found(app, Deployment(library="gevent"))) == {"greenlets"}
+    app.config["EXECUTOR_LOOP_FACTORY"] = asyncio.new_event_loop
+    executor.init_app(app)
+    assert not found(app)
+
+
+def test_loop_that_a_job_blocks_is_found_with_the_line_of_the_job(
+    app: Flask, executor: Executor
+) -> None:
+    blocks, go_on = threading.Event(), threading.Event()
+
+    async def block() -> None:
+        blocks.set()
+        go_on.wait(TIMEOUT)
+
+    future = executor.submit(block)
+    assert blocks.wait(TIMEOUT)
+    findings = found(app, seconds=0.05)
+    go_on.set()
+    assert mends(findings) == {"loop-blocked"}
+    line = block.__code__.co_firstlineno + 2
+    assert findings["loop-blocked"].what == (
+        "The event loop in the thread executor-loop-0 did not answer within 0.05 s: a job blocks "
+        f"it, at {__file__}:{line} in block. All other coroutine jobs wait."
+    )
+    future.result(TIMEOUT)
+    assert not found(app)
+
+
+def test_check_on_the_loop_itself_does_not_wait_for_it(app: Flask, executor: Executor) -> None:
+    async def check_here() -> list[Finding]:
+        return check(app, seconds=TIMEOUT)
+
+    start = time.monotonic()
+    assert executor.submit(check_here).result(2 * TIMEOUT) == []
+    assert time.monotonic() - start < TIMEOUT
+
+
+# -- the commands --------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("executor")
+def test_doctor_says_what_it_has_not_seen(app: Flask) -> None:
+    ran = app.test_cli_runner().invoke(args=["executor", "doctor"])
+    assert ran.exit_code == 0, ran.output
+    assert ran.output == (
+        "Nothing was found that will go wrong.\n"
+        "\n"
+        "This command runs in a process of its own. It sees the app and its settings, and not the "
+        "processes\n"
+        "that serve it.\n"
+        "Of the server nothing is known; pass its command line with --server, or say in "
+        "WEB_CONCURRENCY how\n"
+        "many processes it has.\n"
+        "Whether a loop is blocked, or settings changed later, only the server's own process can "
+        "tell: call\n"
+        "flask_executor_typed.doctor.check(app) there.\n"
+    )
+
+
+@pytest.mark.usefixtures("executor")
+def test_doctor_prints_what_must_be_mended_first_and_ends_with_1(app: Flask) -> None:
+    server = "uwsgi --processes 2 --ini none.ini"
+    ran = app.test_cli_runner().invoke(args=["executor", "doctor", "--server", server])
+    assert ran.exit_code == 1, ran.output
+    assert ran.output.startswith(
+        "mend  uWSGI runs no Python threads, so jobs stand still, or only go on during requests.\n"
+        "      Set enable-threads = true for uWSGI. [threads-disabled]\n"
+        "hint  2 server processes each have keys of their own, in memory: a future that one keeps "
+        "is unknown\n"
+        "      to the others, should you use keys.\n"
+        "      Use one process with threads (gunicorn --workers 1 --threads 16), or have jobs "
+        "write their\n"
+        "      results where all processes find them. [several-processes]\n"
+        "\n"
+    )
+    assert "Server: uWSGI, processes: 2, from --server.\n" in ran.output
+    assert "Not understood: none.ini, which cannot be read here.\n" in ran.output
+
+
+def test_hints_alone_end_with_0(app: Flask) -> None:
+    app.config["EXECUTOR_TYPE"] = "process"
+    with Executor(app):
+        ran = app.test_cli_runner().invoke(args=["executor", "doctor"])
+    assert ran.exit_code == 0, ran.output
+    assert ran.output.startswith("hint  executor: Worker processes have no app: ")
+
+
+@pytest.mark.usefixtures("executor")
+def test_doctor_and_status_print_json(app: Flask) -> None:
+    args = ["executor", "doctor", "--json", "--server", "uwsgi"]
+    ran = app.test_cli_runner().invoke(args=args)
+    assert ran.exit_code == 1
+    told = json.loads(ran.output)
+    assert [(each["code"], each["must_mend"]) for each in told["findings"]] == [
+        ("threads-disabled", True)
+    ]
+    assert (told["server"]["server"], told["server"]["processes"]) == ("uWSGI", 1)
+
+    ran = app.test_cli_runner().invoke(args=["executor", "status", "--json"])
+    assert ran.exit_code == 0
+    told = json.loads(ran.output)
+    assert told["process"] == os.getpid()
+    (shown,) = told["executors"]
+    assert shown["name"] == "executor"
+    assert shown["settings"]["EXECUTOR_TYPE"] == "thread"
+    assert shown["figures"]["state"] == "not used yet"
+
+
+def make_loop() -> asyncio.AbstractEventLoop:
+    return asyncio.new_event_loop()
+
+
+def test_status_shows_each_executor_with_its_settings_and_figures(app: Flask) -> None:
+    app.config["MAIL_EXECUTOR_MAX_WORKERS"] = "2"
+    app.config["MAIL_EXECUTOR_LOOP_FACTORY"] = make_loop
+    with Executor(app) as executor, Executor(app, name="mail") as mail:
+        mail.submit_stored("key", int).result(TIMEOUT)
+        ran = app.test_cli_runner().invoke(args=["executor", "status"])
+        assert ran.exit_code == 0, ran.output
+        both, _, note = ran.output.partition("\n\n")
+        first, _, second = both.partition("mail_executor\n")
+        assert first.startswith("executor\n  EXECUTOR_TYPE = 'thread'\n")
+        assert first.endswith("  state: not used yet\n  futures kept: 0\n")
+        assert "  MAIL_EXECUTOR_MAX_WORKERS = 2\n" in second
+        assert "  MAIL_EXECUTOR_LOOP_FACTORY = 'make_loop'\n" in second
+        assert second.endswith("  state: in use\n  futures kept: 1")
+        assert " ".join(note.split()) == (
+            f"The figures are those of this process ({os.getpid()}), which was started for this "
+            "command and has run no jobs. It cannot see those of the server: call "
+            "flask_executor_typed.doctor.status(app) there."
+        )
+        executor.shutdown()
+        states = {each.name: each.figures["state"] for each in status(app)}
+        assert states == {"executor": "shut down", "mail_executor": "in use"}
+
+
+def test_status_names_executors_and_classes_of_others(app: Flask) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        app.config["EXECUTOR_TYPE"] = pool
+        app.config["OWN_EXECUTOR_TYPE"] = ThreadPoolExecutor
+        with Executor(app) as executor, Executor(app, name="own"):
+            assert executor.submit(int).result(TIMEOUT) == 0
+            assert not found(app, load_app=True)
+            given, made = status(app)
+    assert given.settings["EXECUTOR_TYPE"] == "ThreadPoolExecutor"
+    assert made.settings["OWN_EXECUTOR_TYPE"] == "ThreadPoolExecutor"
+    json.dumps([given.settings, made.settings])
+
+
+def test_command_of_the_app_that_has_the_name_is_left_alone(app: Flask) -> None:
+    @app.cli.command("executor")
+    def own() -> None:
+        print("the app's own")
+
+    with Executor(app):
+        assert app.test_cli_runner().invoke(args=["executor"]).output == "the app's own\n"
+
+
+Flask_ = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def flask(tmp_path: Path) -> Flask_:
+    """Run the real command, in a folder with an app of a factory."""
+    (tmp_path / "shop.py").write_text(
+        "from flask import Flask\n"
+        "from flask_executor_typed import Executor\n"
+        "executor, crunch = Executor(), Executor(name='crunch')\n"
+        "def create_app():\n"
+        "    app = Flask('shop')\n"
+        "    app.config['EXECUTOR_LOOP_FACTORY'] = 'asyncio:new_event_loop'\n"
+        "    app.config['CRUNCH_EXECUTOR_TYPE'] = 'process'\n"
+        "    app.config['CRUNCH_EXECUTOR_APP'] = 'shop:create_app'\n"
+        "    executor.init_app(app)\n"
+        "    crunch.init_app(app)\n"
+        "    return app\n",
+        "utf-8",
+    )
+
+    def run(*args: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "flask", *args],
+            cwd=tmp_path,
+            env={**os.environ, "FLASK_APP": "shop", "PYTHONPATH": str(ROOT), **environ},
+            capture_output=True,
+            text=True,
+            timeout=6 * TIMEOUT,
+            check=False,
+        )
+
+    return run
+
+
+def test_the_real_command_examines_the_app_of_a_factory_and_loads_it_in_a_worker(
+    flask: Flask_, tmp_path: Path
+) -> None:
+    ran = flask("executor", "doctor")
+    assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout
+    assert ran.stdout.startswith("Nothing was found that will go wrong.\n")
+
+    (tmp_path / "gunicorn.conf.py").write_text("workers = 2\n", "utf-8")
+    shop = tmp_path / "shop.py"
+    shop.write_text(shop.read_text("utf-8").replace("'shop:create_app'", "'shop:made'"), "utf-8")
+    ran = flask("executor", "doctor")
+    assert (ran.returncode, ran.stderr) == (1, ""), ran.stdout
+    assert ran.stdout.startswith("mend  crunch_executor: Worker processes do not start: CRUNCH_EX")
+    assert "hint  2 server processes" in ran.stdout
+    assert "Server: gunicorn, processes: 2, from gunicorn.conf.py.\n" in ran.stdout
+
+
+def test_the_real_command_shows_named_executors_and_explains_itself(flask: Flask_) -> None:
+    ran = flask("executor", "status")
+    assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout
+    assert "\ncrunch_executor\n  CRUNCH_EXECUTOR_TYPE = 'process'\n" in ran.stdout
+    ran = flask("executor", "--help")
+    assert "doctor  Say what will go wrong in this deployment.\n" in ran.stdout
+    assert "status  Show the executors of the app, with their settings" in ran.stdout
+    assert "\n  executor  What the executors of this app are" in flask("--help").stdout
+
+
+def test_commands_are_imported_when_they_are_wanted() -> None:
+    program = (
+        "import sys\n"
+        "from flask import Flask\n"
+        "from flask_executor_typed import Executor\n"
+        "app = Flask('app')\n"
+        "with Executor(app) as executor: executor.submit(int).result(10)\n"
+        "print([name for name in ('cli', 'doctor', 'deployment')\n"
+        "       if 'flask_executor_typed.' + name in sys.modules])\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=6 * TIMEOUT,
+        check=False,
+    )
+    assert (ran.stdout, ran.stderr) == ("[]\n", "")
