@@ -121,9 +121,9 @@ class ProcessBackend:
 
         Raises:
             ConfigError: it could not load the app.
-            JobLostError: processes end before they have.
+            JobLostError: no process can be started, or each ends before it has.
         """
-        self._start_worker().end()
+        self._start_worker(self._settings.name).end()
 
     def _cancel_pending(self) -> None:
         with contextlib.suppress(Empty):
