@@ -20,6 +20,7 @@ from .errors import (
     NoRequestError,
     OutsideContextError,
     OutsideLoopError,
+    QueueFullError,
     RemoteTracebackError,
     UnpicklableError,
     UploadsLeftBehindError,
@@ -28,6 +29,7 @@ from .errors import (
 from .executor import Executor
 from .futures import FutureCollection, FutureKey, FutureProxy, Progress
 from .jobs import ExecutorJob
+from .load import ExecutorStats
 from .resources import LoopResource
 from .signals import job_cancelled, job_failed, job_started, job_submitted, job_succeeded
 
@@ -42,6 +44,7 @@ __all__ = (
     "ExecutorClosedError",
     "ExecutorError",
     "ExecutorJob",
+    "ExecutorStats",
     "FutureCollection",
     "FutureKey",
     "FutureProxy",
@@ -55,6 +58,7 @@ __all__ = (
     "OutsideContextError",
     "OutsideLoopError",
     "Progress",
+    "QueueFullError",
     "RemoteTracebackError",
     "UnpicklableError",
     "UploadsLeftBehindError",

@@ -47,6 +47,7 @@ from typing_extensions import TypeVar as TypeVarWithDefault
 from . import signals
 from .context import ContextRules, ContextSnapshot, current_app_or_none
 from .errors import DuplicateKeyError
+from .load import Load
 from .logs import log_exception
 
 if TYPE_CHECKING:
@@ -263,6 +264,7 @@ class FutureProxy(Future[R]):
         "_held",
         "_id",
         "_interruptible",
+        "_load",
         "_progress",
         "_progress_watchers",
         "_queued",
@@ -301,6 +303,7 @@ class FutureProxy(Future[R]):
         self._rules = _DEFAULT_RULES if snapshot is None else snapshot.rules
         self._followed: Future[R] | None = None
         self._interruptible: _Interruptible | None = None
+        self._load: Load | None = None  # that the call is a part of, until it is done
         self._shared: _SharedState | None = None
         self._queued: _Queued | None = None  # the call, while it waits in a pool of threads
         self._held = False  # the call waits for its response or commit, which may never come
@@ -656,6 +659,8 @@ class FutureProxy(Future[R]):
         """Decide the outcome and tell all who watch; ``False`` if it was decided before."""
         if not self._take(_TO_SETTLE):
             return False
+        if (load := self._load) is not None:
+            load.settle(self, status, exception)
         self._result = result
         self._exception = exception
         self._finished = time.time()

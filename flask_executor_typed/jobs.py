@@ -95,6 +95,7 @@ class Submitter(Protocol):
         timeout: float | None = None,
         retries: int | None = None,
         backoff: Backoff | None = None,
+        block: float | None = None,
     ) -> Submitter: ...
 
 
@@ -202,6 +203,7 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
         timeout: float | None = None,
         retries: int | None = None,
         backoff: Backoff | None = None,
+        block: float | None = None,
     ) -> Self:
         """The same job with options for its calls; see :meth:`Executor.using`."""
         job = object.__new__(type(self))
@@ -213,6 +215,7 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
             timeout=timeout,
             retries=retries,
             backoff=backoff,
+            block=block,
         )
         return job
 

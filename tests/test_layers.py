@@ -15,10 +15,10 @@ PACKAGE = Path(flask_executor_typed.__file__).parent
 # From the bottom up. A package counts as one module; its own modules may import each other.
 LAYERS: tuple[set[str], ...] = (
     {"callers", "errors", "logs", "threads"},
-    {"config", "signals"},
+    {"config", "load", "signals"},
     {"context"},
     {"futures"},
-    {"calls", "completion"},
+    {"calls", "completion", "watchdog"},
     {"later", "loops"},
     {"backends", "jobs", "resources", "views"},
     {"executor"},

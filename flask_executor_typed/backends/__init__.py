@@ -20,6 +20,10 @@ __all__ = ("Backend", "ThreadBackend", "default_max_workers", "open_backend")
 class Backend(Protocol):
     """Runs calls somewhere. Every method may be called from any thread."""
 
+    def threads(self) -> tuple[int, int]:
+        """How many run now: of workers, and of event loops."""
+        ...
+
     def submit(self, call: Call[Any]) -> None:
         """Run ``call``, or raise ``ExecutorClosedError``; an accepted call settles its future."""
 
@@ -55,7 +59,9 @@ def open_backend(
         )
         backend = ProcessBackend(settings, max_workers, config.start_method)
     else:
-        backend = ThreadBackend(label, max_workers, config.max_loops, config.loop_factory)
+        backend = ThreadBackend(
+            label, max_workers, config.max_loops, config.loop_factory, config.slow_callback
+        )
     close_at_exit(backend)
     return backend
 

@@ -88,6 +88,9 @@ class ProcessBackend:
                 if not self._threads and future._refuse():
                     raise
 
+    def threads(self) -> tuple[int, int]:
+        return sum(thread.is_alive() for thread in list(self._threads)), 0
+
     def _context(self, call: Call[Any]) -> bytes | None:
         if self._settings.app is None:
             return None

@@ -30,14 +30,18 @@ class ThreadBackend:
         max_workers: int,
         max_loops: int,
         loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+        slow_callback: float | None = None,
     ) -> None:
-        self._loops = LoopPool(name, max_loops, loop_factory)
+        self._loops = LoopPool(name, max_loops, loop_factory, slow_callback)
         self._pool = _ThreadPool(name, max_workers, self._loops)
 
     @property
     def queue(self) -> SimpleQueue[Call[Any] | None]:
         """The calls of plain functions that no worker has taken yet."""
         return self._pool.queue
+
+    def threads(self) -> tuple[int, int]:
+        return self._pool.threads(), self._loops.threads()
 
     def submit(self, call: Call[Any]) -> None:
         if is_async_callable(call.fn):
@@ -83,6 +87,9 @@ class _ThreadPool:
         self._idle: deque[None] = deque()
         self._owed = 0  # guarded by _lock
         self._closed = False  # set under _lock
+
+    def threads(self) -> int:
+        return sum(thread.is_alive() for thread in [*self._workers, *self._spares])
 
     def submit(self, call: Call[Any]) -> None:
         future = call.future  # the call forgets it when it is done, which may be any moment now
