@@ -17,6 +17,7 @@ every kind of worker. The others are held elsewhere:
 from __future__ import annotations
 
 import concurrent.futures
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -122,6 +123,8 @@ def test_job_that_leaves_a_mess_has_an_outcome_and_its_worker_lives_on(
 ) -> None:
     if name in faulty.LOOP_MISBEHAVIOURS and place.call is not faulty.misbehave_async:
         pytest.skip("there is no loop here")
+    if name == "loop run again" and sys.version_info >= (3, 13):
+        pytest.skip("asyncio of Python 3.13 then forgets that its loop runs")
     future = place.submit(name)
     concurrent.futures.wait([future], SECONDS)
     assert future.done()
