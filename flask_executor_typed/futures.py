@@ -48,7 +48,7 @@ from . import signals
 from .context import ContextRules, ContextSnapshot, current_app_or_none
 from .errors import DuplicateKeyError
 from .load import Load
-from .logs import log_exception
+from .logs import log_exception, without_data
 
 if TYPE_CHECKING:
     from blinker import NamedSignal
@@ -251,6 +251,10 @@ class FutureProxy(Future[R]):
     # winner of _TO_SETTLE writes the result, then the state, then pops and calls every watcher.
     # Who adds a watcher looks at the state afterwards: if it is final, the watcher may or may not
     # have been popped, and removing it again tells which. So each watcher is called exactly once.
+    #
+    # Without the GIL too: there an item of a list, and an attribute in a slot, is stored under the
+    # object's own lock, and taking and giving back such a lock orders what all threads see. So who
+    # sees the state sees the result, and of two that each store and then look, one sees the other.
     #
     # ``_status`` changes once, from PENDING to what is final. That a call runs is told by the time
     # at which it started: a coroutine may be cancelled while its loop is about to start it, and
@@ -847,7 +851,8 @@ class _Callback:
         except BaseException:
             # Nobody can catch what a callback raises: the worker that runs it must live on.
             logger = LOGGER if future._app is None else future._app.logger
-            log_exception(logger, "exception calling callback %r for %r", self._fn, future)
+            fn = without_data(self._fn)
+            log_exception(logger, "exception calling callback %r for %r", fn, future)
 
 
 class ReadableFuture(Protocol[R_co]):

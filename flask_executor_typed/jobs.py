@@ -25,6 +25,7 @@ from typing_extensions import TypeVar as TypeVarWithDefault
 from .calls import Backoff
 from .futures import FutureKey, FutureProxy, OnDuplicate
 from .later import SessionLike
+from .logs import without_data
 
 __all__ = ("ExecutorJob", "JobDecorator", "Submitter")
 
@@ -177,7 +178,7 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
         return self.__qualname__  # pickled like a function: by the name it can be imported under
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.fn!r}>"
+        return f"<{type(self).__name__} {without_data(self.fn)!r}>"
 
     @overload
     def __get__(self, instance: None, owner: type | None = None, /) -> Self: ...

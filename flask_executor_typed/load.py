@@ -137,7 +137,7 @@ class Load:
             self._waiting -= 1
 
     def calls(self) -> list[_Counted]:
-        """The calls that are not done, oldest first."""
+        """The calls that are not done, oldest first. In one step, since others come and go."""
         return list(self._calls)
 
     def ended(self) -> tuple[int, int, int]:

@@ -140,6 +140,10 @@ def test_only_backends_makes_pools() -> None:
     assert importers_of("multiprocessing", "concurrent.futures.process") <= {"backends"}
 
 
+def test_only_backends_unpickles() -> None:
+    assert importers_of("pickle", "marshal", "shelve") == {"backends"}
+
+
 def test_only_executor_touches_app_extensions() -> None:
     assert modules_where(lambda node: getattr(node, "attr", None) == "extensions") == {"executor"}
 

@@ -218,7 +218,7 @@ class _ThreadPool:
 
     def _run_wanted_until(self, future: FutureProxy[Any]) -> None:
         """Be the spare worker that could not be started: Python 3.12 starts none at exit."""
-        while not future.done() and (call := next(iter(self._wanted), None)) is not None:
+        while not future.done() and (call := self._first_wanted()) is not None:
             if call.begin():
                 self._run(call)
 
@@ -242,6 +242,12 @@ class _ThreadPool:
     def unwant(self, call: Call[Any]) -> None:
         """A call is not pending any more."""
         self._wanted.pop(call, None)
+
+    def _first_wanted(self) -> Call[Any] | None:
+        while True:
+            # Nobody who adds or removes a call takes a lock, and may do so between these two steps.
+            with contextlib.suppress(RuntimeError):  # changed size during iteration
+                return next(iter(self._wanted), None)
 
     def _start_spare_if_all_wait(self) -> bool:
         """``False`` if a spare is wanted, and the system has no thread for it."""
@@ -267,7 +273,7 @@ class _ThreadPool:
         """A call for this spare worker; ``None`` ends it."""
         with self._lock:
             others = len(self._workers) - self._ended + len(self._spares) - 1
-            call = next(iter(self._wanted), None)
+            call = self._first_wanted()
             if call is None or self._waiting < others:
                 # Who wants a call from now on does not find this spare any more.
                 self._spares.remove(threading.current_thread())
