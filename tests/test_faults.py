@@ -28,6 +28,7 @@ from flask import Flask
 from flask_executor_typed import (
     Executor,
     FutureProxy,
+    UnpicklableError,
     job_failed,
     job_started,
     job_submitted,
@@ -129,6 +130,16 @@ def test_job_that_leaves_a_mess_has_an_outcome_and_its_worker_lives_on(
     concurrent.futures.wait([future], SECONDS)
     assert future.done()
     place.check()
+
+
+@pytest.mark.parametrize("name", [name for name in faulty.MISBEHAVIOURS if "result" in name])
+def test_result_that_cannot_be_sent_is_blamed_whatever_its_pickling_raises(
+    place: Place, name: str
+) -> None:
+    error = place.submit(name).exception(TIMEOUT)
+    assert isinstance(error, UnpicklableError) == (
+        place.app.config.get("EXECUTOR_TYPE") == "process"
+    )
 
 
 @pytest.mark.parametrize("name", ["SystemExit", "KeyboardInterrupt", "GeneratorExit", "memory"])

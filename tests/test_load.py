@@ -8,7 +8,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import FrozenInstanceError
 from typing import Any
@@ -28,6 +28,7 @@ from flask_executor_typed import (
 
 from . import processes
 from .conftest import TIMEOUT
+from .test_threads import Ended, has_fork, run_script
 
 
 class Held:
@@ -50,7 +51,7 @@ class Held:
 
 
 @contextlib.contextmanager
-def held(app: Flask, workers: int = 1, max_pending: int | None = 2) -> Iterator[Held]:
+def held(app: Flask, workers: int = 1, max_pending: int | None = 2) -> Generator[Held, None, None]:
     busy = Held(app, workers, max_pending)
     try:
         yield busy
@@ -582,6 +583,44 @@ def test_bound_can_be_changed_for_later_calls(app: Flask) -> None:
         assert not any(future.done() for future in pending)
         busy.release.set()
         assert [future.result(TIMEOUT) for future in pending] == [0, 0]
+
+
+def test_bound_that_is_set_after_init_app_holds(
+    app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    executor = Executor(app)
+    app.config["EXECUTOR_MAX_PENDING"] = 1
+    with executor:
+        future = executor.submit(never)
+        with pytest.raises(QueueFullError):
+            executor.submit(never)
+        future.cancel()
+    assert "max_pending: None -> 1" in caplog.text
+
+
+@has_fork
+def test_child_of_a_fork_counts_its_own_calls() -> None:
+    ended = run_script(
+        """
+        release = threading.Event()
+        waiting = [executor.submit(release.wait) for _ in range(6)]
+        executor.submit(double_async, 1).result()
+        child = os.fork()
+        if not child:
+            before = executor.stats()
+            executor.submit(double, 1).result()
+            after = executor.stats()
+            print(before.pending + before.running + before.succeeded, after.succeeded, flush=True)
+            os._exit(0)
+        os.waitpid(child, 0)
+        release.set()
+        executor.shutdown()
+        print(executor.stats().succeeded)
+        """,
+        "-W",
+        "ignore::DeprecationWarning",  # of a fork with threads
+    )
+    assert ended == Ended(0, "0 1\n7\n", "")
 
 
 def test_job_that_submits_too_much_hears_of_it_and_its_worker_lives_on(app: Flask) -> None:
