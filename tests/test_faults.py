@@ -72,7 +72,7 @@ class Place(NamedTuple):
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     """One for all tests: each finds the worker as the others have left it."""
     kind: str = request.param
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = {"EXECUTOR_TYPE": "thread"}
     if "process" in kind:
         settings = {"EXECUTOR_TYPE": "process", "EXECUTOR_APP": "tests.faulty:create_app"}
     app = faulty.create_app(**settings)
@@ -137,9 +137,8 @@ def test_result_that_cannot_be_sent_is_blamed_whatever_its_pickling_raises(
     place: Place, name: str
 ) -> None:
     error = place.submit(name).exception(TIMEOUT)
-    assert isinstance(error, UnpicklableError) == (
-        place.app.config.get("EXECUTOR_TYPE") == "process"
-    )
+    is_sent = place.app.config["EXECUTOR_TYPE"] == "process"
+    assert isinstance(error, UnpicklableError) == is_sent
 
 
 @pytest.mark.parametrize("name", ["SystemExit", "KeyboardInterrupt", "GeneratorExit", "memory"])
