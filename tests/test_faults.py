@@ -137,8 +137,8 @@ def test_result_that_cannot_be_sent_is_blamed_whatever_its_pickling_raises(
     place: Place, name: str
 ) -> None:
     error = place.submit(name).exception(TIMEOUT)
-    is_sent = place.app.config["EXECUTOR_TYPE"] == "process"
-    assert isinstance(error, UnpicklableError) == is_sent
+    kind: object = place.app.config["EXECUTOR_TYPE"]
+    assert isinstance(error, UnpicklableError) == (kind == "process")
 
 
 @pytest.mark.parametrize("name", ["SystemExit", "KeyboardInterrupt", "GeneratorExit", "memory"])
