@@ -49,6 +49,8 @@ class Place(NamedTuple):
     """Where jobs run, with one worker."""
 
     app: Flask
+    is_elsewhere: bool
+    """In another process."""
     executor: Executor
     call: Callable[[str], Any]
     fail_in_teardown: Callable[[str], Any]
@@ -72,7 +74,7 @@ class Place(NamedTuple):
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     """One for all tests: each finds the worker as the others have left it."""
     kind: str = request.param
-    settings: dict[str, Any] = {"EXECUTOR_TYPE": "thread"}
+    settings: dict[str, Any] = {}
     if "process" in kind:
         settings = {"EXECUTOR_TYPE": "process", "EXECUTOR_APP": "tests.faulty:create_app"}
     app = faulty.create_app(**settings)
@@ -82,6 +84,7 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
             where: Callable[[], Any] = faulty.where_async
             yield Place(
                 app,
+                bool(settings),
                 executor,
                 faulty.misbehave_async,
                 faulty.fail_in_teardown_async,
@@ -92,6 +95,7 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
             where = faulty.where
             yield Place(
                 app,
+                bool(settings),
                 executor,
                 faulty.misbehave,
                 faulty.fail_in_teardown,
@@ -137,8 +141,7 @@ def test_result_that_cannot_be_sent_is_blamed_whatever_its_pickling_raises(
     place: Place, name: str
 ) -> None:
     error = place.submit(name).exception(TIMEOUT)
-    kind: object = place.app.config["EXECUTOR_TYPE"]
-    assert isinstance(error, UnpicklableError) == (kind == "process")
+    assert isinstance(error, UnpicklableError) == place.is_elsewhere
 
 
 @pytest.mark.parametrize("name", ["SystemExit", "KeyboardInterrupt", "GeneratorExit", "memory"])
