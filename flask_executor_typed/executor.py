@@ -161,24 +161,19 @@ class _AppState:
 
     def _count_anew(self) -> None:
         key, bound = key_of("max_pending", name=self.name), self.config.max_pending
-        self._load = Load(self.label, key, bound, self.max_workers)
+        self.load = Load(self.label, key, bound, self.max_workers)
         # Coroutines start at once and then wait, so what is bounded is how many are not done.
-        apart = bound is not None and self.config.type == "thread"
-        self._load_of_loops = Load(self.label, key, bound) if apart else self._load
+        self.counts_apart = apart = bound is not None and self.config.type == "thread"
+        self._load_of_loops = Load(self.label, key, bound) if apart else self.load
 
     def load_for(self, fn: Callable[..., object]) -> Load:
-        """Where a call counts."""
-        load = self._load
-        return (
-            load
-            if self._load_of_loops is load or not is_async_callable(fn)
-            else self._load_of_loops
-        )
+        """Where a call counts, if plain functions and coroutines count apart."""
+        return self._load_of_loops if is_async_callable(fn) else self.load
 
     def stats(self) -> ExecutorStats:
         backend = self._backend
         workers, loops = (0, 0) if backend is None else backend.threads()
-        return stats_of({self._load, self._load_of_loops}, workers, loops)
+        return stats_of({self.load, self._load_of_loops}, workers, loops)
 
     @property
     def closed(self) -> bool:
@@ -728,7 +723,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             self._without_options or self,
             state.limits if self._limits is None else state.limits_with(self._limits),
         )
-        load = state.load_for(fn)
+        load = state.load_for(fn) if state.counts_apart else state.load
         try:
             load.admit(future, self._options.block, now=hold is None)
             if hold is not None:
@@ -756,7 +751,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             state = self._states.get(snapshot.app)
             if state is None:  # the app is garbage, together with its last response
                 raise ExecutorClosedError(self._label)
-            backend, load = state.backend(snapshot.app), state.load_for(call.fn)
+            backend = state.backend(snapshot.app)
+            load = state.load_for(call.fn) if state.counts_apart else state.load
             load.add(future)  # whether or not there is room: it was accepted
             backend.submit(call)
         except Exception as error:
@@ -1156,7 +1152,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     def stats(self) -> ExecutorStats:
         """What this process does for the app that a call would belong to now.
 
-        Reads the calls that are not done, one by one: a few milliseconds for 100,000 of them.
+        Reads the calls that are not done, one by one: some 20 milliseconds for 100,000 of them.
 
         Raises:
             NoAppError: as for :meth:`submit`.

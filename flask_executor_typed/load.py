@@ -114,17 +114,23 @@ class Load:
     def settle(self, future: _Counted, status: str, exception: BaseException | None) -> None:
         """Count how a call ends. To be called before those who wait for it hear of it."""
         next(self._failed if exception is not None else self._counts[status])
-        self.remove(future)
+        future._load = None
+        self._calls.pop(future, None)
+        if self._waiting:
+            self._tell_who_waits()
 
     def remove(self, future: _Counted) -> None:
         """Forget a call that is done, or was not accepted."""
         future._load = None
         self._calls.pop(future, None)
-        # A submitter says that it waits before it looks for room, and we make room before we look
-        # for who waits. So whoever is second sees what the other did.
         if self._waiting:
-            with self._room:
-                self._room.notify()
+            self._tell_who_waits()
+
+    def _tell_who_waits(self) -> None:
+        # A submitter says that it waits before it looks for room, and a call is removed before
+        # somebody looks for who waits. So whoever is second sees what the other did.
+        with self._room:
+            self._room.notify()
 
     def _has_room(self) -> bool:
         return self._capacity is None or len(self._calls) < self._capacity

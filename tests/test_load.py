@@ -420,7 +420,7 @@ def test_who_waits_for_room_gets_it_when_a_call_is_done(app: Flask, seconds: flo
         threads = [threading.Thread(target=submit) for _ in range(5)]
         for thread in threads:
             thread.start()
-        until(lambda: executor._states[app]._load._waiting == 5)
+        until(lambda: executor._states[app].load._waiting == 5)
         busy.release.set()
         for thread in threads:
             thread.join(TIMEOUT)
@@ -436,7 +436,7 @@ def test_who_waits_for_room_gets_that_of_a_cancelled_call(app: Flask) -> None:
             target=lambda: futures.append(executor.using(block=TIMEOUT).submit(int))
         )
         thread.start()
-        until(lambda: executor._states[app]._load._waiting == 1)
+        until(lambda: executor._states[app].load._waiting == 1)
         assert pending[0].cancel()
         thread.join(TIMEOUT / 2)
         assert [future.status for future in futures] == ["pending"]
@@ -468,7 +468,7 @@ def test_coroutine_waits_for_room_in_a_thread(app: Flask) -> None:
             waiting = asyncio.create_task(
                 asyncio.to_thread(executor.using(block=TIMEOUT).submit, int, "7")
             )
-            while not executor._states[app]._load._waiting:
+            while not executor._states[app].load._waiting:
                 await asyncio.sleep(0.001)
             busy.release.set()
             return await (await waiting)
@@ -497,7 +497,7 @@ def test_shutdown_ends_the_wait_for_room(app: Flask) -> None:
 
         thread = threading.Thread(target=submit)
         thread.start()
-        until(lambda: executor._states[app]._load._waiting == 1)
+        until(lambda: executor._states[app].load._waiting == 1)
         executor.shutdown(wait=False, cancel_futures=True)
         thread.join(TIMEOUT / 2)
         assert len(errors) == 1
