@@ -23,7 +23,7 @@ exclude_patterns = ["_build"]
 nitpicky = True
 nitpick_ignore_regex = [
     # Python's own documentation is not loaded, so that the build needs no network.
-    (r"py:.*", r"(asyncio|concurrent\.futures|contextvars)\..*"),
+    (r"py:.*", r"(asyncio|concurrent\.futures|contextvars|queue)\..*"),
 ]
 
 autodoc_member_order = "bysource"

@@ -21,6 +21,7 @@ from .errors import (
     NoRequestError,
     OutsideContextError,
     OutsideLoopError,
+    QueueFullError,
     RemoteTracebackError,
     UnpicklableError,
     UnsupportedError,
@@ -30,6 +31,7 @@ from .errors import (
 from .executor import Executor
 from .futures import FutureCollection, FutureKey, FutureProxy, Progress
 from .jobs import ExecutorJob
+from .load import ExecutorStats
 from .resources import LoopResource
 from .signals import job_cancelled, job_failed, job_started, job_submitted, job_succeeded
 
@@ -44,6 +46,7 @@ __all__ = (
     "ExecutorClosedError",
     "ExecutorError",
     "ExecutorJob",
+    "ExecutorStats",
     "FutureCollection",
     "FutureKey",
     "FutureProxy",
@@ -58,6 +61,7 @@ __all__ = (
     "OutsideContextError",
     "OutsideLoopError",
     "Progress",
+    "QueueFullError",
     "RemoteTracebackError",
     "UnpicklableError",
     "UnsupportedError",

@@ -73,8 +73,14 @@ class ExecutorConfig:
     max_loops: int = 1
     """Threads that keep an event loop for ``async def`` jobs, at most."""
 
+    max_pending: int | None = None
+    """Calls that may wait; ``None``: any number."""
+
     job_timeout: float | None = None
     """Seconds that a call may take from its start, unless it says otherwise; ``None``: no limit."""
+
+    slow_callback: float | None = None
+    """Seconds for which code may keep such a loop busy, until a warning tells where it is."""
 
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     """Makes those event loops; ``None``: uvloop's if it is installed, else asyncio's own."""
@@ -283,6 +289,8 @@ _PARSERS: dict[str, Callable[[str, object], object]] = {
     "start_method": _start_method,
     "max_workers": _count,
     "max_loops": _count,
+    "max_pending": _count,
+    "slow_callback": _seconds,
     "job_timeout": _seconds,
     "loop_factory": _loop_factory,
     "futures_max_length": _count,

@@ -9,7 +9,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 from types import CodeType
@@ -129,6 +129,7 @@ def _figures_of(app: Flask, executor: Executor[Any]) -> dict[str, Any]:
     return {
         "state": "shut down" if state.closed else "in use" if state._backend else "not used yet",
         "futures_kept": len(executor.futures),
+        **asdict(state.stats()),
     }
 
 

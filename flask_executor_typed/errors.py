@@ -6,6 +6,7 @@ builtin that a caller would expect, keeps its facts as attributes, and survives 
 
 from __future__ import annotations
 
+import queue
 from concurrent.futures import BrokenExecutor
 
 __all__ = (
@@ -24,6 +25,7 @@ __all__ = (
     "NoRequestError",
     "OutsideContextError",
     "OutsideLoopError",
+    "QueueFullError",
     "RemoteTracebackError",
     "UnpicklableError",
     "UnsupportedError",
@@ -83,6 +85,23 @@ class ExecutorClosedError(ExecutorError, RuntimeError):
         return (
             f"cannot submit to {self.name} after shutdown; "
             "init_app() makes the executor accept calls again"
+        )
+
+
+class QueueFullError(ExecutorError, queue.Full):
+    """A call was submitted while as many as may wait did, by ``EXECUTOR_MAX_PENDING``."""
+
+    def __init__(self, name: str, key: str, max_pending: int) -> None:
+        super().__init__(name, key, max_pending)
+        self.name: str = name
+        self.key: str = key
+        """The setting; an executor with a name has one of its own."""
+        self.max_pending: int = max_pending
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} is full: {self.key}={self.max_pending}; submit again later, or wait for "
+            "room with using(block=seconds)"
         )
 
 

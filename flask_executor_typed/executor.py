@@ -78,10 +78,11 @@ from .context import (
     running_call,
     without_resources,
 )
-from .errors import ExecutorClosedError, NoAppError
+from .errors import ExecutorClosedError, NoAppError, QueueFullError
 from .futures import FutureCollection, FutureKey, FutureProxy, OnDuplicate
 from .jobs import ExecutorJob, JobDecorator
 from .later import HeldCall, Hold, SessionLike, until_commit, until_response_is_over
+from .load import ExecutorStats, Load, stats_of
 from .logs import log_exception
 from .loops import is_async_callable
 from .resources import LoopResource
@@ -124,6 +125,7 @@ class _Options:
     timeout: float | None = None
     retries: int = 0
     backoff: Backoff = 0.0
+    block: float | None = None
 
     @property
     def limits(self) -> Limits | None:
@@ -164,6 +166,23 @@ class _AppState:
         self.rules = ContextRules(config.push_app_context, push_request, self._carry_g)
         if config.futures_max_length is not None:
             self._futures.max_length = config.futures_max_length
+        self._count_anew()
+
+    def _count_anew(self) -> None:
+        key, bound = key_of("max_pending", name=self.name), self.config.max_pending
+        self.load = Load(self.label, key, bound, self.max_workers)
+        # Coroutines start at once and then wait, so what is bounded is how many are not done.
+        self.counts_apart = apart = bound is not None and self.config.type == "thread"
+        self._load_of_loops = Load(self.label, key, bound) if apart else self.load
+
+    def load_for(self, fn: Callable[..., object]) -> Load:
+        """Where a call counts, if plain functions and coroutines count apart."""
+        return self._load_of_loops if is_async_callable(fn) else self.load
+
+    def stats(self) -> ExecutorStats:
+        backend = self._backend
+        workers, loops = (0, 0) if backend is None else backend.sizes()
+        return stats_of({self.load, self._load_of_loops}, workers, loops)
 
     @property
     def closed(self) -> bool:
@@ -248,6 +267,7 @@ class _AppState:
             self._finalizer.detach()
         self._backend = None
         self._lock = threading.RLock()  # the parent may have held it
+        self._count_anew()
         if self.views is not None:
             self.views.forget_parent()
 
@@ -376,6 +396,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         timeout: float | None = None,
         retries: int | None = None,
         backoff: Backoff | None = None,
+        block: float | None = None,
     ) -> Self:
         """This executor with options for the calls submitted through it.
 
@@ -399,6 +420,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             backoff: Seconds to wait before that; doubled for each further attempt. Or a function
                 that gives the seconds, of the number of the attempt that failed. A plain function
                 keeps its worker meanwhile.
+            block: Seconds to wait in ``submit`` for room, if there are as many calls as
+                ``EXECUTOR_MAX_PENDING`` allows; not where an event loop runs. See :doc:`overload`.
         """
         if on_duplicate not in {None, "error", "join", "replace"}:
             raise ValueError(
@@ -407,6 +430,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         if key is not None and not isinstance(key, FutureKey):
             hash(key)  # an unhashable key is an error here, where it is given
         _check_limits(timeout, retries, backoff)
+        if block is not None:
+            _check_number("block", block, lambda seconds: seconds >= 0, "seconds, 0 or more")
         given: dict[str, Any] = {
             "key": key,
             "on_duplicate": on_duplicate,
@@ -414,6 +439,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             "timeout": timeout,
             "retries": retries,
             "backoff": backoff,
+            "block": block,
         }
         options = replace(self._options, **{k: v for k, v in given.items() if v is not None})
         clone = object.__new__(type(self))
@@ -467,6 +493,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             NoAppError: before :meth:`init_app`, or if it is not clear for which app; a
                 ``RuntimeError``.
             ExecutorClosedError: after :meth:`shutdown`; a ``RuntimeError``.
+            QueueFullError: as many calls as ``EXECUTOR_MAX_PENDING`` allows wait; a ``queue.Full``.
         """
         return self._submit(self._options.key, fn, args, kwargs)
 
@@ -706,12 +733,15 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             self._without_options or self,
             state.limits if self._limits is None else state.limits_with(self._limits),
         )
-        if hold is not None:
-            hold(HeldCall(self, call))
-            return future
+        load = state.load_for(fn) if state.counts_apart else state.load
         try:
+            load.admit(future, self._options.block, now=hold is None)
+            if hold is not None:
+                hold(HeldCall(self, call))
+                return future
             state.backend(snapshot.app).submit(call)
         except BaseException as error:
+            load.remove(future)
             if key is not None:
                 self.futures._forget(future)
                 future._end_cancelled()  # somebody may have joined it meanwhile
@@ -731,7 +761,10 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             state = self._states.get(snapshot.app)
             if state is None:  # the app is garbage, together with its last response
                 raise ExecutorClosedError(self._label)
-            state.backend(snapshot.app).submit(call)
+            backend = state.backend(snapshot.app)
+            load = state.load_for(call.fn) if state.counts_apart else state.load
+            load.add(future)  # whether or not there is room: it was accepted
+            backend.submit(call)
         except Exception as error:
             log_exception(snapshot.app.logger, "background job %r could not be submitted", future)
             # Frames that the error went through refer to the future, or to the call and so to the
@@ -1126,6 +1159,18 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         calls = (start(fn, args) for args in arguments)
         return _Window(calls, buffersize, chunked=False)
 
+    # -- how much there is to do -----------------------------------------------------------------
+
+    def stats(self) -> ExecutorStats:
+        """What this process does for the app that a call would belong to now.
+
+        Reads the calls that are not done, one by one: some 20 milliseconds for 100,000 of them.
+
+        Raises:
+            NoAppError: as for :meth:`submit`.
+        """
+        return self._current()[1].stats()
+
     # -- jobs ------------------------------------------------------------------------------------
 
     @overload
@@ -1246,7 +1291,12 @@ class _Window:
     ) -> None:
         self._calls = calls
         self.chunked = chunked
-        self.futures = deque(itertools.islice(calls, size))
+        self.futures: deque[FutureProxy[Any]] = deque()
+        try:
+            self.futures.extend(itertools.islice(calls, size))
+        except QueueFullError:
+            self.cancel()  # nobody will ask for their results
+            raise
 
     def take(self, end: float | None) -> Any:
         """Give the next result away, and submit another call if one is left."""

@@ -47,7 +47,8 @@ from typing_extensions import TypeVar as TypeVarWithDefault
 from . import signals
 from .context import ContextRules, ContextSnapshot, current_app_or_none
 from .errors import DuplicateKeyError, UnsupportedError
-from .logs import log_exception
+from .load import Load
+from .logs import log_exception, without_data
 
 if TYPE_CHECKING:
     from blinker import NamedSignal
@@ -254,6 +255,10 @@ class FutureProxy(Future[R]):
     # Who adds a watcher looks at the state afterwards: if it is final, the watcher may or may not
     # have been popped, and removing it again tells which. So each watcher is called exactly once.
     #
+    # Without the GIL too: there an item of a list, and an attribute in a slot, is stored under the
+    # object's own lock, and taking and giving back such a lock orders what all threads see. So who
+    # sees the state sees the result, and of two that each store and then look, one sees the other.
+    #
     # ``_status`` changes once, from PENDING to what is final. That a call runs is told by the time
     # at which it started: a coroutine may be cancelled while its loop is about to start it, and
     # nothing that the loop writes then may replace the outcome.
@@ -266,6 +271,7 @@ class FutureProxy(Future[R]):
         "_held",
         "_id",
         "_interruptible",
+        "_load",
         "_progress",
         "_progress_watchers",
         "_queued",
@@ -304,6 +310,7 @@ class FutureProxy(Future[R]):
         self._rules = _DEFAULT_RULES if snapshot is None else snapshot.rules
         self._followed: Future[R] | None = None
         self._interruptible: _Interruptible | None = None
+        self._load: Load | None = None  # that the call is a part of, until it is done
         self._shared: _SharedState | None = None
         self._queued: _Queued | None = None  # the call, while it waits in a pool of threads
         self._held = False  # the call waits for its response or commit, which may never come
@@ -679,6 +686,8 @@ class FutureProxy(Future[R]):
         """Decide the outcome and tell all who watch; ``False`` if it was decided before."""
         if not self._take(_TO_SETTLE):
             return False
+        if (load := self._load) is not None:
+            load.settle(self, status, exception)
         self._result = result
         self._exception = exception
         self._finished = time.time()
@@ -865,7 +874,8 @@ class _Callback:
         except BaseException:
             # Nobody can catch what a callback raises: the worker that runs it must live on.
             logger = LOGGER if future._app is None else future._app.logger
-            log_exception(logger, "exception calling callback %r for %r", self._fn, future)
+            fn = without_data(self._fn)
+            log_exception(logger, "exception calling callback %r for %r", fn, future)
 
 
 class ReadableFuture(Protocol[R_co]):

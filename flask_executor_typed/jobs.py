@@ -25,6 +25,7 @@ from typing_extensions import TypeVar as TypeVarWithDefault
 from .calls import Backoff
 from .futures import FutureKey, FutureProxy, OnDuplicate
 from .later import SessionLike
+from .logs import without_data
 
 __all__ = ("ExecutorJob", "JobDecorator", "Submitter")
 
@@ -95,6 +96,7 @@ class Submitter(Protocol):
         timeout: float | None = None,
         retries: int | None = None,
         backoff: Backoff | None = None,
+        block: float | None = None,
     ) -> Submitter: ...
 
 
@@ -176,7 +178,7 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
         return self.__qualname__  # pickled like a function: by the name it can be imported under
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.fn!r}>"
+        return f"<{type(self).__name__} {without_data(self.fn)!r}>"
 
     @overload
     def __get__(self, instance: None, owner: type | None = None, /) -> Self: ...
@@ -202,6 +204,7 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
         timeout: float | None = None,
         retries: int | None = None,
         backoff: Backoff | None = None,
+        block: float | None = None,
     ) -> Self:
         """The same job with options for its calls; see :meth:`Executor.using`."""
         job = object.__new__(type(self))
@@ -213,6 +216,7 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
             timeout=timeout,
             retries=retries,
             backoff=backoff,
+            block=block,
         )
         return job
 

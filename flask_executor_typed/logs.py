@@ -6,10 +6,13 @@ The only module that swallows exceptions.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import sys
+from collections.abc import Callable
+from types import BuiltinFunctionType, FunctionType
 
-__all__ = ("log_exception",)
+__all__ = ("log_exception", "without_data")
 
 
 def log_exception(
@@ -18,3 +21,13 @@ def log_exception(
     """Log ``error``, by default the exception that is being handled."""
     with contextlib.suppress(BaseException):
         logger.error(message, *args, exc_info=error or sys.exc_info())
+
+
+def without_data(fn: Callable[..., object]) -> object:
+    """What a log or ``repr`` may show of a callable: the arguments that a partial holds, or the
+    object that a method belongs to, may be secrets."""
+    if isinstance(fn, functools.partial):
+        return without_data(fn.func)
+    if isinstance(fn, FunctionType | BuiltinFunctionType):
+        return fn
+    return getattr(fn, "__qualname__", type(fn).__qualname__)

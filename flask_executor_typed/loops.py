@@ -31,9 +31,11 @@ from asgiref.sync import (
 
 from .callers import line_of_caller
 from .calls import Call
+from .context import running_call
 from .errors import DeadlockError, ExecutorClosedError
 from .futures import FutureProxy, LoopInbox, wait_here_with
 from .threads import start_thread
+from .watchdog import Watchdog
 
 __all__ = (
     "LoopPool",
@@ -72,13 +74,19 @@ class LoopPool:
         name: str,
         max_loops: int,
         new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+        slow_callback: float | None = None,
     ) -> None:
         self._name = name
         self._new_loop = new_loop
+        self._slow_callback = slow_callback
         self._max_loops = max_loops
         self._lock = threading.RLock()  # reentrant: a finalizer may shut down while it is held
         self._threads: list[_LoopThread] = []  # guarded by _lock; only grows
         self._refusing = self._ended = False  # guarded by _lock
+
+    def size(self) -> int:
+        """How many loops run."""
+        return sum(thread.alive for thread in list(self._threads))
 
     def submit(self, call: Call[Any]) -> None:
         """Run the coroutine function of ``call`` on the least busy loop. Never blocks.
@@ -125,7 +133,7 @@ class LoopPool:
     def _start_another(self) -> None:
         try:
             thread_name = f"{self._name}-loop-{len(self._threads)}"
-            thread = _LoopThread(thread_name, self._name, self._new_loop)
+            thread = _LoopThread(thread_name, self._name, self._new_loop, self._slow_callback)
         except Exception:  # no more threads or files, it is the end, or EXECUTOR_LOOP_FACTORY fails
             if not self._threads:
                 raise
@@ -218,7 +226,11 @@ class _LoopThread:
     """One event loop and the thread that runs it."""
 
     def __init__(
-        self, name: str, pool_name: str, new_loop: Callable[[], asyncio.AbstractEventLoop] | None
+        self,
+        name: str,
+        pool_name: str,
+        new_loop: Callable[[], asyncio.AbstractEventLoop] | None,
+        slow_callback: float | None = None,
     ) -> None:
         # In a context of its own: the loop keeps the one that it is made in as long as it lives,
         # and we are called from a view.
@@ -226,6 +238,7 @@ class _LoopThread:
             _made_by, new_loop or _new_loop_of_uvloop_or_asyncio
         )
         self._pool_name = pool_name
+        self._slow_callback = slow_callback
         self._inbox = LoopInbox(self.loop)
         self._refusing = False  # these two are set once, and never unset
         self._cancels_pending = False
@@ -243,6 +256,10 @@ class _LoopThread:
             del _loop_threads[self.loop]
             self.loop.close()
             raise
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
 
     @property
     def busy(self) -> int:
@@ -352,6 +369,10 @@ class _LoopThread:
     def _main(self) -> None:
         asyncio.set_event_loop(self.loop)
         self._forbid_blocking()
+        watchdog = None
+        if self._slow_callback is not None:
+            name = threading.current_thread().name
+            watchdog = Watchdog(self.loop, name, self._slow_callback, self._running)
         try:
             while not self._ended:
                 # Neither a job that stops the loop ends it for the others, nor a task of a job's
@@ -365,9 +386,19 @@ class _LoopThread:
             _loop_threads.pop(self.loop, None)
             self.loop.set_task_factory(None)  # it refers to us
             self.loop.close()
+            if watchdog is not None:
+                watchdog.end()
 
     def _forbid_blocking(self) -> None:
         wait_here_with(_refuse_to_block)
+
+    def _running(self) -> FutureProxy[Any] | None:
+        """The future of the job that keeps the loop busy, for another thread to see."""
+        task = asyncio.current_task(self.loop)
+        call = next((call for call in list(self._calls) if call.task is task), None)
+        if call is None and task is not None and sys.version_info >= (3, 12):
+            call = task.get_context().get(running_call)  # of a task that a job has started
+        return getattr(call, "future", None)  # it may be over by now
 
     # -- residents, all in the loop's thread -----------------------------------------------------
 
@@ -467,10 +498,6 @@ class ViewLoop(_LoopThread):
         self._loops_firstiter: Callable[[AsyncGenerator[Any, Any]], object] | None = None
         super().__init__(name, pool_name, new_loop)
         self.loop.set_task_factory(self._make_task)
-
-    @property
-    def alive(self) -> bool:
-        return self._thread.is_alive()
 
     def _forbid_blocking(self) -> None:
         """A view that blocks delays only itself."""

@@ -18,7 +18,7 @@ from flask import Flask, has_app_context
 from flask_executor_typed import ConfigError, Executor
 from flask_executor_typed.config import ExecutorConfig, GivenExecutor, warn_of_unknown_keys
 
-COUNTS = ("max_workers", "max_loops", "futures_max_length")
+COUNTS = ("max_workers", "max_loops", "max_pending", "futures_max_length")
 BOOLEANS = (
     "push_app_context",
     "push_request_context",
@@ -26,7 +26,7 @@ BOOLEANS = (
     "propagate_exceptions",
     "async_views",
 )
-OTHERS = ("type", "app", "start_method", "job_timeout", "loop_factory")
+OTHERS = ("type", "app", "start_method", "job_timeout", "slow_callback", "loop_factory")
 
 
 def key_of(field: str, name: str = "") -> str:
@@ -47,7 +47,9 @@ def test_defaults() -> None:
         start_method=None,
         max_workers=None,
         max_loops=1,
+        max_pending=None,
         job_timeout=None,
+        slow_callback=None,
         loop_factory=None,
         futures_max_length=None,
         push_app_context=True,

@@ -391,6 +391,28 @@ def test_jobs_that_wait_while_the_interpreter_exits_are_done() -> None:
     assert ended == Ended(0, "42\n", "")
 
 
+def test_wanted_call_is_found_although_others_come_and_go_meanwhile(
+    app: Flask, executor: Executor
+) -> None:
+    class Changing(dict[Any, None]):
+        """Another thread adds an item between ``iter()`` and ``next()``, twice."""
+
+        times = 2
+
+        def __iter__(self) -> Iterator[Any]:
+            iterator = super().__iter__()
+            if self.times:
+                self.times -= 1
+                self[object()] = None
+            return iterator
+
+    backend: Any = executor._states[app].backend(app)
+    pool, first = backend._pool, object()
+    pool._wanted = Changing({first: None})
+    assert pool._first_wanted() is first
+    pool._wanted = {}
+
+
 def test_calls_that_jobs_wait_for_are_forgotten_when_they_run(app: Flask) -> None:
     with Executor(app) as executor:
 

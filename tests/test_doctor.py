@@ -398,10 +398,11 @@ def test_status_shows_each_executor_with_its_settings_and_figures(app: Flask) ->
         both, _, note = ran.output.partition("\n\n")
         first, _, second = both.partition("mail_executor\n")
         assert first.startswith("executor\n  EXECUTOR_TYPE = 'thread'\n")
-        assert first.endswith("  state: not used yet\n  futures kept: 0\n")
+        assert "  state: not used yet\n  futures kept: 0\n  pending: 0\n" in first
         assert "  MAIL_EXECUTOR_MAX_WORKERS = 2\n" in second
         assert "  MAIL_EXECUTOR_LOOP_FACTORY = 'make_loop'\n" in second
-        assert second.endswith("  state: in use\n  futures kept: 1")
+        assert "  state: in use\n  futures kept: 1\n  pending: 0\n" in second
+        assert "  succeeded: 1\n" in second
         assert " ".join(note.split()) == (
             f"The figures are those of this process ({os.getpid()}), which was started for this "
             "command and has run no jobs. It cannot see those of the server: call "

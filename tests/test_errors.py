@@ -6,6 +6,7 @@ import copy
 import inspect
 import pickle
 from concurrent.futures import BrokenExecutor
+from queue import Full
 
 import pytest
 
@@ -26,6 +27,7 @@ from flask_executor_typed.errors import (
     NoRequestError,
     OutsideContextError,
     OutsideLoopError,
+    QueueFullError,
     RemoteTracebackError,
     UnpicklableError,
     UnsupportedError,
@@ -52,6 +54,14 @@ ERRORS: list[tuple[ExecutorError, type[Exception], str]] = [
         DeadlockError("app.py:12", "report", "which waits for this line"),
         RuntimeError,
         "app.py:12 waits for report, which waits for this line",
+    ),
+    (
+        QueueFullError("executor", "EXECUTOR_MAX_PENDING", 100),
+        Full,
+        (
+            "executor is full: EXECUTOR_MAX_PENDING=100; submit again later, or wait for room "
+            "with using(block=seconds)"
+        ),
     ),
     (
         JobTimeoutError("report", 1.5),

@@ -15,11 +15,11 @@ PACKAGE = Path(flask_executor_typed.__file__).parent
 # From the bottom up. A package counts as one module; its own modules may import each other.
 LAYERS: tuple[set[str], ...] = (
     {"callers", "commands", "deployment", "errors", "logs", "threads"},
-    {"green", "signals"},
+    {"green", "load", "signals"},
     {"config"},
     {"context"},
     {"futures"},
-    {"calls", "completion"},
+    {"calls", "completion", "watchdog"},
     {"later", "loops"},
     {"backends", "jobs", "resources", "views"},
     {"executor"},
@@ -140,6 +140,10 @@ def test_only_backends_makes_pools() -> None:
 
     assert modules_where(names_a_pool) <= {"backends"}
     assert importers_of("multiprocessing", "concurrent.futures.process") <= {"backends"}
+
+
+def test_only_backends_unpickles() -> None:
+    assert importers_of("pickle", "marshal", "shelve") == {"backends"}
 
 
 def test_only_executor_touches_app_extensions() -> None:

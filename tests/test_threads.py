@@ -71,12 +71,12 @@ class Ended(NamedTuple):
     stderr: str
 
 
-def run_script(body: str, *options: str, **env: str) -> Ended:
+def run_script(body: str, *options: str, seconds: float = SCRIPT_TIMEOUT, **env: str) -> Ended:
     """Run a script, after the prelude, in a new interpreter."""
-    return run_python(*options, "-c", PRELUDE + dedent(body), **env)
+    return run_python(*options, "-c", PRELUDE + dedent(body), seconds=seconds, **env)
 
 
-def run_python(*arguments: str, **env: str) -> Ended:
+def run_python(*arguments: str, seconds: float = SCRIPT_TIMEOUT, **env: str) -> Ended:
     source = Path(flask_executor_typed.__file__).parents[1]
     done = subprocess.run(
         [sys.executable, *arguments],
@@ -84,7 +84,7 @@ def run_python(*arguments: str, **env: str) -> Ended:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=SCRIPT_TIMEOUT + TIMEOUT,
+        timeout=seconds + TIMEOUT,
         check=False,
     )
     return Ended(done.returncode, done.stdout, done.stderr)

@@ -35,6 +35,10 @@ class Backend(Protocol):
         """What it can do. A call that asks for more is refused."""
         ...
 
+    def sizes(self) -> tuple[int, int]:
+        """How many run now: of workers, and of event loops."""
+        ...
+
     def submit(self, call: Call[Any]) -> None:
         """Run ``call``, or raise ``ExecutorClosedError``; an accepted call settles its future.
 
@@ -72,7 +76,9 @@ def open_backend(
     backend: Backend
     if config.type == "thread":
         max_workers = config.max_workers or default_max_workers("thread")
-        backend = ThreadBackend(label, max_workers, config.max_loops, config.loop_factory)
+        backend = ThreadBackend(
+            label, max_workers, config.max_loops, config.loop_factory, config.slow_callback
+        )
     elif config.type == "sync":
         from .here import SyncBackend
 

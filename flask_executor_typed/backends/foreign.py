@@ -176,6 +176,9 @@ class LocalBackend:
             self._threads.release()
             error = None  # its traceback refers to this frame
 
+    def sizes(self) -> tuple[int, int]:
+        return self._threads.sizes()
+
     def shutdown(self, *, wait: bool, cancel_pending: bool) -> None:
         _shut_down(self._pool, self._threads, wait=wait, cancel_pending=cancel_pending)
 
@@ -250,6 +253,9 @@ class RemoteBackend:
         except BaseException as error:  # it could be made anew there, and cannot here
             reason = f"{type(error).__name__}: {error}"
             call._fail(UnpicklableError(call.future.name, "its outcome", reason))
+
+    def sizes(self) -> tuple[int, int]:
+        return 0, 0  # nobody tells us
 
     def shutdown(self, *, wait: bool, cancel_pending: bool) -> None:
         _shut_down(self._pool, self._calls, wait=wait, cancel_pending=cancel_pending)

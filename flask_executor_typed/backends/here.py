@@ -76,6 +76,11 @@ class AcceptedCalls:
     def _end(self) -> None:
         """No call will come any more, and none is left. May be called again."""
 
+    def sizes(self) -> tuple[int, int]:
+        """How many threads run calls or their callbacks now, as far as this knows; and loops."""
+        with self._changed:
+            return len(set(self._threads)), 0
+
 
 class BorrowedThreads(AcceptedCalls):
     """Runs calls in whatever thread it is called. What they need of loops, it has."""
@@ -132,6 +137,9 @@ class BorrowedThreads(AcceptedCalls):
                 self._timers.start_one()
         return self._timers.call_later(seconds, fn)
 
+    def sizes(self) -> tuple[int, int]:
+        return super().sizes()[0], sum(pool.size() for pool in self._pools)
+
     def join(self) -> bool:
         if any(pool.serves_this_thread() for pool in self._pools) or not super().join():
             return False
@@ -164,6 +172,9 @@ class SyncBackend:
             self._threads.run(call)
         finally:
             self._threads.release()
+
+    def sizes(self) -> tuple[int, int]:
+        return self._threads.sizes()
 
     def shutdown(self, *, wait: bool, cancel_pending: bool) -> None:
         self._threads.close()  # nothing is ever pending

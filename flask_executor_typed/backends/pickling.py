@@ -190,7 +190,7 @@ def dump_result(name: str, result: object) -> bytes:
         pickled = _dumps(result)
         if type(result) not in _PLAIN:
             pickle.loads(pickled)
-    except Exception as error:
+    except BaseException as error:  # SystemExit too: it would end the worker, and nobody hear of it
         raise UnpicklableError(name, "its result", _describe(error)) from error
     return pickled
 
@@ -209,7 +209,7 @@ def dump_error(name: str, error: BaseException) -> bytes:
     try:
         pickled = pickle.dumps((error, text))
         pickle.loads(pickled)
-    except Exception:
+    except BaseException:
         return pickle.dumps((WorkerError(name, text), None))
     return pickled
 
@@ -227,5 +227,8 @@ _NO_CONTEXT = PortableContext({}, None)
 _NO_CONTEXT_PICKLED = dump_context(_NO_CONTEXT)[0]
 
 
-def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+def _describe(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except BaseException:  # of its __str__
+        return type(error).__name__

@@ -105,6 +105,9 @@ class ProcessBackend:
                 if not self._threads and future._refuse():
                     raise
 
+    def sizes(self) -> tuple[int, int]:
+        return sum(thread.is_alive() for thread in list(self._threads)), 0
+
     def shutdown(self, *, wait: bool, cancel_pending: bool) -> None:
         with self._lock:
             self._closed = True

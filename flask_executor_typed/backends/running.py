@@ -128,7 +128,8 @@ class Runner:
     def _explained(self, error: BaseException, name: str) -> BaseException:
         """What to do, if a job looked for a context that this executor's jobs do not have."""
         settings = self._settings
-        reason = str(error).split(".")[0] if isinstance(error, RuntimeError) else ""
+        # Of a class that is not ours to trust, even str() may raise.
+        reason = str(error).split(".")[0] if type(error) is RuntimeError else ""
         if reason == "Working outside of application context" or (
             reason == "Working outside of request context" and settings.app is None
         ):

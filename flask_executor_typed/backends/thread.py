@@ -35,11 +35,12 @@ class ThreadBackend:
         max_workers: int,
         max_loops: int,
         loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+        slow_callback: float | None = None,
     ) -> None:
         check_patched_before_import()
         library = patched_by()
         if library is None:
-            self._loops = LoopPool(name, max_loops, loop_factory)
+            self._loops = LoopPool(name, max_loops, loop_factory, slow_callback)
         else:
             self._loops = NoLoops(name, library)
         self._pool = _ThreadPool(name, max_workers, self._loops)
@@ -48,6 +49,9 @@ class ThreadBackend:
     def queue(self) -> SimpleQueue[Call[Any] | None]:
         """The calls of plain functions that no worker has taken yet."""
         return self._pool.queue
+
+    def sizes(self) -> tuple[int, int]:
+        return self._pool.size(), self._loops.size()
 
     def submit(self, call: Call[Any]) -> None:
         if is_async_callable(call.fn):
@@ -97,6 +101,9 @@ class _ThreadPool:
         self._idle: deque[None] = deque()
         self._owed = 0  # guarded by _lock
         self._closed = False  # set under _lock
+
+    def size(self) -> int:
+        return sum(thread.is_alive() for thread in [*self._workers, *self._spares])
 
     def submit(self, call: Call[Any]) -> None:
         future = call.future  # the call forgets it when it is done, which may be any moment now
@@ -225,7 +232,7 @@ class _ThreadPool:
 
     def _run_wanted_until(self, future: FutureProxy[Any]) -> None:
         """Be the spare worker that could not be started: Python 3.12 starts none at exit."""
-        while not future.done() and (call := next(iter(self._wanted), None)) is not None:
+        while not future.done() and (call := self._first_wanted()) is not None:
             if call.begin():
                 self._run(call)
 
@@ -249,6 +256,12 @@ class _ThreadPool:
     def unwant(self, call: Call[Any]) -> None:
         """A call is not pending any more."""
         self._wanted.pop(call, None)
+
+    def _first_wanted(self) -> Call[Any] | None:
+        while True:
+            # Nobody who adds or removes a call takes a lock, and may do so between these two steps.
+            with contextlib.suppress(RuntimeError):  # changed size during iteration
+                return next(iter(self._wanted), None)
 
     def _start_spare_if_all_wait(self) -> bool:
         """``False`` if a spare is wanted, and the system has no thread for it."""
@@ -274,7 +287,7 @@ class _ThreadPool:
         """A call for this spare worker; ``None`` ends it."""
         with self._lock:
             others = len(self._workers) - self._ended + len(self._spares) - 1
-            call = next(iter(self._wanted), None)
+            call = self._first_wanted()
             if call is None or self._waiting < others:
                 # Who wants a call from now on does not find this spare any more.
                 self._spares.remove(threading.current_thread())

@@ -12,6 +12,7 @@ from typing_extensions import assert_type
 from flask_executor_typed import (
     CurrentJob,
     Executor,
+    ExecutorStats,
     FutureProxy,
     JobTimeoutError,
     Progress,
@@ -42,6 +43,18 @@ current_job.id = "other"  # error: expected
 current_job.attempt = 2  # error: expected
 current_job.result()  # error: expected
 
+# -- how much there is to do
+
+stats = executor.stats()
+assert_type(stats, ExecutorStats)
+assert_type(stats.pending + stats.running, int)
+assert_type(stats.succeeded + stats.failed + stats.cancelled, int)
+assert_type(stats.workers + stats.loops, int)
+assert_type(stats.oldest_pending_age, float)
+stats.pending = 0  # error: expected
+assert_type(executor.using(block=1.5).submit(len, "a"), FutureProxy[int])
+executor.using(block="1")  # error: expected
+
 # -- limits
 
 
@@ -57,6 +70,7 @@ async def alimited(number: int) -> str:
 
 assert_type(limited(1), str)
 assert_type(limited.submit(1), FutureProxy[str])
+assert_type(limited.using(block=1).submit(1), FutureProxy[str])
 assert_type(alimited.submit(1), FutureProxy[str])
 assert_type(limited.using(timeout=1, retries=2, backoff=1).submit(1), FutureProxy[str])
 assert_type(executor.using(timeout=1, retries=2, backoff=1), Executor[Any])

@@ -1,0 +1,175 @@
+"""How much an executor has to do: calls that are not done, how many may be, and how they ended.
+
+The only module that counts calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
+from dataclasses import dataclass
+from typing import Protocol
+
+from .callers import line_of_caller
+from .errors import DeadlockError, QueueFullError
+
+__all__ = ("ExecutorStats", "Load", "stats_of")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutorStats:
+    """What an executor does in this process, for one app: made by ``executor.stats()``."""
+
+    pending: int
+    """Calls that were accepted and have not started."""
+
+    running: int
+    """Calls that have started and are not done, coroutines that wait included."""
+
+    succeeded: int
+    """Calls that have a result, since the workers of this process were made."""
+
+    failed: int
+    """Calls that raised, or took too long, since then."""
+
+    cancelled: int
+    """Calls that were cancelled, before or while they ran, since then."""
+
+    workers: int
+    """Threads that run plain functions now, or that each look after a worker process; 0 if the
+    workers are another library's."""
+
+    loops: int
+    """Threads that each run an event loop now."""
+
+    oldest_pending_age: float
+    """Seconds since the oldest of the pending calls was submitted; 0.0 if there is none."""
+
+
+class _Counted(Protocol):
+    """What is needed of a future."""
+
+    name: str
+    _load: Load | None
+    _started: float
+    _submitted: float
+
+
+class Load:
+    """The calls of one kind that were accepted and are not done."""
+
+    # No lock in the way of a call, as long as there is no bound: items of a dict are set and
+    # removed atomically, with the GIL and without it, and so is the next of a count taken. (Only
+    # on the experimental free-threaded 3.13 two threads may take the same one.)
+
+    def __init__(self, label: str, key: str, max_pending: int | None, workers: int = 0) -> None:
+        self._label = label
+        self._key = key
+        self._max_pending = max_pending
+        self._capacity = None if max_pending is None else max_pending + workers
+        self._calls: dict[_Counted, None] = {}  # oldest first; with a bound, added to under _room
+        self._room = threading.Condition()  # reentrant: a finalizer may settle a future meanwhile
+        self._waiting = 0  # for room; guarded by _room
+        self._failed = itertools.count()
+        self._counts = {FINISHED: itertools.count(), CANCELLED_AND_NOTIFIED: itertools.count()}
+
+    def admit(self, future: _Counted, seconds: float | None, *, now: bool = True) -> None:
+        """Count a call from now on, if there is room.
+
+        Args:
+            future: The call's.
+            seconds: How long to wait for room; ``None``: not at all.
+            now: Or else look for room only; :meth:`add` is to come later.
+
+        Raises:
+            DeadlockError: waiting would stop the event loop that runs here.
+            QueueFullError: there is no room.
+        """
+        if self._capacity is None:
+            if now:
+                future._load = self  # as add() does, in half of the time
+                self._calls[future] = None
+            return
+        if seconds and asyncio._get_running_loop() is not None:
+            raise DeadlockError(
+                line_of_caller(),
+                f"room for {future.name}",
+                "which would stop the event loop here; use 'await asyncio.to_thread("
+                "executor.using(block=...).submit, ...)'",
+            )
+        with self._room:
+            if not self._has_room() and not (seconds and self._wait_for_room(seconds)):
+                raise QueueFullError(self._label, self._key, self._max_pending or 0)
+            if now:
+                self.add(future)
+
+    def add(self, future: _Counted) -> None:
+        """Count a call from now on, whether or not there is room."""
+        future._load = self
+        self._calls[future] = None
+
+    def settle(self, future: _Counted, status: str, exception: BaseException | None) -> None:
+        """Count how a call ends. To be called before those who wait for it hear of it."""
+        next(self._failed if exception is not None else self._counts[status])
+        future._load = None
+        self._calls.pop(future, None)
+        if self._waiting:
+            self._tell_who_waits()
+
+    def remove(self, future: _Counted) -> None:
+        """Forget a call that is done, or was not accepted."""
+        future._load = None
+        self._calls.pop(future, None)
+        if self._waiting:
+            self._tell_who_waits()
+
+    def _tell_who_waits(self) -> None:
+        # A submitter says that it waits before it looks for room, and a call is removed before
+        # somebody looks for who waits. So whoever is second sees what the other did.
+        with self._room:
+            self._room.notify()
+
+    def _has_room(self) -> bool:
+        return self._capacity is None or len(self._calls) < self._capacity
+
+    def _wait_for_room(self, seconds: float) -> bool:
+        self._waiting += 1
+        try:
+            return self._room.wait_for(self._has_room, min(seconds, threading.TIMEOUT_MAX))
+        finally:
+            self._waiting -= 1
+
+    def calls(self) -> list[_Counted]:
+        """The calls that are not done, oldest first. In one step, since others come and go."""
+        return list(self._calls)
+
+    def ended(self) -> tuple[int, int, int]:
+        """How many calls succeeded, failed, and were cancelled."""
+        succeeded, cancelled = self._counts.values()
+        return _taken(succeeded), _taken(self._failed), _taken(cancelled)
+
+
+def stats_of(loads: Iterable[Load], workers: int, loops: int) -> ExecutorStats:
+    loads = list(loads)
+    calls = [call for load in loads for call in load.calls()]
+    waiting = [call._submitted for call in calls if not call._started]
+    succeeded, failed, cancelled = map(sum, zip(*(load.ended() for load in loads), strict=True))
+    return ExecutorStats(
+        pending=len(waiting),
+        running=len(calls) - len(waiting),
+        succeeded=succeeded,
+        failed=failed,
+        cancelled=cancelled,
+        workers=workers,
+        loops=loops,
+        oldest_pending_age=max(0.0, time.time() - min(waiting)) if waiting else 0.0,
+    )
+
+
+def _taken(count: itertools.count[int]) -> int:
+    """How many were taken of a count; it tells nobody in another way."""
+    return int(repr(count)[len("count(") : -1])

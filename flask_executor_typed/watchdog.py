@@ -1,0 +1,93 @@
+"""Tells of code that keeps an event loop busy, while all the other jobs there wait.
+
+The only module that looks into the stack of another thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from .futures import FutureProxy
+from .threads import start_thread
+
+__all__ = ("Watchdog",)
+
+_logger = logging.getLogger("flask_executor_typed")
+
+_ASKED_EVERY = 0.25
+"""Of the seconds that a loop may be busy: by so much more, at most, it is told too late."""
+
+
+class Watchdog:
+    """Asks the event loop of this thread for an answer, again and again, from a thread beside it.
+
+    Args:
+        loop: The loop that this thread is about to run.
+        name: What the thread of the loop is called.
+        seconds: How long an answer may take.
+        running: Finds the future of the job that runs on the loop; called in the other thread.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        name: str,
+        seconds: float,
+        running: Callable[[], FutureProxy[object] | None],
+    ) -> None:
+        self._loop = loop
+        self._name = name
+        self._seconds = seconds
+        self._running = running
+        self._watched = threading.get_ident()
+        self._ended = threading.Event()
+        self._answered = threading.Event()
+        with contextlib.suppress(RuntimeError):  # no more threads: jobs run, unwatched
+            start_thread(f"{name}-watchdog", self._watch)
+
+    def end(self) -> None:
+        """Stop watching: the loop is closed."""
+        # Whoever was asked before the loop was closed never answers. The event was there before the
+        # question, so this is it; and asking a closed loop is an error.
+        self._ended.set()
+        self._answered.set()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(self._seconds * _ASKED_EVERY):
+            answered = self._answered = threading.Event()
+            try:
+                self._loop.call_soon_threadsafe(answered.set)
+            except RuntimeError:  # closed
+                return
+            if not answered.wait(self._seconds):
+                with contextlib.suppress(BaseException):  # a log handler may raise anything
+                    self._warn()
+                answered.wait()  # once for each time
+
+    def _warn(self) -> None:
+        future = self._running()
+        frame = sys._current_frames().get(self._watched)
+        stack = traceback.StackSummary() if frame is None else traceback.extract_stack(frame)
+        logger = _logger if future is None or future._app is None else future._app.logger
+        logger.warning(
+            "%s keeps the event loop of %s busy for more than %g s, and all other jobs there "
+            "wait. It is here:\n%s",
+            "A callback" if future is None else f"Background job {future.name} [{future.id}]",
+            self._name,
+            self._seconds,
+            "".join(_below_this_package(stack).format()).rstrip(),
+        )
+
+
+def _below_this_package(stack: traceback.StackSummary) -> traceback.StackSummary:
+    """What the job itself has called."""
+    ours = str(Path(__file__).parent)
+    inner = [number for number, frame in enumerate(stack, 1) if frame.filename.startswith(ours)]
+    return traceback.StackSummary.from_list(stack[inner[-1] if inner else 0 :])
