@@ -13,11 +13,13 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from importlib import import_module
+from math import inf
 from operator import attrgetter
 from typing import Any
 
 from .callers import levels_to_caller
 from .errors import ConfigError
+from .threads import AtExit
 
 __all__ = ("ExecutorConfig", "key_of", "warn_of_unknown_keys")
 
@@ -55,6 +57,13 @@ class ExecutorConfig:
     job_timeout: float | None = None
     """Seconds that a call may take from its start, unless it says otherwise; ``None``: no limit."""
 
+    shutdown_timeout: float | None = None
+    """Seconds that accepted calls have to end, once the interpreter exits or ``shutdown()`` is
+    called; ``None``: no limit."""
+
+    cancel_pending_at_exit: bool = False
+    """Whether calls that have not begun are cancelled when the interpreter exits; else they run."""
+
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     """Makes those event loops; ``None``: uvloop's if it is installed, else asyncio's own."""
 
@@ -76,6 +85,12 @@ class ExecutorConfig:
 
     async_views: bool = False
     """Whether async views run on loops that last, and not each on one of its own."""
+
+    @property
+    def at_exit(self) -> AtExit:
+        """What becomes of accepted calls when the interpreter exits."""
+        timeout = inf if self.shutdown_timeout is None else self.shutdown_timeout
+        return AtExit(timeout, self.cancel_pending_at_exit)
 
     @classmethod
     def from_mapping(cls, config: Mapping[str, Any], *, name: str = "") -> ExecutorConfig:
@@ -142,6 +157,18 @@ def _seconds(key: str, value: object) -> float:
     except ValueError:
         pass
     raise ConfigError(key, value, "seconds, more than 0, or None for no limit")
+
+
+def _seconds_or_none_at_all(key: str, value: object) -> float:
+    """Seconds, or 0."""
+    try:
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+            seconds = float(value)
+            if seconds >= 0:  # which "nan" is not
+                return seconds
+    except ValueError:
+        pass
+    raise ConfigError(key, value, "seconds, 0 or more, or None for no limit")
 
 
 def _boolean(key: str, value: object) -> bool:
@@ -212,6 +239,8 @@ _PARSERS: dict[str, Callable[[str, object], object]] = {
     "max_workers": _count,
     "max_loops": _count,
     "job_timeout": _seconds,
+    "shutdown_timeout": _seconds_or_none_at_all,
+    "cancel_pending_at_exit": _boolean,
     "loop_factory": _loop_factory,
     "futures_max_length": _count,
     "push_app_context": _boolean,

@@ -175,7 +175,8 @@ def test_submitting_while_the_interpreter_exits_is_a_clear_error() -> None:
         executor.submit(submit_late)
     """)
     text = (
-        "cannot submit to executor after shutdown; init_app() makes the executor accept calls again"
+        "cannot submit to executor while the interpreter exits; "
+        "only what was accepted before is done"
     )
     assert ended == Ended(0, f"{text}\n{text}\n", "")
 
@@ -287,29 +288,29 @@ def test_garbage_collection_may_end_an_executor_whose_thread_holds_its_lock() ->
 
 def test_executor_that_is_made_while_the_exit_looks_at_all_of_them_comes_after_them() -> None:
     ended = run_script("""
-        from weakref import WeakSet
+        from weakref import WeakKeyDictionary
 
         from flask_executor_typed import threads
 
         looks, looked = threading.Event(), threading.Event()
 
-        class Watched(WeakSet):
-            def __iter__(self):
-                for each in super().__iter__():
+        class Watched(WeakKeyDictionary):
+            def items(self):
+                for each in super().items():
                     looks.set()
                     adding.join(0.5)  # too long for it to be over in time, if it waits as it should
                     yield each
                 looked.set()
 
         class Late:
-            def shutdown(self, *, wait, cancel_pending):
+            def close(self, *, cancel_pending):
                 print("closed")
 
         late = Late()
 
         def add():
             looks.wait(10)
-            threads.close_at_exit(late)
+            threads.close_at_exit(late, threads.AtExit())
             added.set()
 
         added = threading.Event()

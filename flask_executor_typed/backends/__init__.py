@@ -11,20 +11,17 @@ from flask import Flask
 
 from ..calls import Call
 from ..config import ExecutorConfig, key_of
-from ..threads import close_at_exit
+from ..threads import Closable, close_at_exit
 from .thread import ThreadBackend
 
 __all__ = ("Backend", "ThreadBackend", "default_max_workers", "open_backend")
 
 
-class Backend(Protocol):
+class Backend(Closable, Protocol):
     """Runs calls somewhere. Every method may be called from any thread."""
 
     def submit(self, call: Call[Any]) -> None:
         """Run ``call``, or raise ``ExecutorClosedError``; an accepted call settles its future."""
-
-    def shutdown(self, *, wait: bool, cancel_pending: bool) -> None:
-        """Refuse calls from now on and end the workers when what was accepted is done."""
 
 
 def open_backend(
@@ -56,7 +53,7 @@ def open_backend(
         backend = ProcessBackend(settings, max_workers, config.start_method)
     else:
         backend = ThreadBackend(label, max_workers, config.max_loops, config.loop_factory)
-    close_at_exit(backend)
+    close_at_exit(backend, config.at_exit)
     return backend
 
 

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from importlib import import_module
 from math import inf
 from multiprocessing.connection import wait
@@ -28,7 +29,7 @@ from ..context import PortableContext
 from ..errors import ExecutorClosedError, JobLostError, NestedProcessError, UnpicklableError
 from ..futures import FutureProxy, Progress
 from ..loops import is_async_callable
-from ..threads import start_thread
+from ..threads import exit_has_begun, start_thread
 from .pickling import Settings, Work, dump_context, dump_error, dump_function, load_error
 from .worker import CANCELLED, END, FAILED, PROGRESS, READY, RETURNED, is_worker, work
 
@@ -67,6 +68,9 @@ class ProcessBackend:
         self._lock = threading.RLock()  # reentrant: a finalizer may shut down while it is held
         self._threads: list[threading.Thread] = []  # guarded by _lock
         self._closed = False  # guarded by _lock
+        self._running: set[Call[Any]] = set()  # that threads have taken from the queue
+        self._workers: set[_Worker] = set()  # that were started, and may live
+        self._killed = threading.Event()  # set once: no worker lives on
         self._left_behind: set[str] = set()  # names of which a warning was logged
         self._unloadable: tuple[float, bytes] | None = None  # when, and the error
 
@@ -77,7 +81,7 @@ class ProcessBackend:
         future = call.future  # the call forgets it when it is done, which may be any moment now
         with self._lock:
             if self._closed:
-                raise ExecutorClosedError(self._settings.name)
+                raise ExecutorClosedError(self._settings.name, exit_has_begun())
             self._queue.put(item)
             if len(self._threads) >= self._max_workers or self._idle.acquire(blocking=False):
                 return
@@ -107,23 +111,42 @@ class ProcessBackend:
                 )
         return pickled
 
-    def shutdown(self, *, wait: bool, cancel_pending: bool) -> None:
+    def close(self, *, cancel_pending: bool) -> None:
         with self._lock:
             self._closed = True
-            threads = list(self._threads)
         if cancel_pending:
-            self._cancel_pending()
+            for item in self._take_pending():
+                item.call.future.cancel()
         self._queue.put(None)
-        if wait and threading.current_thread() not in threads:  # a callback cannot wait for itself
-            for thread in threads:
-                thread.join()
 
-    def _cancel_pending(self) -> None:
+    def runs_here(self) -> bool:
+        return threading.current_thread() in self.threads()  # in a callback
+
+    def threads(self) -> list[threading.Thread]:
+        with self._lock:
+            return self._threads.copy()
+
+    def abandon(self, seconds: float) -> None:
+        """Fail what is pending and what runs, which worker processes are told."""
+        for item in self._take_pending():
+            item.call.abandon(seconds)
+        self._queue.put(None)
+        for call in self._running.copy():
+            call.abandon(seconds)
+
+    def kill(self) -> bool:
+        self._killed.set()  # before we look: who starts another one from now on sees it
+        workers = self._workers.copy()
+        for worker in workers:
+            worker.kill()
+        return bool(workers)
+
+    def _take_pending(self) -> Iterator[_Item]:
         with contextlib.suppress(Empty):
             while True:
                 item = self._queue.get_nowait()
                 if item is not None:
-                    item.call.future.cancel()
+                    yield item
 
     # -- in a thread of one worker process --------------------------------------------------------
 
@@ -143,6 +166,7 @@ class ProcessBackend:
         """Settle a call, by ``worker`` or a new one. Returns the one for the next call."""
         call = item.call
         future = call.future
+        self._running.add(call)
         try:
             if future.done():  # cancelled
                 return worker
@@ -159,6 +183,7 @@ class ProcessBackend:
                 future._announce(signals.job_started, call.snapshot)
             return self._run(item, worker, running)
         finally:
+            self._running.discard(call)
             call._let_go()
             del future  # see FutureProxy.result()
 
@@ -251,12 +276,16 @@ class ProcessBackend:
             ConfigError: it could not load the app.
             JobLostError: processes end before they have.
         """
-        how = ""
+        how = "would be killed"
         for _ in range(_STARTS):
             unloadable = self._unloadable
             if unloadable is not None and time.monotonic() < unloadable[0]:
                 raise load_error(unloadable[1])
-            worker = _Worker(self._start_method, self._settings)
+            if self._killed.is_set():
+                break
+            worker = _Worker(self._start_method, self._settings, self._workers)
+            if self._killed.is_set():
+                worker.kill()
             kind, content = worker.receive(inf)
             if kind == READY:
                 return worker
@@ -332,7 +361,7 @@ class _Running:
 class _Worker:
     """A worker process, and the two pipes to it."""
 
-    def __init__(self, start_method: str, settings: Settings) -> None:
+    def __init__(self, start_method: str, settings: Settings, fellows: set[_Worker]) -> None:
         context: Any = multiprocessing.get_context(start_method)
         self._numbers = itertools.count(1)
         self._calls, calls = multiprocessing.Pipe()
@@ -350,6 +379,8 @@ class _Worker:
         finally:
             calls.close()
             orders.close()
+        self._fellows = fellows
+        fellows.add(self)
 
     def next_number(self) -> int:
         return next(self._numbers)
@@ -399,6 +430,7 @@ class _Worker:
         with _lock:
             self._process.join()
             code = self._process.exitcode
+        self._fellows.discard(self)
         self.forget()
         if code is None or code >= 0:
             return f"ended with exit code {code}"
