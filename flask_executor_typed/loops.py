@@ -361,7 +361,8 @@ class _LoopThread:
 
     def _finish_if_none_does(self) -> None:
         if self._finishing is None:
-            self._finishing = self.loop.create_task(self._finish())
+            # Not by the loop, whose factory would take it for a task of the view that runs.
+            self._finishing = asyncio.Task(self._finish(), loop=self.loop)
 
     async def _finish(self) -> None:
         """Cancel what jobs left behind on the loop and let it clean up, as ``asyncio.run`` does."""
@@ -370,7 +371,8 @@ class _LoopThread:
             await _cancel_and_wait(asyncio.all_tasks() - self._residents_tasks, self._patience)
             while self.residents:
                 _, newest = self.residents.popitem()
-                await asyncio.wait([self.loop.create_task(newest.close())], timeout=self._patience)
+                closing = asyncio.Task(newest.close(), loop=self.loop)
+                await asyncio.wait([closing], timeout=self._patience)
             await _cancel_and_wait(asyncio.all_tasks(), self._patience)
             await self.loop.shutdown_asyncgens()
             if self._patience is None:
