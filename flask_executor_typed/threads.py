@@ -29,6 +29,7 @@ __all__ = (
     "close_at_exit",
     "drain",
     "exit_has_begun",
+    "finish_at_exit",
     "start_thread",
     "wait_for_thread",
 )
@@ -251,7 +252,8 @@ def _running_threads() -> list[_Thread]:
     ]
 
 
-def _finish_at_exit() -> None:
+def finish_at_exit() -> None:
+    """Close everything, and wait as long as the settings say. Nothing is accepted any more."""
     global _exiting, _finished  # noqa: PLW0603
     _exiting = True
     begun = time.monotonic()
@@ -271,7 +273,7 @@ def _finish_at_exit() -> None:
 # have shut down, and jobs that are still to run may use those pools. Handlers run in reverse
 # order of registration, and the standard library's module registers its own.
 import_module("concurrent.futures.thread")
-threading._register_atexit(_finish_at_exit)  # type: ignore[attr-defined]
+threading._register_atexit(finish_at_exit)  # type: ignore[attr-defined]
 
 
 def _forget_parent() -> None:

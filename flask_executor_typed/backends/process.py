@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from math import inf
 from multiprocessing.connection import wait
+from multiprocessing.util import Finalize
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 from weakref import WeakSet
@@ -29,7 +30,7 @@ from ..context import PortableContext
 from ..errors import ExecutorClosedError, JobLostError, NestedProcessError, UnpicklableError
 from ..futures import FutureProxy, Progress
 from ..loops import is_async_callable
-from ..threads import exit_has_begun, start_thread
+from ..threads import exit_has_begun, finish_at_exit, start_thread
 from .pickling import Settings, Work, dump_context, dump_error, dump_function, load_error
 from .worker import CANCELLED, END, FAILED, PROGRESS, READY, RETURNED, is_worker, work
 
@@ -366,6 +367,7 @@ class _Worker:
         self._numbers = itertools.count(1)
         self._calls, calls = multiprocessing.Pipe()
         orders, self._orders = multiprocessing.Pipe(duplex=False)
+        _finish_before_multiprocessing_does()
         _workers.add(self)  # before a fork, which copies our ends of the pipes
         self._process = context.Process(
             target=work, args=(calls, orders, settings), name=f"{settings.name}-worker"
@@ -450,6 +452,20 @@ _DIES_WITHIN = 5.0
 
 _process_module: Any = import_module("multiprocessing.process")
 
+_finishes = False  # set once in each process
+
+
+def _finish_before_multiprocessing_does() -> None:
+    """See to it that workers end in a process that is a child of multiprocessing itself.
+
+    There it waits for all processes that were started, before threads are told of the exit.
+    """
+    global _finishes  # noqa: PLW0603
+    if not _finishes:
+        _finishes = True
+        Finalize(None, finish_at_exit, exitpriority=100)  # before those of queues and pools
+
+
 _workers: WeakSet[_Worker] = WeakSet()
 _lock = threading.Lock()
 """Starting a process looks after all that have ended, which two threads cannot do at once."""
@@ -457,8 +473,9 @@ _lock = threading.Lock()
 
 def _forget_parent() -> None:
     """In the child of a fork: its workers and its fork server are the parent's."""
-    global _lock  # noqa: PLW0603
+    global _lock, _finishes  # noqa: PLW0603
     _lock = threading.Lock()
+    _finishes = False
     for worker in list(_workers):
         worker.forget()  # or workers would not hear of the end of their parent while we live
         # Python would wait for it at exit, and fail.
