@@ -70,6 +70,7 @@ def test_200_forks_from_a_thread_while_jobs_run_leave_every_process_working() ->
 
 LOOK = """
 import concurrent.futures, traceback
+from queue import SimpleQueue
 from flask_executor_typed import ForkedFutureError
 
 
@@ -133,7 +134,8 @@ def test_child_that_waits_for_a_call_of_its_parent_gets_an_error_and_cannot_touc
         begun.wait(10)
         future = futures[{state!r}]
         status = future.status
-        future.add_done_callback(lambda future: print("told", future.result(), os.getpid() == main))
+        told = SimpleQueue()
+        future.add_done_callback(lambda future: told.put((future.result(), os.getpid() == main)))
         main = os.getpid()
 
         def child():
@@ -157,7 +159,7 @@ def test_child_that_waits_for_a_call_of_its_parent_gets_an_error_and_cannot_touc
             in_a_fork(child)
         finally:
             release.set()
-        concurrent.futures.wait(futures.values(), 10)
+        print("told", *told.get(timeout=10))
         print(*(future.result(10) for future in futures.values()))
         """)
     )
