@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from importlib import import_module
 from math import inf
 from multiprocessing.connection import wait
@@ -373,7 +373,7 @@ class _Worker:
             target=work, args=(calls, orders, settings), name=f"{settings.name}-worker"
         )
         try:
-            with _lock:
+            with _lock, _as_no_daemon():
                 self._process.start()
         except BaseException:
             self.forget()
@@ -451,6 +451,22 @@ _DIES_WITHIN = 5.0
 """Seconds from the end of its pipe to the end of a process; a guess."""
 
 _process_module: Any = import_module("multiprocessing.process")
+
+
+@contextlib.contextmanager
+def _as_no_daemon() -> Generator[None, None, None]:
+    """Let a daemon of multiprocessing, such as a process of hypercorn, start processes.
+
+    It may not, because nobody would end them when it is terminated. Ours notice that themselves.
+    """
+    config = _process_module.current_process()._config
+    daemon = config.pop("daemon", None)
+    try:
+        yield
+    finally:
+        if daemon is not None:
+            config["daemon"] = daemon
+
 
 _finishes = False  # set once in each process
 
