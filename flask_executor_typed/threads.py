@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context
@@ -212,19 +213,27 @@ def drain(closables: Iterable[tuple[Closable, float]], begun: float) -> None:
     When these are over, what is not done fails. Then it has :data:`CLEANUP` seconds, after which
     its threads are left behind: they go on, but nothing waits for them.
     """
+    late: deque[tuple[Closable, float, float]] = deque()
     # Whose time is up first, first. A call that the others wait for fails before they go on.
     for closable, seconds in sorted(closables, key=lambda item: item[1]):
-        if _have_ended(closable, begun + seconds):
-            continue
-        closable.abandon(seconds)
-        if _have_ended(closable, time.monotonic() + CLEANUP):
-            continue
-        closable.abandon(seconds)  # what a worker was about to begin when we looked
-        if closable.kill():
-            _have_ended(closable, time.monotonic() + CLEANUP)
-        for thread in closable.threads():
-            if isinstance(thread, _Thread) and thread.is_alive():
-                thread.leave_behind()
+        while late and late[0][2] <= begun + seconds:
+            _end_by_force(*late.popleft())
+        if not _have_ended(closable, begun + seconds):
+            closable.abandon(seconds)
+            late.append((closable, seconds, time.monotonic() + CLEANUP))
+    for each in late:
+        _end_by_force(*each)
+
+
+def _end_by_force(closable: Closable, seconds: float, end: float) -> None:
+    if _have_ended(closable, end):
+        return
+    closable.abandon(seconds)  # what a worker was about to begin when it was called before
+    if closable.kill() and _have_ended(closable, time.monotonic() + CLEANUP):
+        return
+    for thread in closable.threads():
+        if isinstance(thread, _Thread) and thread.is_alive():
+            thread.leave_behind()
 
 
 def _have_ended(closable: Closable, end: float) -> bool:
