@@ -1112,7 +1112,10 @@ def _forget_parent() -> None:
     """In the child of a fork: a thread of the parent may have held the locks."""
     global _forked_at, _shared_lock, _TO_START, _TO_RESUME, _TO_SETTLE  # noqa: PLW0603
     _forked_at = time.time()
-    _TO_START, _TO_RESUME, _TO_SETTLE = _Ticket(), _Ticket(), _Ticket()
+    # Constant in each process; only here it becomes another one.
+    _TO_START = _Ticket()  # pyright: ignore[reportConstantRedefinition]
+    _TO_RESUME = _Ticket()  # pyright: ignore[reportConstantRedefinition]
+    _TO_SETTLE = _Ticket()  # pyright: ignore[reportConstantRedefinition]
     _shared_lock = threading.RLock()
     for shared in list(_shared_states):
         shared.condition = threading.Condition()

@@ -47,9 +47,11 @@ class Closable(Protocol):
 
     def runs_here(self) -> bool:
         """Whether this thread would wait for itself if it waited for the end."""
+        ...
 
     def threads(self) -> list[threading.Thread]:
         """Those that are to end; some may have."""
+        ...
 
     def abandon(self, seconds: float) -> None:
         """Fail the calls that are not done after ``seconds``, and have them end if that is
@@ -57,6 +59,7 @@ class Closable(Protocol):
 
     def kill(self) -> bool:
         """End by force what can be ended so, and say whether that is anything."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -292,7 +292,7 @@ def test_coroutine_is_cancelled_and_cleans_up_before_its_loop_closes_what_it_has
         loops.add(asyncio.get_running_loop())
 
     @asynccontextmanager
-    async def open_client() -> AsyncIterator[str]:
+    async def open_client() -> AsyncGenerator[str, None]:
         yield "client"
         await asyncio.sleep(0)
         note("client closed")
@@ -335,7 +335,7 @@ def test_coroutine_that_refuses_to_be_cancelled_does_not_keep_a_client_of_its_lo
     ends: list[asyncio.Event] = []
 
     @asynccontextmanager
-    async def open_client() -> AsyncIterator[None]:
+    async def open_client() -> AsyncGenerator[None, None]:
         yield
         closed.set()
 
@@ -394,7 +394,15 @@ def test_thread_that_waits_for_a_coroutine_on_the_loop_ends_with_it(
     assert threads_of_executors() == []
 
 
-@pytest.mark.parametrize("bridge", [asyncio.to_thread, lambda fn: sync_to_async(fn)()])
+async def by_asyncio(fn: Callable[[], Any]) -> None:
+    await asyncio.to_thread(fn)
+
+
+async def by_asgiref(fn: Callable[[], Any]) -> None:
+    await sync_to_async(fn)()
+
+
+@pytest.mark.parametrize("bridge", [by_asyncio, by_asgiref])
 def test_shutdown_leaves_a_thread_behind_that_blocks_for_a_coroutine(
     app: Flask, held: Held, bridge: Callable[[Callable[[], Any]], Any]
 ) -> None:
