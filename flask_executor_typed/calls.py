@@ -18,7 +18,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from . import signals
 from .context import ContextSnapshot, running_call
-from .errors import JobTimeoutError
+from .errors import JobAbandonedError, JobTimeoutError
 from .futures import FutureProxy, LoopInbox
 from .logs import log_exception
 
@@ -361,6 +361,21 @@ class Call(Generic[R]):
     def _cancel_task(self) -> None:
         if self.task is not None:
             self.task.cancel()
+
+    def abandon(self, seconds: float) -> None:
+        """Fail the call, unless it is over: a shutdown has waited for it long enough.
+
+        From any thread. It may end at any moment, and lets go of its parts one by one.
+        """
+        future, snapshot = getattr(self, "future", None), getattr(self, "snapshot", None)
+        if future is None or snapshot is None:
+            return
+        # If we take the right to start, no worker will.
+        error = JobAbandonedError(future.name, seconds, begun=not future._refuse())
+        if future._interrupt(error) and self.logs:
+            self.logs = False  # what it raises from now on, nobody waits for
+            message = "Background job %s [%s] is abandoned"
+            log_exception(snapshot.app.logger, message, future.name, future.id, error=error)
 
     def _announce_start(self) -> None:
         if signals.job_started.receivers and self.attempt == 1:

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from importlib import import_module
+from math import inf
 from operator import attrgetter
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -22,6 +23,7 @@ from weakref import WeakKeyDictionary
 from .callers import levels_to_caller
 from .errors import ConfigError
 from .green import check_setting
+from .threads import AtExit
 
 __all__ = (
     "ExecutorConfig",
@@ -81,6 +83,12 @@ class ExecutorConfig:
 
     slow_callback: float | None = None
     """Seconds for which code may keep such a loop busy, until a warning tells where it is."""
+    shutdown_timeout: float | None = None
+    """Seconds that accepted calls have to end, once the interpreter exits or ``shutdown()`` is
+    called; ``None``: no limit."""
+
+    cancel_pending_at_exit: bool = False
+    """Whether calls that have not begun are cancelled when the interpreter exits; else they run."""
 
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     """Makes those event loops; ``None``: uvloop's if it is installed, else asyncio's own."""
@@ -103,6 +111,12 @@ class ExecutorConfig:
 
     async_views: bool = False
     """Whether async views run on loops that last, and not each on one of its own."""
+
+    @property
+    def at_exit(self) -> AtExit:
+        """What becomes of accepted calls when the interpreter exits."""
+        timeout = inf if self.shutdown_timeout is None else self.shutdown_timeout
+        return AtExit(timeout, self.cancel_pending_at_exit)
 
     @classmethod
     def from_mapping(cls, config: Mapping[str, Any], *, name: str = "") -> ExecutorConfig:
@@ -192,6 +206,18 @@ def _seconds(key: str, value: object) -> float:
     except ValueError:
         pass
     raise ConfigError(key, value, "seconds, more than 0, or None for no limit")
+
+
+def _seconds_or_none_at_all(key: str, value: object) -> float:
+    """Seconds, or 0."""
+    try:
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+            seconds = float(value)
+            if seconds >= 0:  # which "nan" is not
+                return seconds
+    except ValueError:
+        pass
+    raise ConfigError(key, value, "seconds, 0 or more, or None for no limit")
 
 
 def _boolean(key: str, value: object) -> bool:
@@ -292,6 +318,8 @@ _PARSERS: dict[str, Callable[[str, object], object]] = {
     "max_pending": _count,
     "slow_callback": _seconds,
     "job_timeout": _seconds,
+    "shutdown_timeout": _seconds_or_none_at_all,
+    "cancel_pending_at_exit": _boolean,
     "loop_factory": _loop_factory,
     "futures_max_length": _count,
     "push_app_context": _boolean,

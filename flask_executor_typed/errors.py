@@ -16,7 +16,9 @@ __all__ = (
     "DuplicateKeyError",
     "ExecutorClosedError",
     "ExecutorError",
+    "ForkedFutureError",
     "GreenThreadsError",
+    "JobAbandonedError",
     "JobLostError",
     "JobTimeoutError",
     "NestedProcessError",
@@ -77,11 +79,18 @@ class NoRequestError(ExecutorError, RuntimeError):
 class ExecutorClosedError(ExecutorError, RuntimeError):
     """A call was submitted after ``shutdown()``, or while the interpreter is going down."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
+    def __init__(self, name: str, at_exit: bool = False) -> None:
+        super().__init__(name, at_exit)
+        self.name: str = name
+        self.at_exit: bool = at_exit
+        """Whether the interpreter exits."""
 
     def __str__(self) -> str:
+        if self.at_exit:
+            return (
+                f"cannot submit to {self.name} while the interpreter exits; "
+                "only what was accepted before is done"
+            )
         return (
             f"cannot submit to {self.name} after shutdown; "
             "init_app() makes the executor accept calls again"
@@ -115,6 +124,43 @@ class JobTimeoutError(ExecutorError, TimeoutError):
 
     def __str__(self) -> str:
         return f"{self.name} took longer than its time limit of {self.seconds:g} s"
+
+
+class JobAbandonedError(ExecutorError, RuntimeError):
+    """A call was not done when the time of a shutdown was up; see ``EXECUTOR_SHUTDOWN_TIMEOUT``.
+
+    A coroutine was cancelled, and a worker process is killed if it does not end the call itself. A
+    plain function in a thread goes on for as long as the process lives, and nobody hears of it.
+    """
+
+    def __init__(self, name: str, seconds: float, begun: bool) -> None:
+        super().__init__(name, seconds, begun)
+        self.name: str = name
+        self.seconds: float = seconds
+        """How long the shutdown waited."""
+        self.begun: bool = begun
+        """Whether it was running; one that was not never will."""
+
+    def __str__(self) -> str:
+        how = "was still running" if self.begun else "had not begun"
+        return f"{self.name} {how} when the {self.seconds:g} s of the shutdown were over"
+
+
+class ForkedFutureError(ExecutorError, RuntimeError):
+    """Somebody waits for a call that was submitted before this process was forked.
+
+    It runs where it was submitted, and only there is it known how it ends.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name: str = name
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name} was submitted before this process was forked, and runs in the parent; "
+            "submit it here, or wait for it there"
+        )
 
 
 class JobLostError(ExecutorError, BrokenExecutor):

@@ -86,6 +86,7 @@ from .load import ExecutorStats, Load, stats_of
 from .logs import log_exception
 from .loops import is_async_callable
 from .resources import LoopResource
+from .threads import Closable, close_at_exit, drain, exit_has_begun, start_thread
 from .views import AsyncViews, check_hook
 
 __all__ = ("Executor", "ExecutorJob", "executors_of", "propagate_exceptions_callback")
@@ -209,14 +210,14 @@ class _AppState:
         changes = ""
         with self._lock:
             if self._closed:
-                raise ExecutorClosedError(self.label)
+                raise ExecutorClosedError(self.label, exit_has_begun())
             if self._backend is None:
                 changes = self._adopt_late_settings(app)
                 backend = open_backend(
                     self.config, self.name, self.label, partial(_executor_of, name=self.name)
                 )
                 # An executor or app that is dropped without shutdown() leaves no thread behind.
-                self._finalizer = finalize(self, backend.shutdown, wait=False, cancel_pending=False)
+                self._finalizer = finalize(self, backend.close, cancel_pending=False)
                 self._finalizer.atexit = False  # threads.py sees to that
                 self._backend = backend
             backend = self._backend
@@ -245,21 +246,23 @@ class _AppState:
     def serve_views(self, app: Flask) -> None:
         """Run the app's async views, or leave them to Flask, as the settings say."""
         views = self.views
-        if self.config.async_views and views is None:
-            self.views = AsyncViews(self.label, self.config.loop_factory)
-            self.views.install(app)
-        elif not self.config.async_views and views is not None:
+        if self.config.async_views:
+            if views is None:
+                views = self.views = AsyncViews(self.label, self.config.loop_factory)
+                views.install(app)
+            close_at_exit(views, self.config.at_exit)
+        elif views is not None:
             self.views = None
-            views.shutdown(wait=False)
+            views.close(cancel_pending=False)
 
-    def shutdown(self, wait: bool, cancel_pending: bool) -> None:
+    def close(self, cancel_pending: bool) -> list[Closable]:
+        """Refuse calls from now on. Returns what may be waited for."""
         with self._lock:
             self._closed = True
-            backend = self._backend
-        if backend is not None:
-            backend.shutdown(wait=wait, cancel_pending=cancel_pending)
-        if self.views is not None:
-            self.views.shutdown(wait=wait)
+            parts: list[Closable] = [part for part in (self._backend, self.views) if part]
+        for part in parts:
+            part.close(cancel_pending=cancel_pending)
+        return parts
 
     def forget_parent(self) -> None:
         """In the child of a fork: the backend's threads are the parent's, so make another."""
@@ -270,6 +273,7 @@ class _AppState:
         self._count_anew()
         if self.views is not None:
             self.views.forget_parent()
+            close_at_exit(self.views, self.config.at_exit)
 
 
 _states: WeakSet[_AppState] = WeakSet()
@@ -354,7 +358,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             state = self._states[app] = _AppState(self, config, self._carries_g)
             state.serve_views(app)
             if old is not None:
-                old.shutdown(wait=False, cancel_pending=False)
+                old.close(cancel_pending=False)
         app.extensions[self.name + "executor"] = self
         add_commands(app)
 
@@ -1245,7 +1249,9 @@ class Executor(concurrent.futures.Executor, Generic[T]):
 
     # -- the end ---------------------------------------------------------------------------------
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+    def shutdown(
+        self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None
+    ) -> None:
         """Refuse calls from now on, for every app, and end the workers when they are done.
 
         Args:
@@ -1253,12 +1259,66 @@ class Executor(concurrent.futures.Executor, Generic[T]):
                 executor, are done and the threads have ended. In a job of this executor, which
                 would wait for itself, it does not block.
             cancel_futures: Cancel the calls that have not started.
+            timeout: Seconds that the accepted calls have, whether or not this waits for them;
+                ``None``: ``EXECUTOR_SHUTDOWN_TIMEOUT``; ``math.inf``: no limit. When they are over,
+                the future of each call that is not done fails with ``JobAbandonedError``, which is
+                logged. A pending call never starts. A coroutine is cancelled and has two seconds to
+                clean up; a worker process has them to end its call, and is killed. A plain function
+                in a thread goes on, if the process does, and nothing waits for it.
         """
+        waited_for = self._close(wait, cancel_futures, timeout)
+        drain(waited_for, time.monotonic())
+
+    async def ashutdown(
+        self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None
+    ) -> None:
+        """Like :meth:`shutdown`, without blocking the loop.
+
+        If the task that awaits this is cancelled, the shutdown goes on.
+        """
+        waited_for = self._close(wait, cancel_futures, timeout)
+        over: FutureProxy[None] = FutureProxy()
+        if waited_for and self._drain_apart(waited_for, over):
+            await over
+
+    def _close(
+        self, wait: bool, cancel_pending: bool, timeout: float | None
+    ) -> list[tuple[Closable, float]]:
+        """Returns what to wait for, and its seconds."""
+        if timeout is not None:
+            _check_number("timeout", timeout, lambda seconds: seconds >= 0, "seconds, 0 or more")
         call = running_call.get()  # it may be here although its job is in another thread
         if call is not None and call.is_of(self._without_options or self):
             wait = False
+        here: list[tuple[Closable, float]] = []
+        elsewhere: list[tuple[Closable, float]] = []
         for state in list(self._states.values()):
-            state.shutdown(wait, cancel_futures)
+            seconds = state.config.at_exit.timeout if timeout is None else timeout
+            for part in state.close(cancel_pending):
+                waits = wait and not part.runs_here()
+                (here if waits else elsewhere).append((part, seconds))
+        limited = [(part, seconds) for part, seconds in elsewhere if seconds < inf]
+        if limited:
+            self._drain_apart(limited, FutureProxy())
+        return here
+
+    def _drain_apart(
+        self, closables: list[tuple[Closable, float]], over: FutureProxy[None]
+    ) -> bool:
+        """Wait in a thread, and settle ``over`` then. ``False`` if there is no thread for it."""
+        begun = time.monotonic()
+
+        def run() -> None:
+            try:
+                drain(closables, begun)
+            finally:
+                over._succeed(None)
+
+        try:
+            start_thread(f"{self._label}-shutdown", run)
+        except (RuntimeError, OSError):
+            return False  # most likely the interpreter exits, and that waits by itself
+        return True
 
     # -- what public code reads off the pool of Flask-Executor -----------------------------------
 

@@ -46,7 +46,7 @@ from typing_extensions import TypeVar as TypeVarWithDefault
 
 from . import signals
 from .context import ContextRules, ContextSnapshot, current_app_or_none
-from .errors import DuplicateKeyError, UnsupportedError
+from .errors import DuplicateKeyError, ForkedFutureError, UnsupportedError
 from .load import Load
 from .logs import log_exception, without_data
 
@@ -102,6 +102,10 @@ class LoopInbox:
 
     def __len__(self) -> int:
         return len(self._posted)
+
+    def waiting(self) -> list[tuple[Callable[..., object], tuple[Any, ...]]]:
+        """What was posted and has not been called, with its arguments."""
+        return list(self._posted.copy())  # copy() is one step, which other threads cannot disturb
 
     def post(self, fn: Callable[..., object], *args: Any) -> bool:
         """Call ``fn(*args)`` on the loop soon, in order. ``False`` if the loop is gone."""
@@ -211,6 +215,10 @@ _TO_RESUME = _Ticket()
 
 _TO_SETTLE = _Ticket()
 """Whoever removes it decides the outcome: the worker with a result, or ``cancel()``."""
+
+# The child of a fork makes tickets of its own. Those in the futures of its parent are then worth
+# nothing there, so that it can neither run nor settle nor cancel a call of the parent.
+_forked_at = 0.0  # when this process was forked, if it was
 
 
 class _Queued(Protocol):
@@ -442,6 +450,8 @@ class FutureProxy(Future[R]):
             UnsupportedError: ``kill`` was asked for, and the call runs where nothing can kill it:
                 in a thread, say.
         """
+        if _forked_at and self._is_of_parent():
+            return False
         last = self._last_followed()
         if isinstance(last, FutureProxy) and last is not self:  # cancelling that settles this one
             return last.cancel(kill=kill)
@@ -624,6 +634,8 @@ class FutureProxy(Future[R]):
             future.add_done_callback(self._settle_like)
         elif future._last_followed() is self:
             self._fail(RuntimeError(f"{self.name} returned its own future, and can never be done"))
+        elif _forked_at and future._is_of_parent():
+            self._fail(ForkedFutureError(future.name))
         else:
             self._followed = future
             if (queued := future._queued) is not None:
@@ -671,6 +683,8 @@ class FutureProxy(Future[R]):
         """
         if self._status != PENDING:
             return False
+        if _forked_at and self._is_of_parent():
+            raise ForkedFutureError(self.name)  # it would never be called
         if (queued := self._queued) is not None:
             queued.is_watched()
         if first:
@@ -679,6 +693,12 @@ class FutureProxy(Future[R]):
             self._watchers.append(watcher)
         # Settled in between? If the watcher can be removed, it was not called and never will be.
         return self._status == PENDING or not self._take(watcher)
+
+    def _is_of_parent(self) -> bool:
+        """Whether the call runs in the process that this one was forked from, and only there."""
+        # A future of ours has no ticket for a moment, while it is settled: so look at the time too.
+        pending = self._status == PENDING and _TO_SETTLE not in self._watchers
+        return pending and self._submitted <= _forked_at
 
     def _settle(
         self, status: str, result: R | None = None, exception: BaseException | None = None
@@ -750,6 +770,7 @@ class FutureProxy(Future[R]):
                     shared = _SharedState()
                     if not self._watch(shared, first=True):
                         shared.state = self._status
+                    _shared_states.add(shared)
                     self._shared = shared
         return self._shared
 
@@ -768,7 +789,7 @@ _SIGNALS: dict[str, NamedSignal] = {
 class _SharedState:
     """A future as ``wait()`` and ``as_completed()`` see it."""
 
-    __slots__ = ("condition", "state", "waiters")
+    __slots__ = ("__weakref__", "condition", "state", "waiters")
 
     def __init__(self) -> None:
         self.condition = threading.Condition()
@@ -975,7 +996,8 @@ class FutureCollection(Generic[T]):
                 if on_duplicate == "error":
                     raise DuplicateKeyError(key)
                 held = isinstance(kept, FutureProxy) and kept._held
-                if on_duplicate == "join" and not (held or kept.done()):
+                forked = isinstance(kept, FutureProxy) and kept._is_of_parent()
+                if on_duplicate == "join" and not (held or forked or kept.done()):
                     return _as_proxy(kept)
                 del self._futures[key]
             self._futures[key] = future
@@ -1116,12 +1138,20 @@ def _as_proxy(future: Future[Any] | None) -> FutureProxy[Any] | None:
 
 
 _collections: WeakSet[FutureCollection[Any]] = WeakSet()
+_shared_states: WeakSet[_SharedState] = WeakSet()  # guarded by _shared_lock
 
 
 def _forget_parent() -> None:
     """In the child of a fork: a thread of the parent may have held the locks."""
-    global _shared_lock  # noqa: PLW0603
+    global _forked_at, _shared_lock, _TO_START, _TO_RESUME, _TO_SETTLE  # noqa: PLW0603
+    _forked_at = time.time()
+    # Constant in each process; only here it becomes another one.
+    _TO_START = _Ticket()  # pyright: ignore[reportConstantRedefinition]
+    _TO_RESUME = _Ticket()  # pyright: ignore[reportConstantRedefinition]
+    _TO_SETTLE = _Ticket()  # pyright: ignore[reportConstantRedefinition]
     _shared_lock = threading.RLock()
+    for shared in list(_shared_states):
+        shared.condition = threading.Condition()
     _this_thread.wait = None  # this thread is no worker any more
     for collection in _collections:
         collection._lock = threading.RLock()

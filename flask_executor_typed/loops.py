@@ -34,7 +34,7 @@ from .calls import Call
 from .context import running_call
 from .errors import DeadlockError, ExecutorClosedError
 from .futures import FutureProxy, LoopInbox, wait_here_with
-from .threads import start_thread
+from .threads import CLEANUP, DaemonPool, exit_has_begun, start_thread
 from .watchdog import Watchdog
 
 __all__ = (
@@ -123,7 +123,7 @@ class LoopPool:
         if len(threads) < self._max_loops and all(thread.busy for thread in threads):
             with self._lock:
                 if self._ended:
-                    raise ExecutorClosedError(self._name)
+                    raise ExecutorClosedError(self._name, exit_has_begun())
                 if len(threads) < self._max_loops:
                     self._start_another()
         if len(threads) == 1:
@@ -155,6 +155,18 @@ class LoopPool:
             self._ended = True
         for thread in self._threads:
             thread.end()
+
+    def abandon(self, seconds: float) -> None:
+        """Fail the calls that are not done after ``seconds``, cancel them, and end each loop."""
+        with self._lock:
+            self._ended = True
+            threads = self._threads.copy()
+        for thread in threads:
+            thread.abandon(seconds)
+
+    def threads(self) -> list[threading.Thread]:
+        """Those of the loops, and those that block for their coroutines."""
+        return [each for thread in self._threads for each in thread.threads()]
 
     def join(self) -> None:
         """Wait until the loops have ended."""
@@ -222,6 +234,10 @@ _resident: ContextVar[Resident | None] = ContextVar("resident", default=None)
 """Whose the running code is, if it is a resident's. Elsewhere than on its loop it means nothing."""
 
 
+_BLOCKING_THREADS = min(32, (os.cpu_count() or 1) + 4)
+"""For ``asyncio.to_thread``, on each loop; as many as asyncio has."""
+
+
 class _LoopThread:
     """One event loop and the thread that runs it."""
 
@@ -246,9 +262,13 @@ class _LoopThread:
         self._calls: set[Call[Any]] = set()  # that run; asyncio keeps only weak references to tasks
         self._ending = False
         self._finishing: asyncio.Task[None] | None = None
+        self._patience: float | None = None  # seconds for what is cancelled, if not for ever
         self._ended = False
         self.residents: dict[object, Resident] = {}  # by what they were made for, oldest first
         self._residents_tasks: set[asyncio.Task[Any]] = set()
+        self._blocking = DaemonPool(f"{name}-blocking", _BLOCKING_THREADS)
+        self.loop.set_default_executor(self._blocking)
+        self._sensitive_pools: set[ref[DaemonPool]] = set()  # for whose tasks still live
         _loop_threads[self.loop] = self
         try:
             self._thread = start_thread(name, self._main)
@@ -276,7 +296,7 @@ class _LoopThread:
         # refuse() came in between, and the loop may or may not get to what was posted just now.
         # Whoever takes the right to start decides: if the loop has, the call was accepted.
         if future._refuse():
-            raise ExecutorClosedError(self._pool_name)
+            raise ExecutorClosedError(self._pool_name, exit_has_begun())
 
     def wait_for(self, awaitable: Awaitable[R]) -> R:
         outcome: FutureProxy[R] = FutureProxy()
@@ -319,6 +339,27 @@ class _LoopThread:
     def end(self) -> None:
         self._inbox.post(self._end)
 
+    def abandon(self, seconds: float) -> None:
+        """Fail the calls that are not done after ``seconds``, and end when they have cleaned up."""
+        # Here, for a loop that is blocked. What the loop begins while we look it finds itself.
+        posted = [args[0] for fn, args in self._inbox.waiting() if fn == self._start]
+        for call in [*posted, *self._calls.copy()]:
+            call.abandon(seconds)
+        self._inbox.post(self._hurry, seconds)
+
+    def threads(self) -> list[threading.Thread]:
+        return [self._thread, *(thread for pool in self._pools() for thread in pool.threads())]
+
+    def _pools(self) -> list[DaemonPool]:
+        pools = (reference() for reference in self._sensitive_pools.copy())
+        return [self._blocking, *(pool for pool in pools if pool is not None)]
+
+    def sensitive_pool(self) -> DaemonPool:
+        """A thread for what one task here runs in ``sync_to_async``."""
+        pool = DaemonPool(f"{self._pool_name}-sensitive", 1)
+        self._sensitive_pools.add(ref(pool, self._sensitive_pools.discard))
+        return pool
+
     def join(self) -> None:
         self._thread.join()
 
@@ -347,22 +388,40 @@ class _LoopThread:
         self._finish_when_idle()
 
     def _finish_when_idle(self) -> None:
-        if self._ending and not self._calls and self._finishing is None:
-            self._finishing = self.loop.create_task(self._finish())
+        if self._ending and not self._calls:
+            self._finish_if_none_does()
+
+    def _hurry(self, seconds: float) -> None:
+        for call in self._calls.copy():
+            call.abandon(seconds)
+        self._ending = True
+        self._patience = CLEANUP / 8
+        self._finish_when_idle()
+        # Those that refuse to be cancelled do not keep the others' resources from being closed.
+        self.loop.call_later(CLEANUP / 4, self._finish_if_none_does, context=Context())
+
+    def _finish_if_none_does(self) -> None:
+        if self._finishing is None:
+            # Not by the loop, whose factory would take it for a task of the view that runs.
+            self._finishing = asyncio.Task(self._finish(), loop=self.loop)
 
     async def _finish(self) -> None:
         """Cancel what jobs left behind on the loop and let it clean up, as ``asyncio.run`` does."""
         try:
             # First what may still use a resident: a pool waits until it has its connections back.
-            await _cancel_and_wait(asyncio.all_tasks() - self._residents_tasks)
+            await _cancel_and_wait(asyncio.all_tasks() - self._residents_tasks, self._patience)
             while self.residents:
                 _, newest = self.residents.popitem()
-                await newest.close()
-            await _cancel_and_wait(asyncio.all_tasks())
+                closing = asyncio.Task(newest.close(), loop=self.loop)
+                await asyncio.wait([closing], timeout=self._patience)
+            await _cancel_and_wait(asyncio.all_tasks(), self._patience)
             await self.loop.shutdown_asyncgens()
-            with contextlib.suppress(RuntimeError):  # Python 3.12 starts no thread at exit; it does
-                await self.loop.shutdown_default_executor()
+            if self._patience is None:
+                with contextlib.suppress(RuntimeError):  # Python 3.12 starts no thread at exit
+                    await self.loop.shutdown_default_executor()
         finally:
+            for pool in self._pools():
+                pool.shutdown(wait=False)
             self._ended = True
             self.loop.stop()
 
@@ -604,8 +663,8 @@ class ViewLoop(_LoopThread):
                 self._note_residents(closing)
 
 
-async def _cancel_and_wait(tasks: set[asyncio.Task[Any]]) -> None:
-    """Cancel tasks, but for the one that runs this, and let them clean up.
+async def _cancel_and_wait(tasks: set[asyncio.Task[Any]], timeout: float | None = None) -> None:
+    """Cancel tasks, but for the one that runs this, and let them clean up, until time is up.
 
     What they raise is theirs to report.
     """
@@ -613,7 +672,7 @@ async def _cancel_and_wait(tasks: set[asyncio.Task[Any]]) -> None:
     for task in others:
         task.cancel()
     if others:
-        await asyncio.wait(others)
+        await asyncio.wait(others, timeout=timeout)
 
 
 _loop_threads: dict[asyncio.AbstractEventLoop, _LoopThread] = {}  # until the loop ends
@@ -716,6 +775,19 @@ def _variable_of_waiting_thread() -> ContextVar[Any]:
 _waiting_thread = _variable_of_waiting_thread()
 
 
+class _OwnThread(ThreadSensitiveContext):
+    """Stands for a task's thread. A shutdown can leave it behind, which asgiref's own it cannot."""
+
+    def __bool__(self) -> bool:
+        # asgiref asks whether there is a context, and then for its executor. If it asks in some
+        # other way one day, it makes the executor itself.
+        pools: Any = SyncToAsync.context_to_thread_executor
+        thread = loop_thread_here()
+        if thread is not None and self not in pools:
+            pools[self] = thread.sensitive_pool()
+        return True
+
+
 def _use_own_sensitive_thread() -> None:
     """Give the current task a thread of its own for thread-sensitive ``sync_to_async``.
 
@@ -723,7 +795,7 @@ def _use_own_sensitive_thread() -> None:
     and which may have returned. asgiref makes the thread when it is first used, and ends it when
     the variable's value is freed with the task's context.
     """
-    SyncToAsync.thread_sensitive_context.set(ThreadSensitiveContext())
+    SyncToAsync.thread_sensitive_context.set(_OwnThread())
     if _waiting_thread.get(None) is not None:
         AsyncToSync.executors.current = None
 

@@ -19,7 +19,7 @@ from flask import Flask
 
 from .errors import ConfigError
 from .loops import ViewLoop, has_loop_of_asgirefs, serves_this_thread, stock_async_to_sync
-from .threads import close_at_exit
+from .threads import ClosableThreads
 
 __all__ = ("AsyncViews", "check_hook")
 
@@ -48,7 +48,7 @@ def check_hook(app: Flask, key: str, ours: AsyncViews | None) -> None:
         raise ConfigError(key, True, f"False, because {name} has an async_to_sync() of its own")
 
 
-class AsyncViews:
+class AsyncViews(ClosableThreads):
     """A loop for each thread of the server in which an async view ran. Thread-safe.
 
     A thread keeps its loop: whatever an async function of a request opens, the others of that
@@ -70,7 +70,6 @@ class AsyncViews:
         self._loops: list[ViewLoop] = []  # that were started, the ended ones too; guarded by _lock
         self._busy: set[ViewLoop] = set()  # guarded by _lock
         self._numbers = itertools.count()
-        close_at_exit(self)
 
     def install(self, app: Flask) -> None:
         """Run the async functions of ``app`` here from now on; see :func:`check_hook`."""
@@ -131,17 +130,30 @@ class AsyncViews:
             # A shutdown, before or after, finds the loop among all others, not among these.
             self._spare.append(loop)
 
-    def shutdown(self, *, wait: bool, cancel_pending: bool = False) -> None:
+    def close(self, *, cancel_pending: bool) -> None:
         """End each loop when the view that it runs is done. New views run as in stock Flask."""
         with self._lock:
             self.closed = True
-            loops = self._loops
-            idle = [loop for loop in loops if loop not in self._busy]
+            idle = [loop for loop in self._loops if loop not in self._busy]
         for loop in idle:
             loop.end()
-        if wait and not serves_this_thread():  # a view, or a job it waits for, waits for itself
-            for loop in loops:
-                loop.join()
+
+    def runs_here(self) -> bool:
+        return serves_this_thread()  # a view, or a job it waits for, would wait for itself
+
+    def threads(self) -> list[threading.Thread]:
+        with self._lock:
+            return [thread for loop in self._loops for thread in loop.threads()]
+
+    def abandon(self, seconds: float) -> None:
+        """Cancel the views that run. Whoever called them hears of it."""
+        with self._lock:
+            loops = self._loops.copy()
+        for loop in loops:
+            loop.abandon(seconds)
+
+    def kill(self) -> bool:
+        return False
 
     def forget_parent(self) -> None:
         """In the child of a fork: the loops are the parent's."""

@@ -25,8 +25,17 @@ BOOLEANS = (
     "log_exceptions",
     "propagate_exceptions",
     "async_views",
+    "cancel_pending_at_exit",
 )
-OTHERS = ("type", "app", "start_method", "job_timeout", "slow_callback", "loop_factory")
+OTHERS = (
+    "type",
+    "app",
+    "start_method",
+    "job_timeout",
+    "slow_callback",
+    "shutdown_timeout",
+    "loop_factory",
+)
 
 
 def key_of(field: str, name: str = "") -> str:
@@ -50,6 +59,8 @@ def test_defaults() -> None:
         max_pending=None,
         job_timeout=None,
         slow_callback=None,
+        shutdown_timeout=None,
+        cancel_pending_at_exit=False,
         loop_factory=None,
         futures_max_length=None,
         push_app_context=True,
@@ -269,6 +280,18 @@ class Factories:
 )
 def test_time_limit_is_a_number_of_seconds(value: object, seconds: float) -> None:
     assert parsed("job_timeout", value) == seconds
+
+
+@pytest.mark.parametrize(("value", "seconds"), [(0, 0.0), ("0", 0.0), (2.5, 2.5), ("25", 25.0)])
+def test_shutdown_timeout_is_a_number_of_seconds_or_0(value: object, seconds: float) -> None:
+    assert parsed("shutdown_timeout", value) == seconds
+
+
+@pytest.mark.parametrize("value", [-1, "-0.5", "", "soon", True, float("nan"), [1]])
+def test_what_is_no_number_of_seconds_is_refused_as_shutdown_timeout(value: object) -> None:
+    text = "expected seconds, 0 or more, or None for no limit; set it before init_app"
+    with pytest.raises(ConfigError, match=rf"^EXECUTOR_SHUTDOWN_TIMEOUT=.*: {text}"):
+        parsed("shutdown_timeout", value)
 
 
 def test_loop_factory_is_a_function_or_its_name() -> None:

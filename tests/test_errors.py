@@ -18,7 +18,9 @@ from flask_executor_typed.errors import (
     DuplicateKeyError,
     ExecutorClosedError,
     ExecutorError,
+    ForkedFutureError,
     GreenThreadsError,
+    JobAbandonedError,
     JobLostError,
     JobTimeoutError,
     NestedProcessError,
@@ -79,6 +81,32 @@ ERRORS: list[tuple[ExecutorError, type[Exception], str]] = [
         (
             "submit_after_response() needs a request that is not over: outside of one, in a job, "
             "and in a stream that has begun, use submit()"
+        ),
+    ),
+    (
+        ExecutorClosedError("mail_executor", at_exit=True),
+        RuntimeError,
+        (
+            "cannot submit to mail_executor while the interpreter exits; "
+            "only what was accepted before is done"
+        ),
+    ),
+    (
+        JobAbandonedError("report", 1.5, begun=True),
+        RuntimeError,
+        "report was still running when the 1.5 s of the shutdown were over",
+    ),
+    (
+        JobAbandonedError("report", 0.0, begun=False),
+        RuntimeError,
+        "report had not begun when the 0 s of the shutdown were over",
+    ),
+    (
+        ForkedFutureError("report"),
+        RuntimeError,
+        (
+            "report was submitted before this process was forked, and runs in the parent; "
+            "submit it here, or wait for it there"
         ),
     ),
     (
@@ -237,6 +265,11 @@ def test_facts_are_attributes() -> None:
     lost = JobLostError("f", "why")
     assert (lost.name, lost.reason) == ("f", "why")
     assert NestedProcessError("f").name == "f"
+    assert ForkedFutureError("f").name == "f"
+    abandoned = JobAbandonedError("f", 1.5, begun=True)
+    assert (abandoned.name, abandoned.seconds, abandoned.begun) == ("f", 1.5, True)
+    assert ExecutorClosedError("e", at_exit=True).at_exit
+    assert not ExecutorClosedError("e").at_exit
     assert RemoteTracebackError("Traceback").text == "Traceback"
     worker = WorkerError("f", "Traceback")
     assert (worker.name, worker.remote_traceback) == ("f", "Traceback")

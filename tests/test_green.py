@@ -93,11 +93,10 @@ def test_shutdown_does_not_wait_for_the_timers_of_jobs_that_are_done(
             assert not thread.is_alive()
 
 
-def test_job_that_shuts_its_backend_down_does_not_wait_for_itself(
-    library: str, app: Flask, executor: Executor
+def test_job_that_shuts_its_executor_down_does_not_wait_for_itself(
+    library: str, executor: Executor
 ) -> None:
-    backend = executor._states[app].backend(app)
-    shut_down = executor.submit(backend.shutdown, wait=True, cancel_pending=False)
+    shut_down = executor.submit(executor.shutdown)
     assert shut_down.result(TIMEOUT) is None
 
 

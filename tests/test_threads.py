@@ -6,9 +6,11 @@ Each test runs a script of its own in another interpreter. The scripts begin wit
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
@@ -175,7 +177,8 @@ def test_submitting_while_the_interpreter_exits_is_a_clear_error() -> None:
         executor.submit(submit_late)
     """)
     text = (
-        "cannot submit to executor after shutdown; init_app() makes the executor accept calls again"
+        "cannot submit to executor while the interpreter exits; "
+        "only what was accepted before is done"
     )
     assert ended == Ended(0, f"{text}\n{text}\n", "")
 
@@ -287,29 +290,29 @@ def test_garbage_collection_may_end_an_executor_whose_thread_holds_its_lock() ->
 
 def test_executor_that_is_made_while_the_exit_looks_at_all_of_them_comes_after_them() -> None:
     ended = run_script("""
-        from weakref import WeakSet
+        from weakref import WeakKeyDictionary
 
         from flask_executor_typed import threads
 
         looks, looked = threading.Event(), threading.Event()
 
-        class Watched(WeakSet):
-            def __iter__(self):
-                for each in super().__iter__():
+        class Watched(WeakKeyDictionary):
+            def items(self):
+                for each in super().items():
                     looks.set()
                     adding.join(0.5)  # too long for it to be over in time, if it waits as it should
                     yield each
                 looked.set()
 
         class Late:
-            def shutdown(self, *, wait, cancel_pending):
+            def close(self, *, cancel_pending):
                 print("closed")
 
         late = Late()
 
         def add():
             looks.wait(10)
-            threads.close_at_exit(late)
+            threads.close_at_exit(late, threads.AtExit())
             added.set()
 
         added = threading.Event()
@@ -321,6 +324,173 @@ def test_executor_that_is_made_while_the_exit_looks_at_all_of_them_comes_after_t
     """)
     assert (ended.status, ended.stderr) == (0, "")
     assert ended.stdout.splitlines()[0] == "done True"
+
+
+# The interpreter's exit with a time limit
+
+WITH_LIMIT = """
+app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = 0.5
+executor.init_app(app)
+begun = threading.Semaphore(0)
+
+
+def block():
+    begun.release()
+    time.sleep(3600)
+
+
+async def endless():
+    begun.release()
+    try:
+        while True:
+            await asyncio.sleep(60)
+    finally:
+        await asyncio.sleep(0.05)
+        print("cleaned up")
+
+
+async def blocks_its_loop():
+    block()
+
+
+async def blocks_by_asyncio():
+    await asyncio.to_thread(block)
+
+
+async def blocks_by_asgiref():
+    from asgiref.sync import sync_to_async
+
+    await sync_to_async(block)()
+
+
+async def never_ends():
+    begun.release()
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+
+
+def until_begun(calls=1):
+    for _ in range(calls):
+        assert begun.acquire(timeout=10)
+
+"""
+
+
+def abandoned(ended: Ended) -> list[str]:
+    """The names of the calls that the log calls abandoned, once for each time."""
+    return sorted(re.findall(r"Background job (\S+) \[[-\w]{22}\] is abandoned", ended.stderr))
+
+
+def test_exit_cancels_an_endless_coroutine_when_time_is_up() -> None:
+    begun = time.monotonic()
+    ended = run_script(
+        WITH_LIMIT
+        + dedent("""
+        executor.submit(endless)
+        executor.submit(time.sleep, 0.1).add_done_callback(lambda future: print(future.status))
+        until_begun()
+        """)
+    )
+    assert time.monotonic() - begun < TIMEOUT
+    assert (ended.status, ended.stdout) == (0, "succeeded\ncleaned up\n")
+    assert abandoned(ended) == ["endless"]
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "kind", ["block", "blocks_its_loop", "blocks_by_asyncio", "blocks_by_asgiref", "never_ends"]
+)
+def test_exit_never_hangs_on_a_call_that_never_ends(kind: str) -> None:
+    ended = run_script(
+        WITH_LIMIT
+        + dedent(f"""
+        app.config["EXECUTOR_MAX_WORKERS"] = 1
+        executor.init_app(app)
+        future = executor.submit({kind})
+        until_begun()
+        waits = executor.submit(lambda: print("heard", type(future.exception()).__name__))
+        if {kind == "block"}:  # which has the only worker
+            waits.add_done_callback(lambda waits: print("heard", type(waits.exception()).__name__))
+        sys.exit(7)
+        """)
+    )
+    assert (ended.status, ended.stdout) == (7, "heard JobAbandonedError\n"), ended.stderr
+    assert abandoned(ended) == ["<lambda>", kind]
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("cancels", "kind", "status"),
+    [
+        (True, "double", "cancelled"),
+        (False, "double", "succeeded"),
+        (False, "double_async", "succeeded"),  # and of these, the loop may have begun some
+    ],
+)
+def test_pending_calls_are_run_or_cancelled_at_exit_as_the_setting_says(
+    cancels: bool, kind: str, status: str
+) -> None:
+    ended = run_script(f"""
+        app.config["EXECUTOR_MAX_WORKERS"] = 1
+        app.config["EXECUTOR_CANCEL_PENDING_AT_EXIT"] = {cancels}
+        executor.init_app(app)
+        begun = threading.Event()
+
+        def run():
+            begun.set()
+            until_the_exit_has_begun()
+            return "run"
+
+        executor.submit(run).add_done_callback(lambda future: print(future.result()))
+        begun.wait(10)
+        for number in range(100):
+            executor.submit({kind}, number).add_done_callback(lambda f: told.append(f.status))
+        told = []
+        import atexit
+        atexit.register(lambda: print(len(told), *set(told)))
+    """)
+    assert ended == Ended(0, f"run\n100 {status}\n", "")
+
+
+def test_exit_with_a_time_limit_waits_no_longer_than_calls_take() -> None:
+    ended = run_script("""
+        app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = 3600
+        executor.init_app(app)
+        executor.submit(time.sleep, 0.2).add_done_callback(lambda future: print(future.status))
+        executor.submit(asyncio.sleep, 0).add_done_callback(lambda future: print(future.status))
+    """)
+    assert ended == Ended(0, "succeeded\nsucceeded\n", "")
+
+
+def test_exit_waits_for_calls_without_a_limit_although_those_of_another_executor_have_one() -> None:
+    ended = run_script(
+        WITH_LIMIT
+        + dedent("""
+        patient_app = Flask("patient")
+        patient = Executor(patient_app)
+        patient.submit(time.sleep, 1).add_done_callback(lambda future: print(future.status))
+        executor.submit(block)
+        until_begun()
+        """)
+    )
+    assert (ended.status, ended.stdout, abandoned(ended)) == (0, "succeeded\n", ["block"])
+
+
+def test_time_limit_that_shutdown_got_holds_although_the_interpreter_exits_meanwhile() -> None:
+    ended = run_script(
+        WITH_LIMIT
+        + dedent("""
+        app.config["EXECUTOR_SHUTDOWN_TIMEOUT"] = None
+        executor.init_app(app)
+        executor.submit(block)
+        until_begun()
+        executor.shutdown(wait=False, timeout=0.5)
+        """)
+    )
+    assert (ended.status, abandoned(ended)) == (0, ["block"])
 
 
 # Fork

@@ -39,6 +39,7 @@ from flask_executor_typed import (
     UploadsLeftBehindError,
     job_started,
 )
+from flask_executor_typed.threads import drain
 
 from . import working
 from .conftest import TIMEOUT
@@ -247,7 +248,7 @@ def test_without_the_setting_the_request_does_not_travel_and_the_error_says_so()
     try:
         name, error = in_view(app, submit)
     finally:
-        working.executor._states[app].shutdown(True, False)
+        drain([(part, math.inf) for part in working.executor._states[app].close(False)], 0)
     assert name == "kept"
     assert isinstance(error, OutsideContextError)
     assert str(error) == (

@@ -53,6 +53,12 @@ def create_no_app() -> Flask:
     raise RuntimeError("there is no database")
 
 
+def create_app_forever() -> Flask:
+    Path(os.environ["LOADS_FOREVER"]).write_text(str(os.getpid()))
+    time.sleep(3600)
+    raise AssertionError
+
+
 def greeting() -> str:
     return f"{current_app.config['GREETING']} from {current_app.name}"
 

@@ -12,7 +12,7 @@ from flask import Flask
 
 from ..calls import Call
 from ..config import ExecutorConfig, key_of
-from ..threads import close_at_exit
+from ..threads import Closable, close_at_exit
 from .capabilities import Capabilities
 from .pickling import Settings
 from .thread import ThreadBackend
@@ -27,7 +27,7 @@ __all__ = (
 )
 
 
-class Backend(Protocol):
+class Backend(Closable, Protocol):
     """Runs calls somewhere. Every method may be called from any thread."""
 
     @property
@@ -45,9 +45,6 @@ class Backend(Protocol):
         Raises:
             UnsupportedError: the call asks for what this backend cannot do.
         """
-
-    def shutdown(self, *, wait: bool, cancel_pending: bool) -> None:
-        """Refuse calls from now on and end the workers when what was accepted is done."""
 
 
 def import_backend(config: ExecutorConfig) -> None:
@@ -103,7 +100,7 @@ def open_backend(
             from .foreign import open_foreign
 
             backend = open_foreign(config, key_of("type", name=name), settings, max_workers)
-    close_at_exit(backend)
+    close_at_exit(backend, config.at_exit)
     return backend
 
 

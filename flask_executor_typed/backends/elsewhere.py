@@ -18,7 +18,7 @@ from flask import Flask
 
 from ..errors import ConfigError, UnsupportedError
 from ..futures import FutureProxy
-from ..threads import close_at_exit
+from ..threads import AtExit, ClosableThreads, close_at_exit
 from .pickling import Settings, Work, dump_error
 from .running import FAILED, Runner, become_worker
 
@@ -78,11 +78,11 @@ def _runner_of(pickled: bytes) -> tuple[_Runner, Flask | None]:
             become_worker()
             runner = _Runner(told)
             _runners[pickled] = runner, runner.load_app()
-            close_at_exit(runner)
+            close_at_exit(runner, AtExit())
         return _runners[pickled]
 
 
-class _Runner(Runner):
+class _Runner(Runner, ClosableThreads):
     def __init__(self, told: Told) -> None:
         super().__init__(told.settings)
         self._told = told
@@ -93,9 +93,21 @@ class _Runner(Runner):
         cure = "use EXECUTOR_TYPE='process' or 'thread', or leave progress() and track() away"
         raise UnsupportedError(future.name, self._told.backend, "tell of progress", cure)
 
-    def shutdown(self, *, wait: bool, cancel_pending: bool) -> None:
+    def close(self, *, cancel_pending: bool) -> None:
         """The worker ends."""
         self._loops.end()
+
+    def runs_here(self) -> bool:
+        return self._loops.serves_this_thread()
+
+    def threads(self) -> list[threading.Thread]:
+        return self._loops.threads()
+
+    def abandon(self, seconds: float) -> None:
+        self._loops.abandon(seconds)
+
+    def kill(self) -> bool:
+        return False
 
 
 class _NoLoops:

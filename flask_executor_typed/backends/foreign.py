@@ -6,6 +6,7 @@ the call itself; all others get it pickled, and make its contexts anew.
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import os
 import pickle
@@ -24,9 +25,9 @@ from ..errors import (
     NestedProcessError,
     UnpicklableError,
 )
-from .capabilities import IN_A_THREAD, Capabilities, check
+from .capabilities import Capabilities, check
 from .elsewhere import Told, home, run_elsewhere
-from .here import AcceptedCalls, BorrowedThreads, Unreachable
+from .here import BackendInThreads, BorrowingBackend, Unreachable
 from .pickling import ContextDumper, Settings, Work, dump_function, dump_key, load_error
 from .running import CANCELLED, RETURNED, is_worker
 
@@ -61,7 +62,7 @@ def open_foreign(
     executor = pool.executor
     label = f"{key}={config.type!r}" if isinstance(config.type, str) else _path_of(type(executor))
     if _is_in_this_process(executor):
-        return LocalBackend(pool, BorrowedThreads(settings.name, label, config.loop_factory))
+        return LocalBackend(pool, settings.name, label, config.loop_factory)
     coroutines = not _is_of_interpreters(executor)  # they have no daemon threads, for loops
     told = Told(settings, label, coroutines, home(), key)
     return RemoteBackend(pool, told)
@@ -145,48 +146,54 @@ _made: set[concurrent.futures.Executor] = set()
 of processes that is collected writes to pipes that it shares with its parent."""
 
 
-class LocalBackend:
+class LocalBackend(BackendInThreads):
     """An executor whose workers are threads of this process."""
 
-    capabilities = IN_A_THREAD
-
-    def __init__(self, pool: _Pool, threads: BorrowedThreads) -> None:
+    def __init__(
+        self,
+        pool: _Pool,
+        name: str,
+        backend: str,
+        loop_factory: Callable[[], asyncio.AbstractEventLoop] | None,
+    ) -> None:
+        super().__init__(name, backend, loop_factory)
         self._pool = pool
-        self._threads = threads
 
     def submit(self, call: Call[Any]) -> None:
         future = call.future
-        self._threads.accept()
+        self.accept(call)
         try:
-            running = self._pool.submit(self._threads.run, call)
+            running = self._pool.submit(self.run, call)
         except BaseException:
-            self._threads.release()
+            self.release(call)
             raise
         running.add_done_callback(partial(self._settle, call, future))
 
     def _settle(self, call: Call[Any], future: Future[Any], running: Future[Any]) -> None:
         """The call is over, or will never run."""
         try:
-            with self._threads.working_here():
+            with self.working_here():
                 if running.cancelled():
                     future.cancel()
                 elif (error := running.exception()) is not None and not future.done():
                     call._fail(_lost(call, error))
         finally:
-            self._threads.release()
+            self.release(call)
             error = None  # its traceback refers to this frame
 
-    def sizes(self) -> tuple[int, int]:
-        return self._threads.sizes()
+    def _give_back(self, *, wait: bool = True) -> None:
+        super()._give_back()
+        self._pool.shutdown(wait=wait)
 
-    def shutdown(self, *, wait: bool, cancel_pending: bool) -> None:
-        _shut_down(self._pool, self._threads, wait=wait, cancel_pending=cancel_pending)
+    def _cancel_pending(self) -> None:
+        self._pool.cancel_pending()
 
 
-class RemoteBackend:
+class RemoteBackend(BorrowingBackend):
     """An executor whose workers are other processes, or other interpreters of this one."""
 
     def __init__(self, pool: _Pool, told: Told) -> None:
+        super().__init__(told.settings.name)
         self.capabilities = Capabilities(
             contexts=told.settings.app is not None, coroutines=told.coroutines
         )
@@ -194,7 +201,6 @@ class RemoteBackend:
         self._backend = told.backend
         self._told = pickle.dumps(tuple(told))
         self._contexts = ContextDumper(told.settings)
-        self._calls = AcceptedCalls(told.settings.name)
 
     def submit(self, call: Call[Any]) -> None:
         future = call.future
@@ -210,17 +216,17 @@ class RemoteBackend:
             dump_function(call),
             self._contexts.dump(call),
         )
-        self._calls.accept()
+        self.accept(call)
         try:
             # From here on it is the executor's future that can be cancelled, or not: nobody tells
             # us when a worker begins. Who has cancelled ours before was first.
             if not future._refuse():
-                self._calls.release()
+                self.release(call)
                 return
             future._interruptible = Unreachable(self._backend)
             running = self._pool.submit(run_elsewhere, self._told, pickle.dumps(tuple(message)))
         except BaseException:
-            self._calls.release()
+            self.release(call)
             raise
         future._followed = running
         running.add_done_callback(partial(self._settle, call))
@@ -228,7 +234,7 @@ class RemoteBackend:
     def _settle(self, call: Call[Any], running: Future[tuple[bytes, bytes, float]]) -> None:
         future = call.future
         try:
-            with self._calls.working_here():
+            with self.working_here():
                 if running.cancelled():
                     future._end_cancelled()
                 elif (error := running.exception()) is not None:
@@ -237,7 +243,7 @@ class RemoteBackend:
                     kind, content, future._started = running.result()
                     self._settle_like(call, kind, content)
         finally:
-            self._calls.release()
+            self.release(call)
             call._let_go()
             error = None  # its traceback refers to this frame
             del future  # see FutureProxy.result()
@@ -257,15 +263,11 @@ class RemoteBackend:
     def sizes(self) -> tuple[int, int]:
         return 0, 0  # nobody tells us
 
-    def shutdown(self, *, wait: bool, cancel_pending: bool) -> None:
-        _shut_down(self._pool, self._calls, wait=wait, cancel_pending=cancel_pending)
+    def _give_back(self, *, wait: bool = True) -> None:
+        self._pool.shutdown(wait=wait)
 
-
-def _shut_down(pool: _Pool, calls: AcceptedCalls, *, wait: bool, cancel_pending: bool) -> None:
-    calls.close()
-    if cancel_pending:
-        pool.cancel_pending()
-    pool.shutdown(wait=wait and calls.join())
+    def _cancel_pending(self) -> None:
+        self._pool.cancel_pending()
 
 
 def _lost(call: Call[Any], error: BaseException) -> BaseException:

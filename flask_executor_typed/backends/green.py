@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TypeVar
 from ..calls import Call
 from ..errors import GreenThreadsError
 from ..loops import LoopPool
-from ..threads import _finish_at_exit, start_thread
+from ..threads import finish_at_exit, start_thread
 
 __all__ = ("NoLoops",)
 
@@ -76,4 +76,4 @@ class NoLoops(LoopPool):
 @cache
 def _wait_at_exit() -> None:
     """Have the exit wait for jobs: eventlet makes ``threading._shutdown`` do nothing."""
-    atexit.register(_finish_at_exit)
+    atexit.register(finish_at_exit)

@@ -14,36 +14,37 @@ from typing import Any, TypeVar
 from ..calls import Call
 from ..errors import ExecutorClosedError
 from ..loops import LoopPool, is_async_callable
+from ..threads import ClosableThreads, exit_has_begun, seconds_until, start_thread
 from .capabilities import IN_A_THREAD
 
-__all__ = ("AcceptedCalls", "BorrowedThreads", "SyncBackend", "Unreachable")
+__all__ = ("BackendInThreads", "BorrowingBackend", "SyncBackend", "Unreachable")
 
 R = TypeVar("R")
 
 
-class AcceptedCalls:
-    """Counts calls that are not over, for a backend whose workers are not its own."""
+class BorrowingBackend(ClosableThreads):
+    """Knows the calls that are not over, for a backend whose workers are not its own."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         # Reentrant: a finalizer may shut down while it is held.
         self._changed = threading.Condition(threading.RLock())
-        self._count = 0  # guarded by _changed, as what follows
-        self._threads: list[int] = []  # that run calls or their callbacks now
+        self._accepted: set[Call[Any]] = set()  # guarded by _changed, as what follows
+        self._working: list[int] = []  # threads that run calls or their callbacks now
         self._closed = False
+        self._ender: threading.Thread | None = None
 
-    def accept(self) -> None:
+    def accept(self, call: Call[Any]) -> None:
         """A call will be run, or given up: :meth:`release` must follow."""
         with self._changed:
             if self._closed:
-                raise ExecutorClosedError(self._name)
-            self._count += 1
+                raise ExecutorClosedError(self._name, exit_has_begun())
+            self._accepted.add(call)
 
-    def release(self) -> None:
+    def release(self, call: Call[Any]) -> None:
         with self._changed:
-            self._count -= 1
-            if self._closed and not self._count:
-                self._end()
+            self._accepted.discard(call)
+            self._end_if_idle()
             self._changed.notify_all()
 
     @contextlib.contextmanager
@@ -51,39 +52,70 @@ class AcceptedCalls:
         """What runs in the block cannot wait for all calls: it may be one, or its callback."""
         here = threading.get_ident()
         with self._changed:
-            self._threads.append(here)
+            self._working.append(here)
         try:
             yield
         finally:
             with self._changed:
-                self._threads.remove(here)
+                self._working.remove(here)
 
-    def close(self) -> None:
+    def close(self, *, cancel_pending: bool) -> None:
         with self._changed:
             self._closed = True
-            if not self._count:
-                self._end()
+            self._end_if_idle()
+        if cancel_pending:
+            self._cancel_pending()
 
-    def join(self) -> bool:
-        """Wait until all calls are over; ``False`` if this runs in one, which cannot."""
+    def runs_here(self) -> bool:
         with self._changed:
-            if threading.get_ident() in self._threads:
-                return False
-            while self._count:
-                self._changed.wait()
-        return True
+            return threading.get_ident() in self._working
 
-    def _end(self) -> None:
-        """No call will come any more, and none is left. May be called again."""
+    def wait(self, end: float) -> bool:
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self._accepted, seconds_until(end)):
+                return False
+        return super().wait(end)
+
+    def threads(self) -> list[threading.Thread]:
+        with self._changed:
+            return [] if self._ender is None else [self._ender]
+
+    def abandon(self, seconds: float) -> None:
+        """Fail the calls that are not over. Those that run go on, and nobody looks after them."""
+        with self._changed:
+            calls = self._accepted.copy()
+        self._cancel_pending()
+        for call in calls:
+            call.abandon(seconds)
+
+    def kill(self) -> bool:
+        return False
+
+    def _end_if_idle(self) -> None:
+        """Give back what was borrowed, once no call is left and none will come."""
+        if not self._closed or self._accepted or self._ender is not None:
+            return
+        try:  # in a thread of its own, since it waits for the workers, and this may be one
+            self._ender = start_thread(f"{self._name}-end", self._give_back)
+        except RuntimeError:  # the interpreter exits, and its exit waits for them
+            self._give_back(wait=False)
+
+    def _give_back(self, *, wait: bool = True) -> None:
+        """Shut down what is to be shut down."""
+
+    def _cancel_pending(self) -> None:
+        """Cancel what has not begun."""
 
     def sizes(self) -> tuple[int, int]:
         """How many threads run calls or their callbacks now, as far as this knows; and loops."""
         with self._changed:
-            return len(set(self._threads)), 0
+            return len(set(self._working)), 0
 
 
-class BorrowedThreads(AcceptedCalls):
+class BackendInThreads(BorrowingBackend):
     """Runs calls in whatever thread it is called. What they need of loops, it has."""
+
+    capabilities = IN_A_THREAD
 
     def __init__(
         self, name: str, backend: str, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None
@@ -140,46 +172,44 @@ class BorrowedThreads(AcceptedCalls):
     def sizes(self) -> tuple[int, int]:
         return super().sizes()[0], sum(pool.size() for pool in self._pools)
 
-    def join(self) -> bool:
-        if any(pool.serves_this_thread() for pool in self._pools) or not super().join():
-            return False
-        for pool in self._pools:  # no call can add one any more
-            pool.join()
-        return True
+    def runs_here(self) -> bool:
+        return super().runs_here() or any(pool.serves_this_thread() for pool in self._pools)
 
-    def _end(self) -> None:
-        for pool in self._pools:
+    def threads(self) -> list[threading.Thread]:
+        with self._changed:
+            loops = [thread for pool in self._pools for thread in pool.threads()]
+        return [*super().threads(), *loops]
+
+    def abandon(self, seconds: float) -> None:
+        super().abandon(seconds)
+        with self._changed:
+            pools = self._pools.copy()
+        for pool in pools:
+            pool.abandon(seconds)
+
+    def _give_back(self, *, wait: bool = True) -> None:
+        for pool in self._pools:  # no call can add one any more
             pool.end()
 
 
-class SyncBackend:
+class SyncBackend(BackendInThreads):
     """Runs each call when it is submitted, in the thread of the submitter, who waits.
 
     What the job does to contexts and context variables stays in there, as in another thread. A
     coroutine runs on a loop of ours, and the submitter waits for it, also on a loop of its own.
     """
 
-    capabilities = IN_A_THREAD
-
     def __init__(
         self, name: str, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None
     ) -> None:
-        self._threads = BorrowedThreads(name, "EXECUTOR_TYPE='sync'", loop_factory)
+        super().__init__(name, "EXECUTOR_TYPE='sync'", loop_factory)
 
     def submit(self, call: Call[Any]) -> None:
-        self._threads.accept()
+        self.accept(call)
         try:
-            self._threads.run(call)
+            self.run(call)
         finally:
-            self._threads.release()
-
-    def sizes(self) -> tuple[int, int]:
-        return self._threads.sizes()
-
-    def shutdown(self, *, wait: bool, cancel_pending: bool) -> None:
-        self._threads.close()  # nothing is ever pending
-        if wait:
-            self._threads.join()
+            self.release(call)
 
 
 class Unreachable:

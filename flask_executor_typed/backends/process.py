@@ -15,9 +15,11 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Generator, Iterator
 from importlib import import_module
 from math import inf
 from multiprocessing.connection import wait
+from multiprocessing.util import Finalize
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 from weakref import WeakSet
@@ -27,7 +29,7 @@ from ..calls import Call, Deadline
 from ..errors import ExecutorClosedError, JobLostError, NestedProcessError, UnpicklableError
 from ..futures import FutureProxy, Progress
 from ..loops import is_async_callable
-from ..threads import start_thread
+from ..threads import ClosableThreads, exit_has_begun, finish_at_exit, start_thread
 from .capabilities import Capabilities
 from .pickling import (
     ContextDumper,
@@ -61,7 +63,7 @@ class _Item(NamedTuple):
     context: bytes | None
 
 
-class ProcessBackend:
+class ProcessBackend(ClosableThreads):
     """Worker processes, started one by one while all of them are busy."""
 
     def __init__(self, settings: Settings, max_workers: int, start_method: str | None) -> None:
@@ -83,6 +85,9 @@ class ProcessBackend:
         self._threads: list[threading.Thread] = []  # guarded by _lock
         self._closed = False  # guarded by _lock
         self._contexts = ContextDumper(settings)
+        self._running: set[Call[Any]] = set()  # that threads have taken from the queue
+        self._workers: set[_Worker] = set()  # that were started, and may live
+        self._killed = threading.Event()  # set once: no worker lives on
         self._unloadable: tuple[float, bytes] | None = None  # when, and the error
 
     def submit(self, call: Call[Any]) -> None:
@@ -94,7 +99,7 @@ class ProcessBackend:
         future = call.future  # the call forgets it when it is done, which may be any moment now
         with self._lock:
             if self._closed:
-                raise ExecutorClosedError(self._settings.name)
+                raise ExecutorClosedError(self._settings.name, exit_has_begun())
             self._queue.put(item)
             if len(self._threads) >= self._max_workers or self._idle.acquire(blocking=False):
                 return
@@ -108,16 +113,35 @@ class ProcessBackend:
     def sizes(self) -> tuple[int, int]:
         return sum(thread.is_alive() for thread in list(self._threads)), 0
 
-    def shutdown(self, *, wait: bool, cancel_pending: bool) -> None:
+    def close(self, *, cancel_pending: bool) -> None:
         with self._lock:
             self._closed = True
-            threads = list(self._threads)
         if cancel_pending:
-            self._cancel_pending()
+            for item in self._take_pending():
+                item.call.future.cancel()
         self._queue.put(None)
-        if wait and threading.current_thread() not in threads:  # a callback cannot wait for itself
-            for thread in threads:
-                thread.join()
+
+    def runs_here(self) -> bool:
+        return threading.current_thread() in self.threads()  # in a callback
+
+    def threads(self) -> list[threading.Thread]:
+        with self._lock:
+            return self._threads.copy()
+
+    def abandon(self, seconds: float) -> None:
+        """Fail what is pending and what runs, which worker processes are told."""
+        for item in self._take_pending():
+            item.call.abandon(seconds)
+        self._queue.put(None)
+        for call in self._running.copy():
+            call.abandon(seconds)
+
+    def kill(self) -> bool:
+        self._killed.set()  # before we look: who starts another one from now on sees it
+        workers = self._workers.copy()
+        for worker in workers:
+            worker.kill()
+        return bool(workers)
 
     def try_to_start(self) -> None:
         """Start a worker process, which loads the app, and end it.
@@ -128,12 +152,12 @@ class ProcessBackend:
         """
         self._start_worker(self._settings.name).end()
 
-    def _cancel_pending(self) -> None:
+    def _take_pending(self) -> Iterator[_Item]:
         with contextlib.suppress(Empty):
             while True:
                 item = self._queue.get_nowait()
                 if item is not None:
-                    item.call.future.cancel()
+                    yield item
 
     # -- in a thread of one worker process --------------------------------------------------------
 
@@ -153,6 +177,7 @@ class ProcessBackend:
         """Settle a call, by ``worker`` or a new one. Returns the one for the next call."""
         call = item.call
         future = call.future
+        self._running.add(call)
         try:
             if future.done():  # cancelled
                 return worker
@@ -169,6 +194,7 @@ class ProcessBackend:
                 future._announce(signals.job_started, call.snapshot)
             return self._run(item, worker, running)
         finally:
+            self._running.discard(call)
             call._let_go()
             del future  # see FutureProxy.result()
 
@@ -261,16 +287,20 @@ class ProcessBackend:
             ConfigError: it could not load the app.
             JobLostError: no process can be started, or each ends before it has.
         """
-        how = ""
+        how = "would be killed"
         for _ in range(_STARTS):
             unloadable = self._unloadable
             if unloadable is not None and time.monotonic() < unloadable[0]:
                 raise load_error(unloadable[1])
+            if self._killed.is_set():
+                break
             try:
-                worker = _Worker(self._start_method, self._settings)
+                worker = _Worker(self._start_method, self._settings, self._workers)
             except OSError as error:  # no memory, no descriptors, or no fork server
                 reason = f"no worker process could be started ({type(error).__name__}: {error})"
                 raise JobLostError(name, reason) from error
+            if self._killed.is_set():
+                worker.kill()
             kind, content = worker.receive(inf)
             if kind == READY:
                 return worker
@@ -341,17 +371,18 @@ class _Running:
 class _Worker:
     """A worker process, and the two pipes to it."""
 
-    def __init__(self, start_method: str, settings: Settings) -> None:
+    def __init__(self, start_method: str, settings: Settings, fellows: set[_Worker]) -> None:
         context: Any = multiprocessing.get_context(start_method)
         self._numbers = itertools.count(1)
         self._calls, calls = multiprocessing.Pipe()
         orders, self._orders = multiprocessing.Pipe(duplex=False)
+        _finish_before_multiprocessing_does()
         _workers.add(self)  # before a fork, which copies our ends of the pipes
         self._process = context.Process(
             target=work, args=(calls, orders, settings), name=f"{settings.name}-worker"
         )
         try:
-            with _lock:
+            with _lock, _as_no_daemon():
                 self._process.start()
         except BaseException:
             self.forget()
@@ -359,6 +390,8 @@ class _Worker:
         finally:
             calls.close()
             orders.close()
+        self._fellows = fellows
+        fellows.add(self)
 
     def next_number(self) -> int:
         return next(self._numbers)
@@ -408,6 +441,7 @@ class _Worker:
         with _lock:
             self._process.join()
             code = self._process.exitcode
+        self._fellows.discard(self)
         self.forget()
         if code is None or code >= 0:
             return f"ended with exit code {code}"
@@ -427,6 +461,36 @@ _DIES_WITHIN = 5.0
 
 _process_module: Any = import_module("multiprocessing.process")
 
+
+@contextlib.contextmanager
+def _as_no_daemon() -> Generator[None, None, None]:
+    """Let a daemon of multiprocessing, such as a process of hypercorn, start processes.
+
+    It may not, because nobody would end them when it is terminated. Ours notice that themselves.
+    """
+    config = _process_module.current_process()._config
+    daemon = config.pop("daemon", None)
+    try:
+        yield
+    finally:
+        if daemon is not None:
+            config["daemon"] = daemon
+
+
+_finishes = False  # set once in each process
+
+
+def _finish_before_multiprocessing_does() -> None:
+    """See to it that workers end in a process that is a child of multiprocessing itself.
+
+    There it waits for all processes that were started, before threads are told of the exit.
+    """
+    global _finishes  # noqa: PLW0603
+    if not _finishes:
+        _finishes = True
+        Finalize(None, finish_at_exit, exitpriority=100)  # before those of queues and pools
+
+
 _workers: WeakSet[_Worker] = WeakSet()
 _lock = threading.Lock()
 """Starting a process looks after all that have ended, which two threads cannot do at once."""
@@ -434,8 +498,9 @@ _lock = threading.Lock()
 
 def _forget_parent() -> None:
     """In the child of a fork: its workers and its fork server are the parent's."""
-    global _lock  # noqa: PLW0603
+    global _lock, _finishes  # noqa: PLW0603
     _lock = threading.Lock()
+    _finishes = False
     for worker in list(_workers):
         worker.forget()  # or workers would not hear of the end of their parent while we live
         # Python would wait for it at exit, and fail.

@@ -7,7 +7,7 @@ import contextlib
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from typing import Any, cast
 
@@ -17,14 +17,14 @@ from ..errors import DeadlockError, ExecutorClosedError
 from ..futures import FutureProxy, following_apart, wait_here_with
 from ..green import check_patched_before_import, patched_by
 from ..loops import LoopPool, is_async_callable
-from ..threads import start_thread
+from ..threads import ClosableThreads, exit_has_begun, start_thread
 from .capabilities import IN_A_THREAD
 from .green import NoLoops
 
 __all__ = ("ThreadBackend",)
 
 
-class ThreadBackend:
+class ThreadBackend(ClosableThreads):
     """Threads of this process. A job's contexts, arguments and result never leave it."""
 
     capabilities = IN_A_THREAD
@@ -59,12 +59,22 @@ class ThreadBackend:
         else:
             self._pool.submit(call)
 
-    def shutdown(self, *, wait: bool, cancel_pending: bool) -> None:
+    def close(self, *, cancel_pending: bool) -> None:
         self._loops.refuse(cancel_pending)
-        self._pool.shutdown(cancel_pending)
-        if wait and not self._loops.serves_this_thread():  # a job cannot wait for itself to end
-            self._pool.join()
-            self._loops.join()
+        self._pool.close(cancel_pending)
+
+    def runs_here(self) -> bool:
+        return self._loops.serves_this_thread()
+
+    def threads(self) -> list[threading.Thread]:
+        return self._pool.threads() + self._loops.threads()
+
+    def abandon(self, seconds: float) -> None:
+        self._pool.abandon(seconds)
+        self._loops.abandon(seconds)
+
+    def kill(self) -> bool:
+        return False
 
     def blocked_loops(self, seconds: float) -> list[threading.Thread]:
         """The threads whose event loops do not answer within ``seconds``."""
@@ -94,6 +104,8 @@ class _ThreadPool:
         self._workers: list[threading.Thread] = []  # guarded by _lock; only grows
         self._ended = 0  # workers that have; guarded by _lock
         self._spares: list[threading.Thread] = []  # that run; guarded by _lock
+        # What runs in each worker and spare; the lists are changed by their threads alone.
+        self._running: dict[int, list[Call[Any]]] = {}
         self._waiting = 0  # workers and spares that do; guarded by _lock
         self._wanted: dict[Call[Any], None] = {}  # pending calls for which some job waits
         # While workers may grow: as many items as there are more workers than calls, queued or
@@ -118,7 +130,7 @@ class _ThreadPool:
         # be before our call, which then nobody gets, or behind it. Whoever takes the right to
         # start decides: if a worker has, the call was accepted and runs; if we have, it was not.
         if future._refuse():
-            raise ExecutorClosedError(self._name)
+            raise ExecutorClosedError(self._name, exit_has_begun())
 
     def _start_worker_if_none_is_idle(self, future: FutureProxy[Any]) -> None:
         # No lock, which a submitter holds while it starts a thread: a worker that had to wait for
@@ -163,6 +175,7 @@ class _ThreadPool:
     def _prepare_thread(self) -> None:
         self._loops.bridge_this_thread(self._note_waiting, self._note_going_on)
         wait_here_with(self._wait)
+        self._running[threading.get_ident()] = _this_thread.calls
 
     def _end_loops_if_last(self) -> None:
         with self._lock:
@@ -291,32 +304,40 @@ class _ThreadPool:
             if call is None or self._waiting < others:
                 # Who wants a call from now on does not find this spare any more.
                 self._spares.remove(threading.current_thread())
+                del self._running[threading.get_ident()]
                 return None
             self.unwant(call)
             return call
 
-    def shutdown(self, cancel_pending: bool) -> None:
+    def close(self, cancel_pending: bool) -> None:
         with self._lock:
             self._closed = True  # no worker starts from now on, but for spares
         if cancel_pending:
-            self._cancel_pending()
+            for call in self._take_pending():
+                call.cancel()
         self.queue.put(None)
         if not self._workers:
             self._loops.end()
 
-    def join(self) -> None:
-        """Wait until the workers have ended."""
-        for thread in [*self._workers, *self._spares]:
-            thread.join()
+    def threads(self) -> list[threading.Thread]:
+        with self._lock:
+            return [*self._workers, *self._spares]
 
-    def _cancel_pending(self) -> None:
-        try:
+    def abandon(self, seconds: float) -> None:
+        """Fail what is pending and what runs."""
+        for call in self._take_pending():
+            call.abandon(seconds)
+        self.queue.put(None)
+        for calls in self._running.copy().values():
+            for call in calls.copy():
+                call.abandon(seconds)
+
+    def _take_pending(self) -> Iterator[Call[Any]]:
+        with contextlib.suppress(Empty):
             while True:
                 call = self.queue.get_nowait()
                 if call is not None:
-                    call.cancel()
-        except Empty:
-            pass
+                    yield call
 
 
 def _stack_is_deep() -> bool:

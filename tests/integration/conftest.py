@@ -21,21 +21,23 @@ PATIENCE = 6 * TIMEOUT
 """Seconds after which a server counts as hung; it may be starting on a busy machine."""
 
 
-# The descriptor of the listening socket takes the place of {fd}.
+# The descriptor of the listening socket takes the place of {fd}, the module with the app that of
+# {module}.
 COMMANDS = {
     "gunicorn": (
         *("gunicorn", "--config", "tests/integration/gunicorn_conf.py", "--bind", "fd://{fd}"),
-        *("{options}", "tests.integration.served:app"),
+        *("{options}", "{module}:app"),
     ),
-    "waitress": ("tests.integration.serve", "waitress", "{fd}", "{options}"),
-    "uvicorn": ("tests.integration.serve", "uvicorn", "{fd}"),
+    "waitress": ("tests.integration.serve", "waitress", "{module}", "{fd}", "{options}"),
+    "uvicorn": ("tests.integration.serve", "uvicorn", "{module}", "{fd}", "{options}"),
+    "hypercorn": ("hypercorn", "--bind", "fd://{fd}", "{options}", "{module}:app"),
 }
 
 
 class Server:
     """One server with its workers, in a process group of their own."""
 
-    def __init__(self, log: Path, name: str, *options: str) -> None:
+    def __init__(self, log: Path, name: str, module: str, *options: str) -> None:
         self._log = log
         with (
             socket.create_server(("127.0.0.1", 0), backlog=1024) as listener,
@@ -49,7 +51,7 @@ class Server:
                 if word == "{options}":
                     command += options
                 else:
-                    command.append(word.format(fd=listener.fileno()))
+                    command.append(word.format(fd=listener.fileno(), module=module))
             self._process = subprocess.Popen(
                 command,
                 cwd=ROOT,
@@ -92,10 +94,13 @@ def serve(tmp_path: Path) -> Iterator[ServerFactory]:
     """Start a server with these options; what a test does not stop is killed after it."""
     servers: list[Server] = []
 
-    def start(*options: str, server: str = "gunicorn") -> Server:
+    def start(
+        *options: str, server: str = "gunicorn", module: str = "tests.integration.served"
+    ) -> Server:
         if importlib.util.find_spec(server) is None:
             pytest.skip(f"{server} is not installed")
-        servers.append(Server(tmp_path / f"server-{len(servers)}.log", server, *options))
+        log = tmp_path / f"server-{len(servers)}.log"
+        servers.append(Server(log, server, module, *options))
         return servers[-1]
 
     yield start

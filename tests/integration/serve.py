@@ -1,6 +1,6 @@
-"""``python -m tests.integration.serve NAME DESCRIPTOR``: a server that has no such command itself.
+"""``python -m tests.integration.serve NAME MODULE DESCRIPTOR``: a server without such a command.
 
-NAME is waitress or uvicorn, DESCRIPTOR that of a socket that listens.
+NAME is waitress or uvicorn, MODULE has the app, DESCRIPTOR is that of a socket that listens.
 """
 
 from __future__ import annotations
@@ -12,24 +12,25 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
-from .served import app, asgi_app
-
 
 def stop(*_: object) -> None:
     sys.exit()
 
 
-def main(name: str, descriptor: str, threads: str = "4") -> None:
+def main(name: str, module: str, descriptor: str, option: str = "4") -> None:
+    served: Any = import_module(module)
     sockets = [socket.socket(fileno=int(descriptor))]
     server: Any = import_module(name)
     if name == "waitress":
         signal.signal(signal.SIGTERM, stop)
-        server.serve(app, sockets=sockets, threads=int(threads))
+        server.serve(served.app, sockets=sockets, threads=int(option))
     else:
+        if option == "exits":
+            signal.signal(signal.SIGTERM, stop)  # for what uvicorn raises again after its shutdown
         # Its own option for a descriptor takes it for a Unix socket, and then each answer waits
         # for a delayed acknowledgement of TCP.
         with suppress(KeyboardInterrupt):  # raised again after the shutdown
-            server.Server(server.Config(asgi_app, lifespan="off")).run(sockets)
+            server.Server(server.Config(served.asgi_app, lifespan="off")).run(sockets)
 
 
 if __name__ == "__main__":
