@@ -123,7 +123,7 @@ class ProcessBackend:
             ConfigError: it could not load the app.
             JobLostError: processes end before they have.
         """
-        self._start_worker().end()
+        self._start_worker(self._settings.name).end()
 
     def _cancel_pending(self) -> None:
         with contextlib.suppress(Empty):
@@ -276,10 +276,7 @@ class ProcessBackend:
                 self._unloadable = time.monotonic() + _LOAD_AGAIN_AFTER, content
             else:
                 how = worker.bury()
-        raise JobLostError(
-            name,
-            f"each of {_STARTS} worker processes {how} when it started",
-        )
+        raise JobLostError(name, f"each of {_STARTS} worker processes {how} when it started")
 
 
 _ENDED, _NOT_RUN, _LATE = b"e", b"n", b"l"
