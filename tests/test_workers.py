@@ -700,6 +700,22 @@ def test_cancel_stops_a_coroutine_at_its_next_await(tmp_path: Path, executor: Ex
     assert end.read_text() == f"working {process}"  # its cleanup ran, before the next job
 
 
+def test_cancel_of_a_coroutine_that_its_worker_has_not_begun_leaves_the_worker_free(
+    tmp_path: Path, executor: Executor
+) -> None:
+    """Its loop is busy, or it imports what the arguments are made of."""
+    blocked, end, late = (tmp_path / name for name in ("blocked", "end", "late"))
+    executor.submit(working.block_loop, blocked, end).result(START)
+    until(blocked.exists)
+    future = executor.submit(working.sleep, working.Late(late))
+    until(late.exists)
+    assert future.cancel() is True
+    late.unlink()
+    time.sleep(0.05)  # nothing tells when it has arrived; too early, and the test passes
+    end.touch()
+    assert executor.submit(working.squared, 3).result(TIMEOUT) == 9
+
+
 def test_cancel_with_kill_ends_the_process_of_that_job_and_no_other(tmp_path: Path) -> None:
     with serving(EXECUTOR_MAX_WORKERS=2) as executor:
         paths = [tmp_path / name for name in ("killed", "spared")]

@@ -148,6 +148,28 @@ async def write_and_wait_async(path: Path, end: Path) -> None:
         end.write_text(f"{current_app.name} {os.getpid()}")
 
 
+class Late:
+    """Is made anew when a file that says so has been removed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.path.touch()
+        while self.path.exists():
+            time.sleep(0.001)
+
+
+async def block_loop(path: Path, until: Path) -> None:
+    """Afterwards."""
+    asyncio.get_running_loop().call_soon(write_and_wait, path, until)
+
+
+async def sleep(argument: object) -> None:
+    await asyncio.sleep(60)
+
+
 def wait_until_asked(path: Path, path_of_end: Path) -> str:
     path.write_text(str(os.getpid()))
     while not current_job.cancel_requested:

@@ -157,6 +157,12 @@ class _WorkersCall(Call[Any]):
         super().__init__(*args)
         self.over = threading.Event()
 
+    def begin(self) -> bool:
+        begins = super().begin()
+        if not begins:  # an order to cancel it came first, and the loop will not run it
+            self.over.set()
+        return begins
+
     def _announce_start(self) -> None: ...
 
     def _let_go(self) -> None:
