@@ -83,7 +83,7 @@ class ProcessBackend:
         self._threads: list[threading.Thread] = []  # guarded by _lock
         self._closed = False  # guarded by _lock
         self._contexts = ContextDumper(settings)
-        self._unloadable: tuple[float, bytes] | None = None  # when, and the error
+        self._unloadable: tuple[float, bytes] | None = None  # until when, and the error
 
     def submit(self, call: Call[Any]) -> None:
         if is_worker():
@@ -164,7 +164,12 @@ class ProcessBackend:
                 return worker
             if signals.job_started.receivers:
                 future._announce(signals.job_started, call.snapshot)
-            return self._run(item, worker, running)
+            try:
+                return self._run(item, worker, running)
+            except BaseException as error:  # no memory for the answer, say; other calls go on
+                call._fail(error)
+                running.interrupt(kill=True)
+                return None
         finally:
             call._let_go()
             del future  # see FutureProxy.result()
@@ -272,7 +277,8 @@ class ProcessBackend:
             if kind == READY:
                 return worker
             if kind == FAILED:
-                worker.end()
+                worker.order(END)
+                worker.bury()  # not end(): the app may have started a thread that never ends
                 self._unloadable = time.monotonic() + _LOAD_AGAIN_AFTER, content
             else:
                 how = worker.bury()
