@@ -53,6 +53,15 @@ def create_no_app() -> Flask:
     raise RuntimeError("there is no database")
 
 
+def create_no_app_and_a_thread() -> Flask:
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    raise RuntimeError("there is no database")
+
+
+def exit_and_create_no_app() -> Flask:
+    raise SystemExit("DATABASE is not set")
+
+
 def greeting() -> str:
     return f"{current_app.config['GREETING']} from {current_app.name}"
 
@@ -229,6 +238,26 @@ def report(steps: int) -> int:
     for step in range(steps):
         current_job.progress(step + 1, steps, f"step {step + 1}")
     return steps
+
+
+class OddNumber(float):
+    """Can be made anew in a worker, and nowhere else."""
+
+    def __reduce__(self) -> tuple[Callable[[int, str], object], tuple[int, str]]:
+        return _only_there, (os.getpid(), _interpreter)
+
+
+def report_odd_number() -> None:
+    current_job.progress(OddNumber(0.5))
+
+
+class OddRuntimeError(RuntimeError):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+def raise_odd_error() -> None:
+    raise OddRuntimeError
 
 
 def fail_until(path: Path, attempts: int) -> int:

@@ -58,7 +58,7 @@ class Runner:
             # Flask's own way of reading --app. It is never asked to change app.debug, which the
             # factory of the app sets here as it did in the server process.
             app = ScriptInfo(app_import_path=settings.app, set_debug_flag=False).load_app()
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # SystemExit would end the server's thread
             expected = (
                 "an app that a worker process can load, as 'flask --app' does "
                 f"({type(error).__name__}: {error})"
@@ -128,7 +128,8 @@ class Runner:
     def _explained(self, error: BaseException, name: str) -> BaseException:
         """What to do, if a job looked for a context that this executor's jobs do not have."""
         settings = self._settings
-        reason = str(error).split(".")[0] if isinstance(error, RuntimeError) else ""
+        # Flask's own, and no subclass, whose __str__ may raise.
+        reason = str(error).split(".")[0] if type(error) is RuntimeError else ""
         if reason == "Working outside of application context" or (
             reason == "Working outside of request context" and settings.app is None
         ):
