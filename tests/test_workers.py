@@ -653,8 +653,9 @@ def test_progress_reaches_the_server_process(executor: Executor) -> None:
 def test_progress_travels_as_plain_numbers(executor: Executor) -> None:
     future = executor.submit(working.report_odd_number)
     assert future.result(START) is None
-    assert future.progress == (0.5, None, "")
-    assert future.progress is not None and type(future.progress.done) is float
+    progress = future.progress
+    assert progress is not None
+    assert (type(progress.done), *progress) == (float, 0.5, None, "")
 
 
 def test_async_jobs_share_one_lasting_loop_with_the_contexts_of_each(executor: Executor) -> None:
