@@ -13,12 +13,20 @@ from flask import Flask
 
 from ..calls import Call, LoopServices
 from ..context import ContextRules, ContextSnapshot, PortableContext
-from ..errors import ConfigError, OutsideContextError
+from ..errors import ConfigError, OutsideContextError, UnpicklableError
 from ..futures import FutureProxy
 from ..loops import LoopPool, is_async_callable
-from .pickling import Settings, Work, dump_error, dump_result
+from .pickling import Settings, Work, dump_error, dump_result, load_error
 
-__all__ = ("CANCELLED", "FAILED", "RETURNED", "Runner", "become_worker", "is_worker")
+__all__ = (
+    "CANCELLED",
+    "FAILED",
+    "RETURNED",
+    "Runner",
+    "become_worker",
+    "is_worker",
+    "settle_like",
+)
 
 RETURNED, FAILED, CANCELLED = b"r", b"f", b"c"
 """What an answer to the submitter's process is."""
@@ -35,6 +43,22 @@ def become_worker() -> None:
     """From now on it is."""
     global _is_worker  # noqa: PLW0603
     _is_worker = True
+
+
+def settle_like(future: FutureProxy[Any], kind: bytes, content: bytes) -> BaseException | None:
+    """Settle a future by the answer of a worker; or return the error that it is to fail with."""
+    try:
+        if kind == CANCELLED:
+            future._end_cancelled()
+        elif kind == RETURNED:
+            future._succeed(pickle.loads(content))
+        else:
+            return load_error(content)
+    except BaseException as error:  # it could be made anew there, and cannot here
+        return UnpicklableError(future.name, "its outcome", f"{type(error).__name__}: {error}")
+    finally:
+        del future  # see FutureProxy.result()
+    return None
 
 
 class Runner:
