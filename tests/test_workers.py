@@ -304,6 +304,8 @@ def test_logger_of_the_app_works_in_the_worker(capfd: pytest.CaptureFixture[str]
         ("no.such.module:app", "Could not import 'no.such.module'"),
         ("tests.working:no_such_name", "no_such_name"),
         ("tests.working:create_no_app", "RuntimeError: there is no database"),
+        ("tests.working:create_no_app_and_a_thread", "RuntimeError: there is no database"),
+        ("tests.working:exit_and_create_no_app", "SystemExit: DATABASE is not set"),
     ],
 )
 def test_app_that_cannot_be_loaded_is_told_to_each_job_at_once(name: str, reason: str) -> None:
@@ -421,6 +423,27 @@ def test_system_that_lets_no_process_start_loses_the_job_and_says_why(tmp_path: 
     )
     why = "no worker process could be started (OSError: [Errno 24] Too many open files)"
     assert ended == (0, f"JobLostError greeting is lost: {why}\nhello from working\n", "")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="limits its memory")
+def test_answer_for_which_there_is_no_memory_fails_its_own_call_alone(tmp_path: Path) -> None:
+    ended = run_main(
+        tmp_path,
+        "spawn",
+        """
+        import logging, resource
+        logging.disable()
+        process = executor.submit(working.pid).result(20)
+        limits = resource.getrlimit(resource.RLIMIT_AS)
+        pages = int(open("/proc/self/statm").read().split()[0])
+        limit = pages * resource.getpagesize() + (64 << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limits[1]))
+        print(type(executor.submit(bytes, 128 << 20).exception(20)).__name__)
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+        print(executor.submit(working.greeting).result(20))
+        """,
+    )
+    assert (ended.status, ended.stdout) == (0, "MemoryError\nhello from working\n")
 
 
 def test_processes_that_end_when_they_start_are_told_of_and_not_started_for_ever(
@@ -576,6 +599,14 @@ def test_result_that_only_the_worker_can_make_anew_fails_its_own_call_alone(
     assert executor.submit(working.squared, 2).result(TIMEOUT) == 4
 
 
+def test_exception_that_has_no_text_fails_its_own_call_alone(executor: Executor) -> None:
+    process = executor.submit(working.pid).result(START)
+    assert type(executor.submit(working.raise_odd_error).exception(TIMEOUT)) is (
+        working.OddRuntimeError
+    )
+    assert executor.submit(working.pid).result(TIMEOUT) == process
+
+
 def test_exception_is_caused_by_its_traceback_in_the_worker(executor: Executor) -> None:
     error = executor.submit(working.fail_with_name, "x").exception(START)
     assert isinstance(error, ValueError)
@@ -618,6 +649,14 @@ def test_progress_reaches_the_server_process(executor: Executor) -> None:
     steps = asyncio.run(watched())
     assert steps[-1] == Progress(3, 3, "step 3")
     assert steps == sorted(steps)
+
+
+def test_progress_travels_as_plain_numbers(executor: Executor) -> None:
+    future = executor.submit(working.report_odd_number)
+    assert future.result(START) is None
+    progress = future.progress
+    assert progress is not None
+    assert (type(progress.done), *progress) == (float, 0.5, None, "")
 
 
 def test_async_jobs_share_one_lasting_loop_with_the_contexts_of_each(executor: Executor) -> None:
@@ -699,6 +738,22 @@ def test_cancel_stops_a_coroutine_at_its_next_await(tmp_path: Path, executor: Ex
     assert future.cancelled()
     assert executor.submit(working.pid).result(TIMEOUT) == process
     assert end.read_text() == f"working {process}"  # its cleanup ran, before the next job
+
+
+def test_cancel_of_a_coroutine_that_its_worker_has_not_begun_leaves_the_worker_free(
+    tmp_path: Path, executor: Executor
+) -> None:
+    """Its loop is busy, or it imports what the arguments are made of."""
+    blocked, end, late = (tmp_path / name for name in ("blocked", "end", "late"))
+    executor.submit(working.block_loop, blocked, end).result(START)
+    until(blocked.exists)
+    future = executor.submit(working.sleep, working.Late(late))
+    until(late.exists)
+    assert future.cancel() is True
+    late.unlink()
+    time.sleep(0.05)  # nothing tells when it has arrived; too early, and the test passes
+    end.touch()
+    assert executor.submit(working.squared, 3).result(TIMEOUT) == 9
 
 
 def test_cancel_with_kill_ends_the_process_of_that_job_and_no_other(tmp_path: Path) -> None:

@@ -59,6 +59,15 @@ def create_app_forever() -> Flask:
     raise AssertionError
 
 
+def create_no_app_and_a_thread() -> Flask:
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    raise RuntimeError("there is no database")
+
+
+def exit_and_create_no_app() -> Flask:
+    raise SystemExit("DATABASE is not set")
+
+
 def greeting() -> str:
     return f"{current_app.config['GREETING']} from {current_app.name}"
 
@@ -154,6 +163,28 @@ async def write_and_wait_async(path: Path, end: Path) -> None:
         end.write_text(f"{current_app.name} {os.getpid()}")
 
 
+class Late:
+    """Is made anew when a file that says so has been removed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.path.touch()
+        while self.path.exists():
+            time.sleep(0.001)
+
+
+async def block_loop(path: Path, until: Path) -> None:
+    """Afterwards."""
+    asyncio.get_running_loop().call_soon(write_and_wait, path, until)
+
+
+async def sleep(argument: object) -> None:
+    await asyncio.sleep(60)
+
+
 def wait_until_asked(path: Path, path_of_end: Path) -> str:
     path.write_text(str(os.getpid()))
     while not current_job.cancel_requested:
@@ -213,6 +244,26 @@ def report(steps: int) -> int:
     for step in range(steps):
         current_job.progress(step + 1, steps, f"step {step + 1}")
     return steps
+
+
+class OddNumber(float):
+    """Can be made anew in a worker, and nowhere else."""
+
+    def __reduce__(self) -> tuple[Callable[[int, str], object], tuple[int, str]]:
+        return _only_there, (os.getpid(), _interpreter)
+
+
+def report_odd_number() -> None:
+    current_job.progress(OddNumber(0.5))
+
+
+class OddRuntimeError(RuntimeError):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+def raise_odd_error() -> None:
+    raise OddRuntimeError
 
 
 def fail_until(path: Path, attempts: int) -> int:

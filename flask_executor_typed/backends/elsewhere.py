@@ -1,6 +1,6 @@
 """What a worker of another library's executor runs, in another process or interpreter.
 
-The only module whose code runs there. It must not need daemon threads or signals, which an
+It must not need daemon threads or signals, which an
 interpreter beside the main one does not have.
 """
 

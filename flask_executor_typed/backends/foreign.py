@@ -19,17 +19,12 @@ from typing import Any
 
 from ..calls import Call
 from ..config import ExecutorConfig, GivenExecutor
-from ..errors import (
-    ConfigError,
-    JobLostError,
-    NestedProcessError,
-    UnpicklableError,
-)
+from ..errors import ConfigError, JobLostError, NestedProcessError
 from .capabilities import Capabilities, check
 from .elsewhere import Told, home, run_elsewhere
 from .here import BackendInThreads, BorrowingBackend, Unreachable
-from .pickling import ContextDumper, Settings, Work, dump_function, dump_key, load_error
-from .running import CANCELLED, RETURNED, is_worker
+from .pickling import ContextDumper, Settings, Work, dump_function, dump_key
+from .running import is_worker, settle_like
 
 __all__ = ("LocalBackend", "RemoteBackend", "open_foreign")
 
@@ -241,24 +236,14 @@ class RemoteBackend(BorrowingBackend):
                     call._fail(_lost(call, error))
                 else:
                     kind, content, future._started = running.result()
-                    self._settle_like(call, kind, content)
+                    error = settle_like(future, kind, content)
+                    if error is not None:
+                        call._fail(error)
         finally:
             self.release(call)
             call._let_go()
             error = None  # its traceback refers to this frame
             del future  # see FutureProxy.result()
-
-    def _settle_like(self, call: Call[Any], kind: bytes, content: bytes) -> None:
-        try:
-            if kind == CANCELLED:
-                call.future._end_cancelled()
-            elif kind == RETURNED:
-                call.future._succeed(pickle.loads(content))
-            else:
-                call._fail(load_error(content))
-        except BaseException as error:  # it could be made anew there, and cannot here
-            reason = f"{type(error).__name__}: {error}"
-            call._fail(UnpicklableError(call.future.name, "its outcome", reason))
 
     def sizes(self) -> tuple[int, int]:
         return 0, 0  # nobody tells us

@@ -1,6 +1,6 @@
 """What travels between the server process and its worker processes.
 
-The only module that pickles.
+The only module that decides how functions, contexts, results and errors are pickled.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import pickle
 import sys
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -81,7 +82,7 @@ class _Pickler(pickle.Pickler):
 
 
 def _function_of_job(module: str, qualname: str) -> Any:
-    found: Any = __import__(module, fromlist=["*"])
+    found: Any = import_module(module)
     for part in qualname.split("."):
         found = getattr(found, part)
     return found.fn

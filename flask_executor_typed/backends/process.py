@@ -26,7 +26,7 @@ from weakref import WeakSet
 
 from .. import signals
 from ..calls import Call, Deadline
-from ..errors import ExecutorClosedError, JobLostError, NestedProcessError, UnpicklableError
+from ..errors import ExecutorClosedError, JobLostError, NestedProcessError
 from ..futures import FutureProxy, Progress
 from ..loops import is_async_callable
 from ..threads import ClosableThreads, exit_has_begun, finish_at_exit, start_thread
@@ -40,7 +40,7 @@ from .pickling import (
     dump_key,
     load_error,
 )
-from .running import CANCELLED, FAILED, RETURNED, is_worker
+from .running import CANCELLED, FAILED, is_worker, settle_like
 from .worker import END, PROGRESS, READY, work
 
 __all__ = ("ProcessBackend",)
@@ -88,14 +88,13 @@ class ProcessBackend(ClosableThreads):
         self._running: set[Call[Any]] = set()  # that threads have taken from the queue
         self._workers: set[_Worker] = set()  # that were started, and may live
         self._killed = threading.Event()  # set once: no worker lives on
-        self._unloadable: tuple[float, bytes] | None = None  # when, and the error
+        self._unloadable: tuple[float, bytes] | None = None  # until when, and the error
 
     def submit(self, call: Call[Any]) -> None:
         if is_worker():
             raise NestedProcessError(call.future.name)
-        item = _Item(
-            call, dump_function(call), self._contexts.dump(call)
-        )  # the submitter hears errors
+        # Pickled here, so that the submitter hears of errors.
+        item = _Item(call, dump_function(call), self._contexts.dump(call))
         future = call.future  # the call forgets it when it is done, which may be any moment now
         with self._lock:
             if self._closed:
@@ -192,7 +191,12 @@ class ProcessBackend(ClosableThreads):
                 return worker
             if signals.job_started.receivers:
                 future._announce(signals.job_started, call.snapshot)
-            return self._run(item, worker, running)
+            try:
+                return self._run(item, worker, running)
+            except BaseException as error:  # no memory for the answer, say; other calls go on
+                call._fail(error)
+                running.interrupt(kill=True)
+                return None
         finally:
             self._running.discard(call)
             call._let_go()
@@ -213,7 +217,11 @@ class ProcessBackend(ClosableThreads):
                         worker.bury()
                         worker = None
                     return worker
-                error = self._settle(call, kind, content)
+                error: BaseException | None
+                if kind == _ENDED:
+                    error = JobLostError(future.name, content.decode())
+                else:
+                    error = settle_like(future, kind, content)
                 if error is None or future.done():
                     return worker
                 call._log(error)
@@ -262,24 +270,6 @@ class ProcessBackend(ClosableThreads):
                 return None, _ENDED, f"its worker process {how} while it ran".encode()
         return None, _ENDED, b"one worker process after the other ended before it could run"
 
-    def _settle(self, call: Call[Any], kind: bytes, content: bytes) -> BaseException | None:
-        """Settle a call, if it is not to fail; else return the error."""
-        future = call.future
-        try:
-            if kind == CANCELLED:
-                future._end_cancelled()
-                return None
-            if kind == _ENDED:
-                return JobLostError(future.name, content.decode())
-            if kind == RETURNED:
-                future._succeed(pickle.loads(content))
-                return None
-            return load_error(content)
-        except BaseException as error:  # it could be made anew there, and cannot here
-            return UnpicklableError(future.name, "its outcome", f"{type(error).__name__}: {error}")
-        finally:
-            del future
-
     def _start_worker(self, name: str) -> _Worker:
         """Start a process, for the call of that name, and wait until it has loaded the app.
 
@@ -305,14 +295,12 @@ class ProcessBackend(ClosableThreads):
             if kind == READY:
                 return worker
             if kind == FAILED:
-                worker.end()
+                worker.order(END)
+                worker.bury()  # not end(): the app may have started a thread that never ends
                 self._unloadable = time.monotonic() + _LOAD_AGAIN_AFTER, content
             else:
                 how = worker.bury()
-        raise JobLostError(
-            name,
-            f"each of {_STARTS} worker processes {how} when it started",
-        )
+        raise JobLostError(name, f"each of {_STARTS} worker processes {how} when it started")
 
 
 _ENDED, _NOT_RUN, _LATE = b"e", b"n", b"l"
@@ -377,10 +365,10 @@ class _Worker:
         self._calls, calls = multiprocessing.Pipe()
         orders, self._orders = multiprocessing.Pipe(duplex=False)
         _finish_before_multiprocessing_does()
-        _workers.add(self)  # before a fork, which copies our ends of the pipes
         self._process = context.Process(
             target=work, args=(calls, orders, settings), name=f"{settings.name}-worker"
         )
+        _workers.add(self)  # before a fork, which copies our ends of the pipes
         try:
             with _lock, _as_no_daemon():
                 self._process.start()
@@ -497,30 +485,26 @@ _lock = threading.Lock()
 
 
 def _forget_parent() -> None:
-    """In the child of a fork: its workers and its fork server are the parent's."""
+    """In the child of a fork: its workers and its fork server are the parent's.
+
+    A later Python may not have the private names. Then the child may complain at its exit of
+    processes that are not its own, no more.
+    """
     global _lock, _finishes  # noqa: PLW0603
     _lock = threading.Lock()
     _finishes = False
     for worker in list(_workers):
         worker.forget()  # or workers would not hear of the end of their parent while we live
         # Python would wait for it at exit, and fail.
-        _private(_process_module, "_children", set[object]()).discard(worker._process)
+        getattr(_process_module, "_children", set[object]()).discard(worker._process)
     server = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
-    alive: object = _private(server, "_forkserver_alive_fd", None)
-    if isinstance(alive, int) and _private(server, "_forkserver_pid", None) is not None:
+    alive: object = getattr(server, "_forkserver_alive_fd", None)
+    if isinstance(alive, int) and getattr(server, "_forkserver_pid", None) is not None:
         # Python would ask the system how its child is, and fail. Without one it starts another.
         with contextlib.suppress(OSError):
             os.close(alive)
         for name in ("_forkserver_pid", "_forkserver_alive_fd", "_forkserver_address"):
             setattr(server, name, None)
-
-
-def _private(owner: object, name: str, default: Any) -> Any:
-    """A private attribute of the standard library, which a later Python may not have.
-
-    Then the child of a fork may complain at its exit of processes that are not its own, no more.
-    """
-    return getattr(owner, name, default)
 
 
 if hasattr(os, "register_at_fork"):

@@ -13,12 +13,20 @@ from flask import Flask
 
 from ..calls import Call, LoopServices
 from ..context import ContextRules, ContextSnapshot, PortableContext
-from ..errors import ConfigError, OutsideContextError
+from ..errors import ConfigError, OutsideContextError, UnpicklableError
 from ..futures import FutureProxy
 from ..loops import LoopPool, is_async_callable
-from .pickling import Settings, Work, dump_error, dump_result
+from .pickling import Settings, Work, dump_error, dump_result, load_error
 
-__all__ = ("CANCELLED", "FAILED", "RETURNED", "Runner", "become_worker", "is_worker")
+__all__ = (
+    "CANCELLED",
+    "FAILED",
+    "RETURNED",
+    "Runner",
+    "become_worker",
+    "is_worker",
+    "settle_like",
+)
 
 RETURNED, FAILED, CANCELLED = b"r", b"f", b"c"
 """What an answer to the submitter's process is."""
@@ -35,6 +43,22 @@ def become_worker() -> None:
     """From now on it is."""
     global _is_worker  # noqa: PLW0603
     _is_worker = True
+
+
+def settle_like(future: FutureProxy[Any], kind: bytes, content: bytes) -> BaseException | None:
+    """Settle a future by the answer of a worker; or return the error that it is to fail with."""
+    try:
+        if kind == CANCELLED:
+            future._end_cancelled()
+        elif kind == RETURNED:
+            future._succeed(pickle.loads(content))
+        else:
+            return load_error(content)
+    except BaseException as error:  # it could be made anew there, and cannot here
+        return UnpicklableError(future.name, "its outcome", f"{type(error).__name__}: {error}")
+    finally:
+        del future  # see FutureProxy.result()
+    return None
 
 
 class Runner:
@@ -58,7 +82,7 @@ class Runner:
             # Flask's own way of reading --app. It is never asked to change app.debug, which the
             # factory of the app sets here as it did in the server process.
             app = ScriptInfo(app_import_path=settings.app, set_debug_flag=False).load_app()
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # SystemExit would end the server's thread
             expected = (
                 "an app that a worker process can load, as 'flask --app' does "
                 f"({type(error).__name__}: {error})"
@@ -128,7 +152,7 @@ class Runner:
     def _explained(self, error: BaseException, name: str) -> BaseException:
         """What to do, if a job looked for a context that this executor's jobs do not have."""
         settings = self._settings
-        # Of a class that is not ours to trust, even str() may raise.
+        # Flask's own, and no subclass, whose __str__ may raise.
         reason = str(error).split(".")[0] if type(error) is RuntimeError else ""
         if reason == "Working outside of application context" or (
             reason == "Working outside of request context" and settings.app is None
@@ -157,6 +181,12 @@ class _WorkersCall(Call[Any]):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.over = threading.Event()
+
+    def begin(self) -> bool:
+        begins = super().begin()
+        if not begins:  # an order to cancel it came first, and the loop will not run it
+            self.over.set()
+        return begins
 
     def _announce_start(self) -> None: ...
 

@@ -9,10 +9,11 @@ import os
 import pickle
 import signal
 import threading
+import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
-from ..futures import FutureProxy
+from ..futures import FutureProxy, Progress
 from ..threads import start_thread
 from .pickling import Settings, Work, dump_error
 from .running import FAILED, Runner, become_worker
@@ -37,7 +38,13 @@ def work(calls: Connection, orders: Connection, settings: Settings) -> None:
     """
     become_worker()
     _be_deaf_to_signals_of_the_server()
-    _Worker(calls, orders, settings).work()
+    try:
+        _Worker(calls, orders, settings).work()
+    except BaseException:
+        # No memory, say. The server process hears of it by the end of the pipe, so at once: the
+        # interpreter's own exit waits for the thread that takes orders.
+        traceback.print_exc()
+        os._exit(1)
 
 
 def _be_deaf_to_signals_of_the_server() -> None:
@@ -105,7 +112,19 @@ class _Worker(Runner):
             self._running = None
 
     def _report(self, future: FutureProxy[Any]) -> None:
-        self._answer(PROGRESS, pickle.dumps(future.progress))
+        done, total, message = future.progress or Progress(0.0)
+        # Plain values, which the server process can surely make anew.
+        plain = _plain(done), None if total is None else _plain(total), str(message)
+        with self._answering:
+            # A thread of a job may outlive it: what it tells then is not the next job's.
+            with self._lock:
+                running = self._running
+            if running is not None and running[1] is future:
+                self._calls.send_bytes(PROGRESS + pickle.dumps(plain))
+
+
+def _plain(number: float) -> float:
+    return number if type(number) in {int, float} else float(number)
 
 
 def _nothing() -> None: ...
