@@ -405,6 +405,29 @@ def test_no_worker_outlives_a_killed_server_process(tmp_path: Path, method: str)
         until_dead(process)
 
 
+def test_job_that_closes_all_descriptors_is_lost_and_holds_nobody_up(tmp_path: Path) -> None:
+    """As daemons do when they start. Among them is what tells that the process has ended."""
+    ended = run_main(
+        tmp_path,
+        "spawn",
+        """
+        import logging
+        logging.disable()
+        app.config["EXECUTOR_MAX_WORKERS"] = 2
+        executor.init_app(app)
+        stays = executor.submit(working.close_all_and_stay)
+        ends = executor.submit(working.close_all)
+        print(type(ends.exception(20)).__name__, executor.submit(working.greeting).result(20))
+        print(type(stays.exception(20)).__name__, executor.submit(working.greeting).result(20))
+        """,
+    )
+    assert ended == (
+        0,
+        "JobLostError hello from working\nJobLostError hello from working\n",
+        "",
+    )
+
+
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts the open descriptors")
 def test_system_that_lets_no_process_start_loses_the_job_and_says_why(tmp_path: Path) -> None:
     ended = run_main(

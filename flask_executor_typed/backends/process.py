@@ -423,19 +423,27 @@ class _Worker:
 
     def bury(self) -> str:
         """See to it that the process is gone; returns how it ended, for a person."""
-        if not wait([self._process.sentinel], _DIES_WITHIN):
-            self.kill()  # it has closed its end of the pipe, and lives
-            wait([self._process.sentinel])
-        with _lock:
-            self._process.join()
-            code = self._process.exitcode
+        dies_at = time.monotonic() + _DIES_WITHIN
+        wait([self._process.sentinel], _DIES_WITHIN)
+        # A job may have closed the pipes, the sentinel's among them, and live on.
+        while (code := self._exit_code()) is None:
+            if time.monotonic() >= dies_at:
+                self.kill()
+            time.sleep(0.01)
         self._fellows.discard(self)
         self.forget()
-        if code is None or code >= 0:
+        if code >= 0:
             return f"ended with exit code {code}"
         with contextlib.suppress(ValueError):
             return f"was killed by {signal.Signals(-code).name}"
         return f"was killed by signal {-code}"
+
+    def _exit_code(self) -> int | None:
+        with _lock:
+            code = self._process.exitcode
+            if code is not None:
+                self._process.join()  # at once; it forgets the process
+        return code
 
     def forget(self) -> None:
         """Close the pipes."""

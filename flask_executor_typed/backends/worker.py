@@ -40,6 +40,8 @@ def work(calls: Connection, orders: Connection, settings: Settings) -> None:
     _be_deaf_to_signals_of_the_server()
     try:
         _Worker(calls, orders, settings).work()
+    except (EOFError, OSError):  # of a pipe: nobody is there any more, or a job has closed it
+        os._exit(1)
     except BaseException:
         # No memory, say. The server process hears of it by the end of the pipe, so at once: the
         # interpreter's own exit waits for the thread that takes orders.
