@@ -21,13 +21,18 @@ import flask.globals
 from flask import Flask, Request
 from flask.ctx import AppContext
 from flask.sessions import SecureCookieSession
-from flask.signals import request_tearing_down
+from flask.signals import (
+    appcontext_popped,
+    appcontext_pushed,
+    appcontext_tearing_down,
+    request_tearing_down,
+)
 from werkzeug.datastructures import EnvironHeaders, FileStorage, MultiDict
 from werkzeug.local import release_local
 
 from .errors import BodyNotReadError, UploadsLeftBehindError
 from .logs import log_exception
-from .signals import has_receivers
+from .signals import receivers_of
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -100,6 +105,7 @@ class _StackSlot:
 _names: dict[str, Any] = flask.globals.__dict__
 _MERGED = hasattr(AppContext, "has_request")
 _HAS_STACKS = "_cv_app" not in _names
+_HAS_TOKENS = not _MERGED and not _HAS_STACKS
 _app_slot: Any = _StackSlot(_names["_app_ctx_stack"]) if _HAS_STACKS else _names["_cv_app"]
 _request_slot: Any = (
     _app_slot
@@ -108,6 +114,23 @@ _request_slot: Any = (
     if _HAS_STACKS
     else _names["_cv_request"]
 )
+
+
+# They change in place when somebody connects.
+_hear_of_push = receivers_of(appcontext_pushed)
+_hear_of_end = tuple(
+    map(receivers_of, (request_tearing_down, appcontext_tearing_down, appcontext_popped))
+)
+
+
+def _nobody_minds_the_end(app: Flask) -> bool:
+    """Whether no code would run when contexts of ``app`` end."""
+    return (
+        not app.teardown_appcontext_funcs
+        and not app.teardown_request_funcs
+        and not any(_hear_of_end)
+        and type(app).do_teardown_appcontext is Flask.do_teardown_appcontext
+    )
 
 
 def current_app_or_none() -> Flask | None:
@@ -201,11 +224,12 @@ class ContextSnapshot:
 class _Pushed:
     """Contexts of one run. A class, not a generator: this runs for every job."""
 
-    __slots__ = ("_app_context", "_request_context", "_request_token", "_snapshot")
+    __slots__ = ("_app_context", "_app_token", "_request_context", "_request_token", "_snapshot")
 
     def __init__(self, snapshot: ContextSnapshot) -> None:
         self._snapshot = snapshot
         self._app_context: Any = None
+        self._app_token: Any = None
         self._request_context: Any = None
         self._request_token: Any = None
 
@@ -218,14 +242,17 @@ class _Pushed:
         app_context: Any = snapshot.app.app_context()
         if snapshot.g_items:
             app_context.g.__dict__.update(snapshot.g_items)
-        if snapshot.request is None:
-            app_context.push()
-        elif _MERGED:
+        if _MERGED and snapshot.request is not None:
             snapshot.request.push_with(app_context)
+        elif type(app_context) is AppContext and _HAS_TOKENS and not _hear_of_push:
+            # What its push() does, but for a signal that nobody hears; its pop() works afterwards.
+            # This and the same in __exit__() were a third of what the contexts of a job cost.
+            self._app_token = _app_slot.set(app_context)
+            app_context._cv_tokens.append(self._app_token)
         else:
-            context = snapshot.request.make_context()
             app_context.push()
-            self._request_context = context
+        if snapshot.request is not None and not _MERGED:
+            self._request_context = context = snapshot.request.make_context()
             self._request_token = _request_slot.set(context)
             # As if pushed by its own push(): what the job pushes once more is not the last to go.
             if _HAS_STACKS:
@@ -241,6 +268,15 @@ class _Pushed:
         traceback: TracebackType | None,
     ) -> None:
         if self._app_context is None:
+            return
+        if (
+            self._app_token is not None
+            and _app_slot.get(None) is self._app_context
+            and _nobody_minds_the_end(self._snapshot.app)
+        ):
+            if self._request_token is not None:
+                _request_slot.reset(self._request_token)
+            _app_slot.reset(self._app_token)
             return
         # On a loop's thread: Flask calls async teardown functions through asgiref, which refuses
         # in a thread whose loop runs. Like any teardown function they hold up the loop.
@@ -268,7 +304,7 @@ class _Pushed:
         # and when nobody wants to hear of its end, nobody is looked for: that is half of the cost.
         app: Any = self._snapshot.app
         try:
-            if app.teardown_request_funcs or has_receivers(request_tearing_down):
+            if app.teardown_request_funcs or receivers_of(request_tearing_down):
                 app.do_teardown_request(exc)
         finally:
             _request_slot.reset(self._request_token)
@@ -369,13 +405,12 @@ class _RequestSnapshot:
         environ["wsgi.input"] = _UNREAD_BODY if _announces_body(environ) else BytesIO()
         if "_cached_data" in values or ("form" in values and request.mimetype in _FORM_TYPES):
             values["stream"] = BytesIO()
-        elif not getattr(values.get("stream"), "is_exhausted", False):
-            values.pop("stream", None)
+        elif "stream" in values and not getattr(values["stream"], "is_exhausted", False):
+            del values["stream"]
         environ.pop("werkzeug.request", None)  # the view's
         values["environ"] = environ
         self._request: dict[str, Any] = values
-        files: MultiDict[str, FileStorage] | None = values.get("files")
-        self._uploads = _shared_uploads(request) if files else None
+        self._uploads = _shared_uploads(request) if values.get("files") else None
 
     def _request_copy(self) -> Request:
         request: Request = object.__new__(self._kind)
@@ -392,12 +427,17 @@ class _RequestSnapshot:
         Flask's own push would match the URL again and build another URL adapter for every job:
         most of what a job costs in Flask-Executor.
         """
+        return _UnusedContext(self)
+
+    def fill(self, context: Any, values: dict[str, Any]) -> None:
+        """Make ``context`` what :meth:`make_context` promised; ``values`` are its attributes."""
         parent = self._context
-        context: Any = object.__new__(parent.__class__)
-        context.__dict__.update(parent.__dict__)
-        context.request = self._request_copy()
-        context._after_request_functions = []
-        return context
+        ours = {"request": self._request_copy(), "_after_request_functions": []}
+        # One by one: of two threads that are the first to use the context, each value comes from
+        # only one. What is there already, because it was set on the context, stays.
+        for name, value in {**parent.__dict__, **ours}.items():
+            values.setdefault(name, value)
+        context.__class__ = parent.__class__
 
     def push_with(self, app_context: Any) -> None:
         """Push ``app_context`` as the one context that Flask 3.2 has for app and request."""
@@ -428,6 +468,29 @@ class _RequestSnapshot:
             type(session),
             dict(session or {}),
         )
+
+
+class _UnusedContext:
+    """A request context that nobody has looked at: it becomes one when somebody does.
+
+    Most jobs never look at the request, and copying it costs more than all else that they need.
+    """
+
+    def __init__(self, snapshot: _RequestSnapshot) -> None:
+        self._snapshot = snapshot
+
+    def __getattribute__(self, name: str) -> Any:
+        values: dict[str, Any] = object.__getattribute__(self, "__dict__")
+        values["_snapshot"].fill(self, values)
+        return getattr(self, name)
+
+    # Python looks these up in the class, and then they are those of the class that it becomes.
+
+    def __enter__(self) -> Any:
+        return self.__enter__()
+
+    def __exit__(self, *error: Any) -> Any:
+        return self.__exit__(*error)
 
 
 def _session_of(context: object) -> str:
