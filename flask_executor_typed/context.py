@@ -489,7 +489,7 @@ class _UnusedContext:
     def __enter__(self) -> Any:
         return self.__enter__()
 
-    def __exit__(self, *error: Any) -> Any:
+    def __exit__(self, *error: object) -> Any:
         return self.__exit__(*error)
 
 
