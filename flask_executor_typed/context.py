@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from io import BufferedReader, BytesIO, RawIOBase
 from itertools import chain
-from types import TracebackType
+from types import NoneType, TracebackType
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import flask.globals
@@ -68,7 +68,11 @@ def without_resources(name: str, value: object) -> bool:
     closes it. A job that finds ``g`` without it opens its own, as the view did.
     """
     kind: type = type(value)
-    return not (hasattr(kind, "close") or hasattr(kind, "aclose"))
+    return kind in _PLAIN or not (hasattr(kind, "close") or hasattr(kind, "aclose"))
+
+
+_PLAIN = frozenset({NoneType, bool, int, float, str, bytes, list, tuple, dict, set})
+"""Types of values that are no resources, told apart in half of the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +156,7 @@ class ContextSnapshot:
     extension keeps by context.
     """
 
-    __slots__ = ("app", "g_items", "pushes_app", "request", "rules", "variables")
+    __slots__ = ("app", "g_items", "parent", "pushes_app", "request", "rules", "variables")
 
     app: Flask
     """The app itself, never a proxy."""
@@ -165,6 +169,7 @@ class ContextSnapshot:
         pushes_app: bool = True,
         g_items: dict[str, Any] | None = None,
         request: _JobsRequest | None = None,
+        parent: Any = None,
     ) -> None:
         self.app = app
         self.rules: ContextRules = rules
@@ -172,6 +177,8 @@ class ContextSnapshot:
         self.pushes_app: bool = pushes_app
         self.g_items: dict[str, Any] | None = g_items
         self.request: _JobsRequest | None = request
+        self.parent: Any = parent
+        """The request context that was captured."""
 
     @classmethod
     def capture(cls, app: Flask, rules: ContextRules) -> ContextSnapshot:
@@ -183,20 +190,25 @@ class ContextSnapshot:
         g_items = None
         if rules.push_app and app_context is not None and app_context.app is app:
             carry_g = rules.carry_g
+            plain = _PLAIN if carry_g is without_resources else ()
             attributes: dict[str, Any] = getattr(app_context.g, "__dict__", {})
-            g_items = {name: value for name, value in attributes.items() if carry_g(name, value)}
+            g_items = {
+                name: value
+                for name, value in attributes.items()
+                if type(value) in plain or carry_g(name, value)
+            }
         request_context = _request_context()
         request: _JobsRequest | None = None
         if request_context is None:
             pass
         elif rules.push_request and request_context.app is app:
-            request = _RequestSnapshot(request_context)
+            request = _RequestSnapshot.of(request_context)
         else:
             return cls(app, rules, _without_flask(), rules.push_app, g_items)
         # Flask has no request without an app context.
         pushes_app = rules.push_app or request is not None
         variables = contextvars.copy_context() if pushes_app else _without_flask()
-        return cls(app, rules, variables, pushes_app, g_items, request)
+        return cls(app, rules, variables, pushes_app, g_items, request, request_context)
 
     def run(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call ``fn`` with this snapshot pushed, in a copy of its contextvars."""
@@ -210,7 +222,8 @@ class ContextSnapshot:
     def portable(self, *, with_request: bool) -> PortableContext:
         """What of this snapshot can be made anew in another process, as plain data."""
         request = self.request if with_request else None
-        return PortableContext(self.g_items or {}, None if request is None else request.portable())
+        portable = None if request is None else request.portable(self.parent)
+        return PortableContext(self.g_items or {}, portable)
 
     def pushed(self) -> _Pushed:
         """Make the snapshot current until the ``with`` block ends.
@@ -243,7 +256,7 @@ class _Pushed:
         if snapshot.g_items:
             app_context.g.__dict__.update(snapshot.g_items)
         if _MERGED and snapshot.request is not None:
-            snapshot.request.push_with(app_context)
+            snapshot.request.push_with(app_context, snapshot.parent)
         elif type(app_context) is AppContext and _HAS_TOKENS and not _hear_of_push:
             # What its push() does, but for a signal that nobody hears; its pop() works afterwards.
             # This and the same in __exit__() were a third of what the contexts of a job cost.
@@ -252,7 +265,7 @@ class _Pushed:
         else:
             app_context.push()
         if snapshot.request is not None and not _MERGED:
-            self._request_context = context = snapshot.request.make_context()
+            self._request_context = context = snapshot.request.make_context(snapshot.parent)
             self._request_token = _request_slot.set(context)
             # As if pushed by its own push(): what the job pushes once more is not the last to go.
             if _HAS_STACKS:
@@ -377,61 +390,81 @@ class PortableContext(NamedTuple):
 class _JobsRequest(Protocol):
     """What makes request contexts for jobs."""
 
-    def make_context(self) -> Any: ...
+    def make_context(self, parent: Any) -> Any: ...
 
-    def push_with(self, app_context: Any) -> None: ...
+    def push_with(self, app_context: Any, parent: Any) -> None: ...
 
-    def portable(self) -> PortableRequest: ...
+    def portable(self, parent: Any) -> PortableRequest: ...
 
 
 class _RequestSnapshot:
-    """What a request context held, with a request that a job can own.
+    """What a request held, from which a job gets a request of its own.
 
-    A job gets its own shallow copy of the request: what the view had read (form, JSON, data) is
-    there, attributes set on it too; ``session`` is the same object, as in Flask-Executor.
+    A shallow copy: what the view had read (form, JSON, data) is there, attributes set on it too;
+    ``session`` is the same object, as in Flask-Executor. It does not refer to the request context,
+    which keeps it for the next job that the request submits.
     """
 
-    __slots__ = ("_context", "_kind", "_request", "_uploads")
+    __slots__ = ("_environ", "_was_read", "_kind", "_uploads", "_values")
 
-    def __init__(self, context: Any) -> None:
+    @classmethod
+    def of(cls, context: Any) -> _RequestSnapshot:
+        """The snapshot of the last job if nothing has changed since, or a new one."""
         # ``_request`` on Flask 3.2, where ``request`` is a property that cannot be set
         request: Any = context._request if _MERGED else context.request
-        self._context = context
+        last: _RequestSnapshot | None = context.__dict__.get(_LAST)
+        if last is None or not last._is_of(request):
+            last = context.__dict__[_LAST] = cls(request)
+        return last
+
+    def __init__(self, request: Any) -> None:
         self._kind: type[Request] = type(request)
-        values: dict[str, Any] = request.__dict__.copy()
-        environ: dict[str, Any] = values["environ"].copy()
-        # The connection belongs to the server. Werkzeug reads the body through ``stream``, made
-        # anew from the environ when it is missing; one that was read to its end stays so.
-        environ["wsgi.input"] = _UNREAD_BODY if _announces_body(environ) else BytesIO()
-        if "_cached_data" in values or ("form" in values and request.mimetype in _FORM_TYPES):
-            values["stream"] = BytesIO()
-        elif "stream" in values and not getattr(values["stream"], "is_exhausted", False):
-            del values["stream"]
-        environ.pop("werkzeug.request", None)  # the view's
-        values["environ"] = environ
-        self._request: dict[str, Any] = values
-        self._uploads = _shared_uploads(request) if values.get("files") else None
+        self._uploads = _shared_uploads(request) if request.__dict__.get("files") else None
+        self._values: dict[str, Any] = request.__dict__.copy()
+        self._environ: dict[str, Any] = self._values["environ"].copy()
+        self._was_read = getattr(self._values.get("stream"), "is_exhausted", False)
+
+    def _is_of(self, request: Any) -> bool:
+        """Whether this is how the request is now."""
+        values: dict[str, Any] = request.__dict__
+        try:
+            # Not if it has a stream, which changes as it is read.
+            return (
+                values == self._values
+                and values["environ"] == self._environ
+                and "stream" not in values
+            )
+        except Exception:  # some value cannot be compared
+            return False
 
     def _request_copy(self) -> Request:
         request: Request = object.__new__(self._kind)
-        environ: dict[str, Any] = self._request["environ"].copy()
-        request.__dict__.update(self._request, environ=environ, headers=EnvironHeaders(environ))
+        values, environ = self._values.copy(), self._environ.copy()
+        # The connection belongs to the server. Werkzeug reads the body through ``stream``, made
+        # anew from the environ when it is missing; one that was read to its end stays so.
+        environ["wsgi.input"] = _UNREAD_BODY if _announces_body(environ) else BytesIO()
+        environ.pop("werkzeug.request", None)  # the view's
+        values.update(environ=environ, headers=EnvironHeaders(environ))
+        request.__dict__.update(values)
+        if "_cached_data" in values or ("form" in values and request.mimetype in _FORM_TYPES):
+            request.__dict__["stream"] = BytesIO()
+        elif not self._was_read:
+            request.__dict__.pop("stream", None)
         if self._uploads is not None:
             files = MultiDict((name, upload.open()) for name, upload in self._uploads)
             request.__dict__["files"] = files
         return request
 
-    def make_context(self) -> Any:
+    def make_context(self, parent: Any) -> Any:
         """A request context for one run, to be made current by hand, on Flask before 3.2.
 
         Flask's own push would match the URL again and build another URL adapter for every job:
         most of what a job costs in Flask-Executor.
         """
-        return _UnusedContext(self)
+        return _UnusedContext(self, parent)
 
-    def fill(self, context: Any, values: dict[str, Any]) -> None:
+    def fill(self, context: Any, values: dict[str, Any], parent: Any) -> None:
         """Make ``context`` what :meth:`make_context` promised; ``values`` are its attributes."""
-        parent = self._context
         ours = {"request": self._request_copy(), "_after_request_functions": []}
         # One by one: of two threads that are the first to use the context, each value comes from
         # only one. What is there already, because it was set on the context, stays.
@@ -439,25 +472,23 @@ class _RequestSnapshot:
             values.setdefault(name, value)
         context.__class__ = parent.__class__
 
-    def push_with(self, app_context: Any) -> None:
+    def push_with(self, app_context: Any, parent: Any) -> None:
         """Push ``app_context`` as the one context that Flask 3.2 has for app and request."""
-        parent = self._context
         app_context._request = self._request_copy()
         app_context._session = parent._session
         app_context.url_adapter = None  # push() matches the URL only if there is one
         app_context.push()
         app_context.url_adapter = parent.url_adapter
 
-    def portable(self) -> PortableRequest:
+    def portable(self, parent: Any) -> PortableRequest:
         """The request as plain data. Attributes that the view had set on it stay behind."""
-        values = self._request
-        environ: dict[str, Any] = values["environ"]
+        values, environ = self._values, self._environ
         form: MultiDict[str, str] | None = values.get("form")
         body: bytes | None = values.get("_cached_data")
-        if body is None and (form is not None or environ["wsgi.input"] is not _UNREAD_BODY):
+        if body is None and (form is not None or not _announces_body(environ)):
             body = b""
         rule = values.get("url_rule")
-        session = getattr(self._context, _session_of(self._context))
+        session = getattr(parent, _session_of(parent))
         return PortableRequest(
             {name: value for name, value in environ.items() if _is_plain(name, value)},
             body,
@@ -470,18 +501,23 @@ class _RequestSnapshot:
         )
 
 
+_LAST = "flask_executor_typed.request"
+"""What a request context calls the snapshot of its request, among its attributes."""
+
+
 class _UnusedContext:
     """A request context that nobody has looked at: it becomes one when somebody does.
 
     Most jobs never look at the request, and copying it costs more than all else that they need.
     """
 
-    def __init__(self, snapshot: _RequestSnapshot) -> None:
-        self._snapshot = snapshot
+    def __init__(self, snapshot: _RequestSnapshot, parent: Any) -> None:
+        self._fill = snapshot.fill
+        self._parent = parent
 
     def __getattribute__(self, name: str) -> Any:
         values: dict[str, Any] = object.__getattribute__(self, "__dict__")
-        values["_snapshot"].fill(self, values)
+        values["_fill"](self, values, values["_parent"])
         return getattr(self, name)
 
     # Python looks these up in the class, and then they are those of the class that it becomes.
@@ -512,16 +548,16 @@ class _RebuiltRequest:
         self._app = app
         self._portable = portable
 
-    def portable(self) -> PortableRequest:
+    def portable(self, parent: Any) -> PortableRequest:
         return self._portable
 
-    def make_context(self) -> Any:
+    def make_context(self, parent: Any) -> Any:
         context: Any = self._app.request_context(self._environ())
         self._fill(context.request)
         setattr(context, _session_of(context), self._session())
         return context
 
-    def push_with(self, app_context: Any) -> None:
+    def push_with(self, app_context: Any, parent: Any) -> None:
         app: Any = self._app
         request = app.request_class(self._environ())
         request.json_module = app.json
