@@ -405,7 +405,7 @@ class _RequestSnapshot:
     which keeps it for the next job that the request submits.
     """
 
-    __slots__ = ("_environ", "_was_read", "_kind", "_uploads", "_values")
+    __slots__ = ("_environ", "_kind", "_uploads", "_values", "_was_read")
 
     @classmethod
     def of(cls, context: Any) -> _RequestSnapshot:
