@@ -122,17 +122,16 @@ _request_slot: Any = (
 
 # They change in place when somebody connects.
 _hear_of_push = receivers_of(appcontext_pushed)
-_hear_of_end = tuple(
-    map(receivers_of, (request_tearing_down, appcontext_tearing_down, appcontext_popped))
-)
+_hear_of_requests_end = receivers_of(request_tearing_down)
+_hear_of_apps_end = receivers_of(appcontext_tearing_down)
+_hear_of_pop = receivers_of(appcontext_popped)
 
 
 def _nobody_minds_the_end(app: Flask) -> bool:
     """Whether no code would run when contexts of ``app`` end."""
     return (
-        not app.teardown_appcontext_funcs
-        and not app.teardown_request_funcs
-        and not any(_hear_of_end)
+        not (app.teardown_appcontext_funcs or app.teardown_request_funcs)
+        and not (_hear_of_requests_end or _hear_of_apps_end or _hear_of_pop)
         and type(app).do_teardown_appcontext is Flask.do_teardown_appcontext
     )
 
@@ -255,8 +254,9 @@ class _Pushed:
         app_context: Any = snapshot.app.app_context()
         if snapshot.g_items:
             app_context.g.__dict__.update(snapshot.g_items)
-        if _MERGED and snapshot.request is not None:
-            snapshot.request.push_with(app_context, snapshot.parent)
+        request = snapshot.request
+        if _MERGED and request is not None:
+            request.push_with(app_context, snapshot.parent)
         elif type(app_context) is AppContext and _HAS_TOKENS and not _hear_of_push:
             # What its push() does, but for a signal that nobody hears; its pop() works afterwards.
             # This and the same in __exit__() were a third of what the contexts of a job cost.
@@ -264,14 +264,9 @@ class _Pushed:
             app_context._cv_tokens.append(self._app_token)
         else:
             app_context.push()
-        if snapshot.request is not None and not _MERGED:
-            self._request_context = context = snapshot.request.make_context(snapshot.parent)
-            self._request_token = _request_slot.set(context)
-            # As if pushed by its own push(): what the job pushes once more is not the last to go.
-            if _HAS_STACKS:
-                context._implicit_app_ctx_stack = [None]
-            else:
-                context._cv_tokens = [(self._request_token, None)]
+        if request is not None and not _MERGED:
+            self._request_context = context = _UnusedContext(request, snapshot.parent)
+            self._request_token = context._token = _request_slot.set(context)
         self._app_context = app_context
 
     def __exit__(
@@ -317,7 +312,7 @@ class _Pushed:
         # and when nobody wants to hear of its end, nobody is looked for: that is half of the cost.
         app: Any = self._snapshot.app
         try:
-            if app.teardown_request_funcs or receivers_of(request_tearing_down):
+            if app.teardown_request_funcs or _hear_of_requests_end:
                 app.do_teardown_request(exc)
         finally:
             _request_slot.reset(self._request_token)
@@ -405,7 +400,7 @@ class _RequestSnapshot:
     which keeps it for the next job that the request submits.
     """
 
-    __slots__ = ("_environ", "_kind", "_uploads", "_values", "_was_read")
+    __slots__ = ("_can_be_compared", "_environ", "_kind", "_uploads", "_values", "_was_read")
 
     @classmethod
     def of(cls, context: Any) -> _RequestSnapshot:
@@ -422,19 +417,24 @@ class _RequestSnapshot:
         self._uploads = _shared_uploads(request) if request.__dict__.get("files") else None
         self._values: dict[str, Any] = request.__dict__.copy()
         self._environ: dict[str, Any] = self._values["environ"].copy()
+        self._can_be_compared: bool | None = None
         self._was_read = getattr(self._values.get("stream"), "is_exhausted", False)
 
     def _is_of(self, request: Any) -> bool:
-        """Whether this is how the request is now."""
+        """Whether this is certainly how the request is now."""
+        if self._can_be_compared is None:  # not before: most requests submit one job
+            kinds: Any = map(type, self._environ.values())
+            self._can_be_compared = _is_flasks_own(self._values) and all(
+                kind in _IMMUTABLE or kind.__eq__ is object.__eq__ for kind in kinds
+            )
         values: dict[str, Any] = request.__dict__
         try:
-            # Not if it has a stream, which changes as it is read.
             return (
-                values == self._values
+                self._can_be_compared
+                and values == self._values
                 and values["environ"] == self._environ
-                and "stream" not in values
             )
-        except Exception:  # some value cannot be compared
+        except Exception:  # what came into the environ cannot be compared
             return False
 
     def _request_copy(self) -> Request:
@@ -461,16 +461,11 @@ class _RequestSnapshot:
         Flask's own push would match the URL again and build another URL adapter for every job:
         most of what a job costs in Flask-Executor.
         """
-        return _UnusedContext(self, parent)
-
-    def fill(self, context: Any, values: dict[str, Any], parent: Any) -> None:
-        """Make ``context`` what :meth:`make_context` promised; ``values`` are its attributes."""
-        ours = {"request": self._request_copy(), "_after_request_functions": []}
-        # One by one: of two threads that are the first to use the context, each value comes from
-        # only one. What is there already, because it was set on the context, stays.
-        for name, value in {**parent.__dict__, **ours}.items():
-            values.setdefault(name, value)
-        context.__class__ = parent.__class__
+        context: Any = object.__new__(parent.__class__)
+        context.__dict__.update(parent.__dict__)
+        context.request = self._request_copy()
+        context._after_request_functions = []
+        return context
 
     def push_with(self, app_context: Any, parent: Any) -> None:
         """Push ``app_context`` as the one context that Flask 3.2 has for app and request."""
@@ -501,23 +496,50 @@ class _RequestSnapshot:
         )
 
 
+def _is_flasks_own(values: dict[str, Any]) -> bool:
+    """Whether attributes of a request are only such as Flask sets, each once.
+
+    A list that a view puts on the request for each of its jobs is another one each time, although
+    both are empty and so equal. And a stream changes as it is read.
+    """
+    return "stream" not in values and all(
+        name in _SET_BY_INIT or hasattr(Request, name) for name in values
+    )
+
+
+_SET_BY_INIT = frozenset(vars(Request({}))) | {"url_rule", "view_args", "json_module"}
+
+_IMMUTABLE = frozenset({bool, int, float, str, bytes, tuple, NoneType})
+
 _LAST = "flask_executor_typed.request"
 """What a request context calls the snapshot of its request, among its attributes."""
 
 
 class _UnusedContext:
-    """A request context that nobody has looked at: it becomes one when somebody does.
+    """A pushed request context that nobody has looked at: it becomes one when somebody does.
 
     Most jobs never look at the request, and copying it costs more than all else that they need.
     """
 
-    def __init__(self, snapshot: _RequestSnapshot, parent: Any) -> None:
-        self._fill = snapshot.fill
+    _token: object
+
+    def __init__(self, request: _JobsRequest, parent: Any) -> None:
+        self._request = request
         self._parent = parent
 
     def __getattribute__(self, name: str) -> Any:
         values: dict[str, Any] = object.__getattribute__(self, "__dict__")
-        values["_fill"](self, values, values["_parent"])
+        context = values["_request"].make_context(values["_parent"])
+        # As if pushed by its own push(): what the job pushes once more is not the last to go.
+        if _HAS_STACKS:
+            context._implicit_app_ctx_stack = [None]
+        else:
+            context._cv_tokens = [(values["_token"], None)]
+        # One by one: of two threads that are the first to use the context, each value comes from
+        # only one. What is there already, because it was set on the context, stays.
+        for key, value in context.__dict__.items():
+            values.setdefault(key, value)
+        self.__class__ = context.__class__
         return getattr(self, name)
 
     # Python looks these up in the class, and then they are those of the class that it becomes.
