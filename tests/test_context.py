@@ -91,7 +91,7 @@ def items_of(proxy: Any) -> dict[str, Any]:
 
 def request_context() -> Any:
     """The context that ``request`` is found in; of Flask 2.0 and 2.1 it is on a stack."""
-    names: dict[str, Any] = vars(flask.globals)
+    names: dict[str, Any] = {**vars(flask.globals)}
     proxy = names.get("request_ctx") or names.get("app_ctx")
     return names["_request_ctx_stack"].top if proxy is None else itself(proxy)
 
@@ -489,7 +489,8 @@ def test_each_job_of_a_request_gets_the_list_that_the_view_put_there_for_it(
     app: Flask, executor: Executor, where: str
 ) -> None:
     def values() -> dict[str, Any]:
-        return vars(itself(request)) if where == "request" else request.environ
+        of_request: dict[str, Any] = itself(request).__dict__
+        return of_request if where == "request" else request.environ
 
     with app.test_request_context():
         lists: list[list[int]] = [[]]
@@ -576,7 +577,7 @@ def test_request_context_of_a_job_is_one_of_flasks_to_whoever_looks_at_it(
         return isinstance(found, context_kind), path + request.path
 
     with app.test_request_context("/x"):
-        context_kind = type(request_context())
+        context_kind: type[Any] = request_context().__class__
         assert run(executor, kind(job)) == (True, "/x/x")
 
 
