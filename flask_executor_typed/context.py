@@ -14,20 +14,25 @@ from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from io import BufferedReader, BytesIO, RawIOBase
 from itertools import chain
-from types import TracebackType
+from types import NoneType, TracebackType
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import flask.globals
 from flask import Flask, Request
 from flask.ctx import AppContext
 from flask.sessions import SecureCookieSession
-from flask.signals import request_tearing_down
+from flask.signals import (
+    appcontext_popped,
+    appcontext_pushed,
+    appcontext_tearing_down,
+    request_tearing_down,
+)
 from werkzeug.datastructures import EnvironHeaders, FileStorage, MultiDict
 from werkzeug.local import release_local
 
 from .errors import BodyNotReadError, UploadsLeftBehindError
 from .logs import log_exception
-from .signals import has_receivers
+from .signals import receivers_of
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -63,7 +68,11 @@ def without_resources(name: str, value: object) -> bool:
     closes it. A job that finds ``g`` without it opens its own, as the view did.
     """
     kind: type = type(value)
-    return not (hasattr(kind, "close") or hasattr(kind, "aclose"))
+    return kind in _PLAIN or not (hasattr(kind, "close") or hasattr(kind, "aclose"))
+
+
+_PLAIN = frozenset({NoneType, bool, int, float, str, bytes, list, tuple, dict, set})
+"""Types of values that are no resources, told apart in half of the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +109,7 @@ class _StackSlot:
 _names: dict[str, Any] = flask.globals.__dict__
 _MERGED = hasattr(AppContext, "has_request")
 _HAS_STACKS = "_cv_app" not in _names
+_HAS_TOKENS = not _MERGED and not _HAS_STACKS
 _app_slot: Any = _StackSlot(_names["_app_ctx_stack"]) if _HAS_STACKS else _names["_cv_app"]
 _request_slot: Any = (
     _app_slot
@@ -108,6 +118,22 @@ _request_slot: Any = (
     if _HAS_STACKS
     else _names["_cv_request"]
 )
+
+
+# They change in place when somebody connects.
+_hear_of_push = receivers_of(appcontext_pushed)
+_hear_of_requests_end = receivers_of(request_tearing_down)
+_hear_of_apps_end = receivers_of(appcontext_tearing_down)
+_hear_of_pop = receivers_of(appcontext_popped)
+
+
+def _nobody_minds_the_end(app: Flask) -> bool:
+    """Whether no code would run when contexts of ``app`` end."""
+    return (
+        not (app.teardown_appcontext_funcs or app.teardown_request_funcs)
+        and not (_hear_of_requests_end or _hear_of_apps_end or _hear_of_pop)
+        and type(app).do_teardown_appcontext is Flask.do_teardown_appcontext
+    )
 
 
 def current_app_or_none() -> Flask | None:
@@ -129,7 +155,7 @@ class ContextSnapshot:
     extension keeps by context.
     """
 
-    __slots__ = ("app", "g_items", "pushes_app", "request", "rules", "variables")
+    __slots__ = ("app", "g_items", "parent", "pushes_app", "request", "rules", "variables")
 
     app: Flask
     """The app itself, never a proxy."""
@@ -142,6 +168,7 @@ class ContextSnapshot:
         pushes_app: bool = True,
         g_items: dict[str, Any] | None = None,
         request: _JobsRequest | None = None,
+        parent: Any = None,
     ) -> None:
         self.app = app
         self.rules: ContextRules = rules
@@ -149,6 +176,8 @@ class ContextSnapshot:
         self.pushes_app: bool = pushes_app
         self.g_items: dict[str, Any] | None = g_items
         self.request: _JobsRequest | None = request
+        self.parent: Any = parent
+        """The request context that was captured."""
 
     @classmethod
     def capture(cls, app: Flask, rules: ContextRules) -> ContextSnapshot:
@@ -160,20 +189,25 @@ class ContextSnapshot:
         g_items = None
         if rules.push_app and app_context is not None and app_context.app is app:
             carry_g = rules.carry_g
+            plain = _PLAIN if carry_g is without_resources else ()
             attributes: dict[str, Any] = getattr(app_context.g, "__dict__", {})
-            g_items = {name: value for name, value in attributes.items() if carry_g(name, value)}
+            g_items = {
+                name: value
+                for name, value in attributes.items()
+                if type(value) in plain or carry_g(name, value)
+            }
         request_context = _request_context()
         request: _JobsRequest | None = None
         if request_context is None:
             pass
         elif rules.push_request and request_context.app is app:
-            request = _RequestSnapshot(request_context)
+            request = _RequestSnapshot.of(request_context)
         else:
             return cls(app, rules, _without_flask(), rules.push_app, g_items)
         # Flask has no request without an app context.
         pushes_app = rules.push_app or request is not None
         variables = contextvars.copy_context() if pushes_app else _without_flask()
-        return cls(app, rules, variables, pushes_app, g_items, request)
+        return cls(app, rules, variables, pushes_app, g_items, request, request_context)
 
     def run(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call ``fn`` with this snapshot pushed, in a copy of its contextvars."""
@@ -187,7 +221,8 @@ class ContextSnapshot:
     def portable(self, *, with_request: bool) -> PortableContext:
         """What of this snapshot can be made anew in another process, as plain data."""
         request = self.request if with_request else None
-        return PortableContext(self.g_items or {}, None if request is None else request.portable())
+        portable = None if request is None else request.portable(self.parent)
+        return PortableContext(self.g_items or {}, portable)
 
     def pushed(self) -> _Pushed:
         """Make the snapshot current until the ``with`` block ends.
@@ -201,11 +236,12 @@ class ContextSnapshot:
 class _Pushed:
     """Contexts of one run. A class, not a generator: this runs for every job."""
 
-    __slots__ = ("_app_context", "_request_context", "_request_token", "_snapshot")
+    __slots__ = ("_app_context", "_app_token", "_request_context", "_request_token", "_snapshot")
 
     def __init__(self, snapshot: ContextSnapshot) -> None:
         self._snapshot = snapshot
         self._app_context: Any = None
+        self._app_token: Any = None
         self._request_context: Any = None
         self._request_token: Any = None
 
@@ -218,20 +254,19 @@ class _Pushed:
         app_context: Any = snapshot.app.app_context()
         if snapshot.g_items:
             app_context.g.__dict__.update(snapshot.g_items)
-        if snapshot.request is None:
-            app_context.push()
-        elif _MERGED:
-            snapshot.request.push_with(app_context)
+        request = snapshot.request
+        if _MERGED and request is not None:
+            request.push_with(app_context, snapshot.parent)
+        elif type(app_context) is AppContext and _HAS_TOKENS and not _hear_of_push:
+            # What its push() does, but for a signal that nobody hears; its pop() works afterwards.
+            # This and the same in __exit__() were a third of what the contexts of a job cost.
+            self._app_token = _app_slot.set(app_context)
+            app_context._cv_tokens.append(self._app_token)
         else:
-            context = snapshot.request.make_context()
             app_context.push()
-            self._request_context = context
-            self._request_token = _request_slot.set(context)
-            # As if pushed by its own push(): what the job pushes once more is not the last to go.
-            if _HAS_STACKS:
-                context._implicit_app_ctx_stack = [None]
-            else:
-                context._cv_tokens = [(self._request_token, None)]
+        if request is not None and not _MERGED:
+            self._request_context = context = _UnusedContext(request, snapshot.parent)
+            self._request_token = context._token = _request_slot.set(context)
         self._app_context = app_context
 
     def __exit__(
@@ -241,6 +276,15 @@ class _Pushed:
         traceback: TracebackType | None,
     ) -> None:
         if self._app_context is None:
+            return
+        if (
+            self._app_token is not None
+            and _app_slot.get(None) is self._app_context
+            and _nobody_minds_the_end(self._snapshot.app)
+        ):
+            if self._request_token is not None:
+                _request_slot.reset(self._request_token)
+            _app_slot.reset(self._app_token)
             return
         # On a loop's thread: Flask calls async teardown functions through asgiref, which refuses
         # in a thread whose loop runs. Like any teardown function they hold up the loop.
@@ -268,7 +312,7 @@ class _Pushed:
         # and when nobody wants to hear of its end, nobody is looked for: that is half of the cost.
         app: Any = self._snapshot.app
         try:
-            if app.teardown_request_funcs or has_receivers(request_tearing_down):
+            if app.teardown_request_funcs or _hear_of_requests_end:
                 app.do_teardown_request(exc)
         finally:
             _request_slot.reset(self._request_token)
@@ -341,83 +385,105 @@ class PortableContext(NamedTuple):
 class _JobsRequest(Protocol):
     """What makes request contexts for jobs."""
 
-    def make_context(self) -> Any: ...
+    def make_context(self, parent: Any) -> Any: ...
 
-    def push_with(self, app_context: Any) -> None: ...
+    def push_with(self, app_context: Any, parent: Any) -> None: ...
 
-    def portable(self) -> PortableRequest: ...
+    def portable(self, parent: Any) -> PortableRequest: ...
 
 
 class _RequestSnapshot:
-    """What a request context held, with a request that a job can own.
+    """What a request held, from which a job gets a request of its own.
 
-    A job gets its own shallow copy of the request: what the view had read (form, JSON, data) is
-    there, attributes set on it too; ``session`` is the same object, as in Flask-Executor.
+    A shallow copy: what the view had read (form, JSON, data) is there, attributes set on it too;
+    ``session`` is the same object, as in Flask-Executor. It does not refer to the request context,
+    which keeps it for the next job that the request submits.
     """
 
-    __slots__ = ("_context", "_kind", "_request", "_uploads")
+    __slots__ = ("_can_be_compared", "_environ", "_kind", "_uploads", "_values", "_was_read")
 
-    def __init__(self, context: Any) -> None:
+    @classmethod
+    def of(cls, context: Any) -> _RequestSnapshot:
+        """The snapshot of the last job if nothing has changed since, or a new one."""
         # ``_request`` on Flask 3.2, where ``request`` is a property that cannot be set
         request: Any = context._request if _MERGED else context.request
-        self._context = context
+        last: _RequestSnapshot | None = context.__dict__.get(_LAST)
+        if last is None or not last._is_of(request):
+            last = context.__dict__[_LAST] = cls(request)
+        return last
+
+    def __init__(self, request: Any) -> None:
         self._kind: type[Request] = type(request)
-        values: dict[str, Any] = request.__dict__.copy()
-        environ: dict[str, Any] = values["environ"].copy()
-        # The connection belongs to the server. Werkzeug reads the body through ``stream``, made
-        # anew from the environ when it is missing; one that was read to its end stays so.
-        environ["wsgi.input"] = _UNREAD_BODY if _announces_body(environ) else BytesIO()
-        if "_cached_data" in values or ("form" in values and request.mimetype in _FORM_TYPES):
-            values["stream"] = BytesIO()
-        elif not getattr(values.get("stream"), "is_exhausted", False):
-            values.pop("stream", None)
-        environ.pop("werkzeug.request", None)  # the view's
-        values["environ"] = environ
-        self._request: dict[str, Any] = values
-        files: MultiDict[str, FileStorage] | None = values.get("files")
-        self._uploads = _shared_uploads(request) if files else None
+        self._uploads = _shared_uploads(request) if request.__dict__.get("files") else None
+        self._values: dict[str, Any] = request.__dict__.copy()
+        self._environ: dict[str, Any] = self._values["environ"].copy()
+        self._can_be_compared: bool | None = None
+        self._was_read = getattr(self._values.get("stream"), "is_exhausted", False)
+
+    def _is_of(self, request: Any) -> bool:
+        """Whether this is certainly how the request is now."""
+        if self._can_be_compared is None:  # not before: most requests submit one job
+            kinds: Any = map(type, self._environ.values())
+            self._can_be_compared = _is_flasks_own(self._values) and all(
+                kind in _IMMUTABLE or kind.__eq__ is object.__eq__ for kind in kinds
+            )
+        values: dict[str, Any] = request.__dict__
+        try:
+            return (
+                self._can_be_compared
+                and values == self._values
+                and values["environ"] == self._environ
+            )
+        except Exception:  # what came into the environ cannot be compared
+            return False
 
     def _request_copy(self) -> Request:
         request: Request = object.__new__(self._kind)
-        environ: dict[str, Any] = self._request["environ"].copy()
-        request.__dict__.update(self._request, environ=environ, headers=EnvironHeaders(environ))
+        values, environ = self._values.copy(), self._environ.copy()
+        # The connection belongs to the server. Werkzeug reads the body through ``stream``, made
+        # anew from the environ when it is missing; one that was read to its end stays so.
+        environ["wsgi.input"] = _UNREAD_BODY if _announces_body(environ) else BytesIO()
+        environ.pop("werkzeug.request", None)  # the view's
+        values.update(environ=environ, headers=EnvironHeaders(environ))
+        request.__dict__.update(values)
+        if "_cached_data" in values or ("form" in values and request.mimetype in _FORM_TYPES):
+            request.__dict__["stream"] = BytesIO()
+        elif not self._was_read:
+            request.__dict__.pop("stream", None)
         if self._uploads is not None:
             files = MultiDict((name, upload.open()) for name, upload in self._uploads)
             request.__dict__["files"] = files
         return request
 
-    def make_context(self) -> Any:
+    def make_context(self, parent: Any) -> Any:
         """A request context for one run, to be made current by hand, on Flask before 3.2.
 
         Flask's own push would match the URL again and build another URL adapter for every job:
         most of what a job costs in Flask-Executor.
         """
-        parent = self._context
         context: Any = object.__new__(parent.__class__)
         context.__dict__.update(parent.__dict__)
         context.request = self._request_copy()
         context._after_request_functions = []
         return context
 
-    def push_with(self, app_context: Any) -> None:
+    def push_with(self, app_context: Any, parent: Any) -> None:
         """Push ``app_context`` as the one context that Flask 3.2 has for app and request."""
-        parent = self._context
         app_context._request = self._request_copy()
         app_context._session = parent._session
         app_context.url_adapter = None  # push() matches the URL only if there is one
         app_context.push()
         app_context.url_adapter = parent.url_adapter
 
-    def portable(self) -> PortableRequest:
+    def portable(self, parent: Any) -> PortableRequest:
         """The request as plain data. Attributes that the view had set on it stay behind."""
-        values = self._request
-        environ: dict[str, Any] = values["environ"]
+        values, environ = self._values, self._environ
         form: MultiDict[str, str] | None = values.get("form")
         body: bytes | None = values.get("_cached_data")
-        if body is None and (form is not None or environ["wsgi.input"] is not _UNREAD_BODY):
+        if body is None and (form is not None or not _announces_body(environ)):
             body = b""
         rule = values.get("url_rule")
-        session = getattr(self._context, _session_of(self._context))
+        session = getattr(parent, _session_of(parent))
         return PortableRequest(
             {name: value for name, value in environ.items() if _is_plain(name, value)},
             body,
@@ -428,6 +494,61 @@ class _RequestSnapshot:
             type(session),
             dict(session or {}),
         )
+
+
+def _is_flasks_own(values: dict[str, Any]) -> bool:
+    """Whether attributes of a request are only such as Flask sets, each once.
+
+    A list that a view puts on the request for each of its jobs is another one each time, although
+    both are empty and so equal. And a stream changes as it is read.
+    """
+    return "stream" not in values and all(
+        name in _SET_BY_INIT or hasattr(Request, name) for name in values
+    )
+
+
+_SET_BY_INIT = frozenset(vars(Request({}))) | {"url_rule", "view_args", "json_module"}
+
+_IMMUTABLE = frozenset({bool, int, float, str, bytes, tuple, NoneType})
+
+_LAST = "flask_executor_typed.request"
+"""What a request context calls the snapshot of its request, among its attributes."""
+
+
+class _UnusedContext:
+    """A pushed request context that nobody has looked at: it becomes one when somebody does.
+
+    Most jobs never look at the request, and copying it costs more than all else that they need.
+    """
+
+    _token: object
+
+    def __init__(self, request: _JobsRequest, parent: Any) -> None:
+        self._request = request
+        self._parent = parent
+
+    def __getattribute__(self, name: str) -> Any:
+        values: dict[str, Any] = object.__getattribute__(self, "__dict__")
+        context = values["_request"].make_context(values["_parent"])
+        # As if pushed by its own push(): what the job pushes once more is not the last to go.
+        if _HAS_STACKS:
+            context._implicit_app_ctx_stack = [None]
+        else:
+            context._cv_tokens = [(values["_token"], None)]
+        # One by one: of two threads that are the first to use the context, each value comes from
+        # only one. What is there already, because it was set on the context, stays.
+        for key, value in context.__dict__.items():
+            values.setdefault(key, value)
+        self.__class__ = context.__class__
+        return getattr(self, name)
+
+    # Python looks these up in the class, and then they are those of the class that it becomes.
+
+    def __enter__(self) -> Any:
+        return self.__enter__()
+
+    def __exit__(self, *error: object) -> Any:
+        return self.__exit__(*error)
 
 
 def _session_of(context: object) -> str:
@@ -449,16 +570,16 @@ class _RebuiltRequest:
         self._app = app
         self._portable = portable
 
-    def portable(self) -> PortableRequest:
+    def portable(self, parent: Any) -> PortableRequest:
         return self._portable
 
-    def make_context(self) -> Any:
+    def make_context(self, parent: Any) -> Any:
         context: Any = self._app.request_context(self._environ())
         self._fill(context.request)
         setattr(context, _session_of(context), self._session())
         return context
 
-    def push_with(self, app_context: Any) -> None:
+    def push_with(self, app_context: Any, parent: Any) -> None:
         app: Any = self._app
         request = app.request_class(self._environ())
         request.json_module = app.json

@@ -162,6 +162,8 @@ class _AppState:
     def _use(self, config: ExecutorConfig) -> None:
         import_backend(config)
         self.config = config
+        # A callback that raises them is logged as well.
+        self.logs_exceptions = config.log_exceptions and not config.propagate_exceptions
         self.limits = None if config.job_timeout is None else Limits(timeout=config.job_timeout)
         push_request = config.push_request_context is not False
         self.rules = ContextRules(config.push_app_context, push_request, self._carry_g)
@@ -192,11 +194,6 @@ class _AppState:
     @property
     def max_workers(self) -> int:
         return self.config.max_workers or default_max_workers(self.config.type)
-
-    @property
-    def logs(self) -> bool:
-        """Whether exceptions are logged here; a callback that raises them is logged as well."""
-        return self.config.log_exceptions and not self.config.propagate_exceptions
 
     def limits_with(self, given: Limits) -> Limits:
         """The limits of a call that was given some of its own."""
@@ -499,7 +496,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             ExecutorClosedError: after :meth:`shutdown`; a ``RuntimeError``.
             QueueFullError: as many calls as ``EXECUTOR_MAX_PENDING`` allows wait; a ``queue.Full``.
         """
-        return self._submit(self._options.key, fn, args, kwargs)
+        return self._start(self._capture(), fn, args, kwargs, self._options.key)
 
     @overload
     def submit_stored(
@@ -662,15 +659,6 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         """
         return AsCompleted(futures, timeout)
 
-    def _submit(
-        self,
-        key: Any,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> FutureProxy[Any]:
-        return self._start(self._capture(), fn, args, kwargs, key)
-
     def _submit_stored(
         self, key: Any, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> FutureProxy[Any]:
@@ -678,7 +666,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             raise TypeError("future_key=None: expected a hashable value, or use submit()")
         if self._options.key is not None and self._options.key != key:
             raise TypeError(f"two keys for one call: using(key={self._options.key!r}) and {key!r}")
-        return self._submit(key, fn, args, kwargs)
+        return self._start(self._capture(), fn, args, kwargs, key)
 
     def _capture(self) -> ContextSnapshot:
         """The contexts that are active now, for calls of the app that they belong to."""
@@ -733,7 +721,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             kwargs,
             snapshot,
             future,
-            state.logs,
+            state.logs_exceptions,
             self._without_options or self,
             state.limits if self._limits is None else state.limits_with(self._limits),
         )

@@ -368,19 +368,14 @@ class _LoopThread:
             call.future.cancel()
         if call.begin():
             self._calls.add(call)
-            _create_task(self.loop, self._run(call), call.snapshot.variables.copy())
+            context = call.snapshot.variables.copy()
+            context.run(_use_own_sensitive_thread)
+            _create_task(self.loop, call.run_async(self._forget), context)
 
-    async def _run(self, call: Call[Any]) -> None:
-        # Not before: a task that is cancelled before its first step would never get here.
-        call.task = asyncio.current_task()
-        _use_own_sensitive_thread()
-        # When what a job waits for failed with GeneratorExit, Python closes the coroutines one by
-        # one, and this one hears of it although the inner one has dealt with it.
-        with contextlib.suppress(GeneratorExit):
-            await call.run_async()
+    def _forget(self, call: Call[Any]) -> None:
         self._calls.discard(call)
-        call.task = None
-        self._finish_when_idle()
+        if self._ending:
+            self._finish_when_idle()
 
     def _end(self) -> None:
         # What was accepted was posted before this, and has started.

@@ -9,7 +9,7 @@ receiver raises is logged and changes nothing.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .logs import log_exception
 
@@ -31,9 +31,10 @@ def _signal(name: str, doc: str) -> NamedSignal:
     return signal
 
 
-def has_receivers(signal: object) -> bool:
-    """Whether anybody listens to a signal of Flask's own, which may be a stand-in."""
-    return bool(getattr(signal, "receivers", None))
+def receivers_of(signal: object) -> dict[Any, Any]:
+    """Who listens to a signal of Flask's own, which may be a stand-in."""
+    receivers: dict[Any, Any] = getattr(signal, "receivers", {})
+    return receivers
 
 
 job_submitted: NamedSignal = _signal("job-submitted", "A call was accepted.")

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import gc
 import sqlite3
+import sys
 import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import flask.globals
 import pytest
 from flask import (
     Blueprint,
@@ -32,7 +34,12 @@ from flask import (
     url_for,
 )
 from flask import Request as FlaskRequest
-from flask.signals import appcontext_tearing_down, request_tearing_down
+from flask.signals import (
+    appcontext_popped,
+    appcontext_pushed,
+    appcontext_tearing_down,
+    request_tearing_down,
+)
 from werkzeug.routing import BaseConverter
 
 from flask_executor_typed import Executor, FutureProxy, without_resources
@@ -80,6 +87,13 @@ def itself(proxy: Any) -> Any:
 def items_of(proxy: Any) -> dict[str, Any]:
     """A copy of what is set on ``g`` or ``request``."""
     return {**vars(itself(proxy))}
+
+
+def request_context() -> Any:
+    """The context that ``request`` is found in; of Flask 2.0 and 2.1 it is on a stack."""
+    names: dict[str, Any] = {**vars(flask.globals)}
+    proxy = names.get("request_ctx") or names.get("app_ctx")
+    return names["_request_ctx_stack"].top if proxy is None else itself(proxy)
 
 
 def in_worker() -> bool:
@@ -470,6 +484,103 @@ def test_job_leaves_the_views_request_alone(
     assert app.test_client().get("/").data == b"fine"
 
 
+@pytest.mark.parametrize("where", ["request", "environ"])
+def test_each_job_of_a_request_gets_the_list_that_the_view_put_there_for_it(
+    app: Flask, executor: Executor, where: str
+) -> None:
+    def values() -> dict[str, Any]:
+        of_request: dict[str, Any] = itself(request).__dict__
+        return of_request if where == "request" else request.environ
+
+    with app.test_request_context():
+        lists: list[list[int]] = [[]]
+        for number in range(3):
+            values()["list"] = [*lists[-1]]  # equal to the one that the job before had
+            lists.append(values()["list"])
+            run(executor, lambda: values()["list"].append(0))
+            assert [len(each) for each in lists] == [*range(number + 2)]
+
+
+@both_kinds
+def test_change_of_a_request_between_two_submits_is_seen_by_the_second_job_only(
+    app: Flask, executor: Executor, kind: Callable[[Job], Job]
+) -> None:
+    go_on = threading.Event()
+
+    def job() -> tuple[Any, ...]:
+        assert go_on.wait(TIMEOUT)
+        return request.environ.get("step"), request.path
+
+    with app.test_request_context("/first"):
+        futures = [start(executor, kind(job)), start(executor, kind(job))]
+        request.environ["step"] = 1
+        futures += [start(executor, kind(job))]
+        itself(request).path = "/second"
+        futures += [start(executor, kind(job)), start(executor, kind(job))]
+        go_on.set()
+        assert [future.result(TIMEOUT) for future in futures] == [
+            (None, "/first"),
+            (None, "/first"),
+            (1, "/first"),
+            (1, "/second"),
+            (1, "/second"),
+        ]
+
+
+def test_value_that_cannot_be_compared_does_not_keep_a_request_from_submitting(
+    app: Flask, executor: Executor
+) -> None:
+    class Incomparable:
+        def __eq__(self, other: object) -> bool:
+            raise TypeError("as arrays of numpy do")
+
+        __hash__ = None  # type: ignore[assignment]  # as Python makes it for such a class
+
+    with app.test_request_context():
+        for value in ["plain", "plain", Incomparable(), Incomparable()]:
+            request.environ["value"] = value
+            assert run(executor, lambda: request.environ["value"]) is value
+
+
+def test_threads_of_a_job_that_are_the_first_to_use_its_request_get_the_same_one(
+    app: Flask, executor: Executor
+) -> None:
+    together = threading.Barrier(4)
+
+    def use() -> Any:
+        together.wait(TIMEOUT)
+        return itself(request), itself(session)
+
+    def job() -> set[int]:
+        with ThreadPoolExecutor(4) as pool:
+            uses = [pool.submit(copy_context().run, use) for _ in range(4)]
+            return {id(each) for future in uses for each in future.result(TIMEOUT)}
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with app.test_request_context():
+            for _ in range(50):
+                assert len(run(executor, job)) == 2
+    finally:
+        sys.setswitchinterval(interval)
+
+
+@both_kinds
+def test_request_context_of_a_job_is_one_of_flasks_to_whoever_looks_at_it(
+    app: Flask, executor: Executor, kind: Callable[[Job], Job]
+) -> None:
+    def job() -> tuple[bool, str]:
+        found = request_context()
+        with found:
+            path = request.path
+        return isinstance(found, context_kind), path + request.path
+
+    with app.test_request_context("/x"):
+        context_kind: type[Any] = request_context().__class__
+        assert run(executor, kind(job)) == (True, "/x/x")
+
+
 @both_kinds
 def test_job_gets_a_request_of_the_apps_own_class(
     app: Flask, executor: Executor, kind: Callable[[Job], Job]
@@ -843,6 +954,58 @@ def test_flasks_own_signals_of_teardown_are_sent_once_per_job(
     ):
         run(executor, kind(lambda: None))
         assert heard == [("request", True), ("app", True)]
+
+
+@both_kinds
+def test_context_of_another_app_that_a_job_leaves_behind_is_torn_down(
+    app: Flask, executor: Executor, kind: Callable[[Job], Job]
+) -> None:
+    other, torn_down = Flask("other"), list[str]()
+
+    @other.teardown_appcontext
+    def note(error: BaseException | None) -> None:
+        torn_down.append(current_app.name)
+
+    with app.test_request_context():
+        run(executor, kind(lambda: other.app_context().push()))
+    assert torn_down == ["other"]
+
+
+@pytest.mark.skipif(find_spec("blinker") is None, reason="blinker is not installed")
+@both_kinds
+def test_flasks_own_signals_of_push_and_pop_are_sent_once_per_job(
+    app: Flask, executor: Executor, kind: Callable[[Job], Job]
+) -> None:
+    heard: list[str] = []
+
+    def of_push(sender: Flask, **_: object) -> None:
+        heard.append("push")
+
+    def of_pop(sender: Flask, **_: object) -> None:
+        heard.append("pop")
+
+    with app.test_request_context():
+        with appcontext_pushed.connected_to(of_push, app):
+            run(executor, kind(lambda: None))
+        with appcontext_popped.connected_to(of_pop, app):
+            run(executor, kind(lambda: None))
+    assert heard == ["push", "pop"]
+
+
+@pytest.mark.filterwarnings("ignore:The 'do_teardown_appcontext'")  # on Flask 3.2
+@both_kinds
+def test_app_with_a_teardown_of_its_own_class_tears_down(kind: Callable[[Job], Job]) -> None:
+    class OwnFlask(Flask):
+        torn_down = 0
+
+        def do_teardown_appcontext(self, *args: Any, **kwargs: Any) -> None:
+            self.torn_down += 1
+            super().do_teardown_appcontext(*args, **kwargs)
+
+    app = OwnFlask("tests")
+    with Executor(app) as executor:
+        run(executor, kind(lambda: None))
+    assert app.torn_down == 1
 
 
 @pytest.mark.parametrize(
