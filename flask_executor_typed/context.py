@@ -446,7 +446,7 @@ class _RequestSnapshot:
         environ.pop("werkzeug.request", None)  # the view's
         values.update(environ=environ, headers=EnvironHeaders(environ))
         request.__dict__.update(values)
-        if "_cached_data" in values or ("form" in values and request.mimetype in _FORM_TYPES):
+        if "_cached_data" in values or ("form" in values and _holds_form(environ)):
             request.__dict__["stream"] = BytesIO()
         elif not self._was_read:
             request.__dict__.pop("stream", None)
@@ -480,7 +480,8 @@ class _RequestSnapshot:
         values, environ = self._values, self._environ
         form: MultiDict[str, str] | None = values.get("form")
         body: bytes | None = values.get("_cached_data")
-        if body is None and (form is not None or not _announces_body(environ)):
+        has_parsed_all = self._was_read or (form is not None and _holds_form(environ))
+        if body is None and (has_parsed_all or not _announces_body(environ)):
             body = b""
         rule = values.get("url_rule")
         session = getattr(parent, _session_of(parent))
@@ -597,8 +598,11 @@ class _RebuiltRequest:
 
     def _fill(self, request: Any) -> None:
         portable, values = self._portable, request.__dict__
+        if portable.body is not None:
+            values["_cached_data"] = portable.body
         if portable.form is not None:
-            values["stream"] = BytesIO()
+            if portable.body is not None:
+                values["stream"] = BytesIO()
             values["form"] = request.parameter_storage_class(portable.form)
             values["files"] = _UploadsLeftBehind() if portable.has_uploads else MultiDict()
         if portable.rule is not None:
@@ -626,6 +630,12 @@ class _UploadsLeftBehind(MultiDict[str, FileStorage]):
 
 
 _FORM_TYPES = {"multipart/form-data", "application/x-www-form-urlencoded"}
+
+
+def _holds_form(environ: dict[str, Any]) -> bool:
+    """Whether parsing the form of a request reads its body."""
+    kind: str = environ.get("CONTENT_TYPE", "")
+    return kind.partition(";")[0].strip().lower() in _FORM_TYPES
 
 
 def _announces_body(environ: dict[str, Any]) -> bool:

@@ -214,6 +214,40 @@ def test_body_that_the_view_has_read_travels(app: Flask, executor: Executor) -> 
     assert in_view(app, read("get_data")) == b""
 
 
+@pytest.mark.parametrize(
+    ("posted", "names", "expected"),
+    [
+        ({"json": [1]}, ["form", "get_json"], [1]),
+        ({"json": [1]}, ["get_json", "form", "get_json"], [1]),
+        ({"json": [1]}, ["form", "get_data"], b"[1]"),
+        ({"data": {"x": "1"}}, ["get_data", "form", "get_data"], b"x=1"),
+        ({"data": {"x": "1"}}, ["form", "get_data"], b""),
+    ],
+)
+def test_form_that_the_view_has_asked_for_does_not_hide_the_body(
+    app: Flask, executor: Executor, posted: dict[str, Any], names: list[str], expected: object
+) -> None:
+    """Something may ask for it in every request: a check of a token in forms, say."""
+
+    def submit() -> Any:
+        for name in names:
+            working.read(name)
+        return executor.submit(working.read, names[-1]).result(START)
+
+    answer = in_view(app, submit, method="POST", **posted)
+    assert (answer.strip() if isinstance(answer, bytes) else answer) == expected
+
+
+def test_form_of_json_does_not_pass_for_a_body_that_was_read(
+    app: Flask, executor: Executor
+) -> None:
+    def submit() -> BaseException | None:
+        working.read("form")
+        return executor.submit(working.read, "get_json").exception(START)
+
+    assert isinstance(in_view(app, submit, method="POST", json=[1]), BodyNotReadError)
+
+
 def test_body_that_the_view_has_not_read_is_an_error_that_says_so(
     app: Flask, executor: Executor
 ) -> None:

@@ -440,7 +440,7 @@ class _Worker:
 
     def _exit_code(self) -> int | None:
         with _lock:
-            code = self._process.exitcode
+            code: int | None = self._process.exitcode
             if code is not None:
                 self._process.join()  # at once; it forgets the process
         return code
