@@ -189,9 +189,17 @@ with Executor[int](app) as entered:
 assert_type(executor.shutdown(), None)
 assert_type(executor.shutdown(False), None)
 assert_type(executor.shutdown(wait=True, cancel_futures=True), None)
+assert_type(executor.shutdown(timeout=1), None)
 executor.shutdown(True, True)  # error: expected
 executor.shutdown(cancel_futures=1.5)  # error: expected
-executor.shutdown(timeout=1)  # error: expected
+executor.shutdown(timeout="1")  # error: expected
+
+
+async def shut_down() -> None:
+    assert_type(await executor.ashutdown(), None)
+    assert_type(await executor.ashutdown(False, cancel_futures=True, timeout=0.5), None)
+    await executor.ashutdown(True, True)  # error: expected
+    await executor.ashutdown(timeout="1")  # error: expected
 
 
 # -- annotations of the user's own -----------------------------------------------------------------
