@@ -1252,7 +1252,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
                 the future of each call that is not done fails with ``JobAbandonedError``, which is
                 logged. A pending call never starts. A coroutine is cancelled and has two seconds to
                 clean up; a worker process has them to end its call, and is killed. A plain function
-                in a thread goes on, if the process does, and nothing waits for it.
+                in a thread goes on, if the process does; this waits two more seconds for it.
         """
         waited_for = self._close(wait, cancel_futures, timeout)
         drain(waited_for, time.monotonic())

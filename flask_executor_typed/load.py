@@ -40,8 +40,9 @@ class ExecutorStats:
     """Calls that were cancelled, before or while they ran, since then."""
 
     workers: int
-    """Threads that run plain functions now, or that each look after a worker process; 0 if the
-    workers are another library's."""
+    """Threads that run plain functions now, or that each look after a worker process. Of threads
+    that are not ours, with ``'sync'`` or an executor of yours, those that run a call; 0 if the
+    workers are another library's processes."""
 
     loops: int
     """Threads that each run an event loop now."""

@@ -30,9 +30,9 @@ from asgiref.sync import (
 )
 
 from .callers import line_of_caller
-from .calls import Call
+from .calls import Call, name_of
 from .context import running_call
-from .errors import DeadlockError, ExecutorClosedError
+from .errors import DeadlockError, ExecutorClosedError, JobAbandonedError
 from .futures import FutureProxy, LoopInbox, wait_here_with
 from .threads import CLEANUP, DaemonPool, exit_has_begun, start_thread
 from .watchdog import Watchdog
@@ -550,11 +550,21 @@ class ViewLoop(_LoopThread):
         self._dropped: deque[tuple[AsyncGenerator[Any, Any], bool]] = deque()
         self._closing: set[asyncio.Task[Any]] = set()
         self._loops_firstiter: Callable[[AsyncGenerator[Any, Any]], object] | None = None
+        self._abandoned: float | None = None  # after so many seconds of a shutdown; set once
         super().__init__(name, pool_name, new_loop)
         self.loop.set_task_factory(self._make_task)
 
     def _forbid_blocking(self) -> None:
         """A view that blocks delays only itself."""
+
+    def runs_here(self) -> bool:
+        """Whether its view runs this code."""
+        return self.loop in _loops_here()
+
+    def abandon(self, seconds: float) -> None:
+        if self._abandoned is None:
+            self._abandoned = seconds
+        super().abandon(seconds)
 
     def run(self, fn: Callable[..., Awaitable[R]], args: Any, kwargs: Any) -> R:
         """Call ``fn`` on the loop, and serve its thread-sensitive code until it is done.
@@ -578,6 +588,11 @@ class ViewLoop(_LoopThread):
             waiting.run_until_future(outcome)
             result: R = outcome.result()
             return result
+        except asyncio.CancelledError as error:
+            if self._abandoned is None:
+                raise
+            # No server expects a CancelledError, and gunicorn's worker would end with it.
+            raise JobAbandonedError(name_of(fn), self._abandoned, begun=True) from error
         finally:
             _adopt(context[0])
             AsyncToSync.executors.current = outer

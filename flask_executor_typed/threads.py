@@ -288,17 +288,23 @@ def finish_at_exit() -> None:
     global _exiting, _finished  # noqa: PLW0603
     _exiting = True
     begun = time.monotonic()
-    running: list[_Thread] | None = None
     # Again and again: a job that runs now may be the first to use another executor.
-    while running is None or running:
+    while True:
+        running = _running_threads()  # before the executors that they may use are looked up
         with _lock:
             closables = list(_closables.items())
         for closable, how in closables:
             closable.close(cancel_pending=how.cancel_pending)
-        drain(((closable, how.timeout) for closable, how in closables), begun)
-        running = _running_threads()  # of what closes by itself, or was not there yet
+        try:
+            drain(((closable, how.timeout) for closable, how in closables), begun)
+        except BaseException:  # a second Ctrl-C, or a handler of a signal that calls sys.exit()
+            for closable, _ in closables:
+                closable.abandon(round(time.monotonic() - begun, 1))
+            raise
         for thread in running:
             thread.wait()
+        if not running:
+            break
     _finished = True
 
 

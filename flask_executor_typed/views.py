@@ -69,6 +69,7 @@ class AsyncViews(ClosableThreads):
         self._lock = threading.RLock()  # reentrant: a finalizer may shut down while it is held
         self._loops: list[ViewLoop] = []  # that were started, the ended ones too; guarded by _lock
         self._busy: set[ViewLoop] = set()  # guarded by _lock
+        self._closing: set[ViewLoop] = set()  # whose views shut down; guarded by _lock
         self._numbers = itertools.count()
 
     def install(self, app: Flask) -> None:
@@ -118,6 +119,7 @@ class AsyncViews(ClosableThreads):
     def _give_back(self, loop: ViewLoop) -> None:
         with self._lock:
             self._busy.discard(loop)
+            self._closing.discard(loop)
             ends = self.closed
         if ends:
             loop.end()
@@ -134,6 +136,7 @@ class AsyncViews(ClosableThreads):
         """End each loop when the view that it runs is done. New views run as in stock Flask."""
         with self._lock:
             self.closed = True
+            self._closing.update(loop for loop in self._busy if loop.runs_here())
             idle = [loop for loop in self._loops if loop not in self._busy]
         for loop in idle:
             loop.end()
@@ -146,9 +149,9 @@ class AsyncViews(ClosableThreads):
             return [thread for loop in self._loops for thread in loop.threads()]
 
     def abandon(self, seconds: float) -> None:
-        """Cancel the views that run. Whoever called them hears of it."""
+        """Cancel the views that run, but for those that shut down. Their callers hear of it."""
         with self._lock:
-            loops = self._loops.copy()
+            loops = [loop for loop in self._loops if loop not in self._closing]
         for loop in loops:
             loop.abandon(seconds)
 

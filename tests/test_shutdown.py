@@ -513,9 +513,15 @@ def test_view_that_runs_when_time_is_up_is_cancelled_on_its_loop(app: Flask) -> 
             cleaned.append(True)
         return ""
 
+    answers: list[tuple[int, str]] = []
+
+    @app.errorhandler(JobAbandonedError)
+    def busy_ending(error: JobAbandonedError) -> tuple[str, int]:
+        return str(error), 503
+
     def get() -> None:
-        with pytest.raises(asyncio.CancelledError):
-            app.test_client().get("/")
+        response = app.test_client().get("/")
+        answers.append((response.status_code, response.text))
 
     thread = threading.Thread(target=get, daemon=True)
     thread.start()
@@ -524,6 +530,25 @@ def test_view_that_runs_when_time_is_up_is_cancelled_on_its_loop(app: Flask) -> 
     thread.join(TIMEOUT)
     assert not thread.is_alive()
     assert cleaned == [True]
+    [(status, text)] = answers
+    assert status == 503
+    assert text.endswith("view was still running when the 0.05 s of the shutdown were over")
+
+
+def test_async_view_that_shuts_down_is_not_cancelled_when_time_is_up(app: Flask) -> None:
+    app.config["EXECUTOR_ASYNC_VIEWS"] = True
+    executor = Executor(app)
+
+    @app.get("/")
+    async def view() -> str:
+        job = executor.submit(asyncio.sleep, 3600)
+        await executor.ashutdown(timeout=0.05)
+        await asyncio.sleep(0)
+        return job.status
+
+    answers: list[str] = []
+    in_time(lambda: answers.append(app.test_client().get("/").text))
+    assert answers == ["failed"]
 
 
 # -- processes -------------------------------------------------------------------------------------

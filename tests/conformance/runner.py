@@ -152,14 +152,20 @@ class Future(FutureProxy[Any]):
 # -- putting them in place -------------------------------------------------------------------------
 
 
-def _replace(module: ModuleType, name: str, value: object) -> None:
-    setattr(module, name, value)
+def _replace(owner: ModuleType | type, name: str, value: object) -> None:
+    setattr(owner, name, value)
 
 
 def install() -> None:
     """Have all that asks ``concurrent.futures`` for an executor or a future get ours."""
     _replace(concurrent.futures, "ThreadPoolExecutor", ThreadPoolExecutor)
     _replace(concurrent.futures, "Future", FutureProxy)
+    # It insists on a ThreadPoolExecutor, which ours for asyncio.to_thread() is not any more.
+    _replace(asyncio.BaseEventLoop, "set_default_executor", _set_default_executor)
+
+
+def _set_default_executor(loop: Any, executor: object) -> None:
+    loop._default_executor = executor
 
 
 def pushed(context: Context) -> AbstractContextManager[object]:
