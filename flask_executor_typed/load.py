@@ -40,8 +40,8 @@ class ExecutorStats:
     """Calls that were cancelled, before or while they ran, since then."""
 
     workers: int
-    """Threads that run plain functions now, or that each look after a worker process; 0 if the
-    workers are another library's."""
+    """Threads that run plain functions, or that each look after a worker process; of another
+    library's executor those that run calls now, and 0 if its workers are other processes."""
 
     loops: int
     """Threads that each run an event loop now."""
