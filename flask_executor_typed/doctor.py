@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
@@ -24,6 +23,7 @@ from .errors import ConfigError, GreenThreadsError
 from .executor import Executor, executors_of
 from .green import check_patched_before_import, patched_by
 from .loops import is_async_callable
+from .watchdog import stack_of
 
 __all__ = ("ExecutorStatus", "Finding", "check", "examine", "status")
 
@@ -358,8 +358,7 @@ _NOT_OF_JOBS = (str(Path(__file__).parent), str(Path(threading.__file__).parent 
 
 def _place_of(thread: threading.Thread) -> str:
     """The line of the job that runs in a thread: ``jobs.py:7 in nap``."""
-    frame = sys._current_frames().get(thread.ident or 0)
-    stack = [] if frame is None else list(traceback.extract_stack(frame))
+    stack = stack_of(thread.ident)
     lines = [f"{line.filename}:{line.lineno} in {line.name}" for line in stack]
     ours = [i for i, line in enumerate(stack) if line.filename.startswith(_NOT_OF_JOBS)]
     if ours:
