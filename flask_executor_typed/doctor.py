@@ -20,7 +20,7 @@ from .backends import ThreadBackend
 from .config import ExecutorConfig, GivenExecutor, key_of, keys_of_others, unknown_keys
 from .deployment import Deployment, look
 from .errors import ConfigError, GreenThreadsError
-from .executor import Executor, executors_of
+from .executor import Executor, executors_of, itself
 from .green import check_patched_before_import, patched_by
 from .loops import is_async_callable
 from .watchdog import stack_of
@@ -87,6 +87,7 @@ def examine(
         load_app: Start a worker process of each executor that has any, and see whether it loads
             the app.
     """
+    app = itself(app)
     executors = executors_of(app)
     library = patched_by() or deployment.library
     findings = [*_of_server(app, executors, deployment, library)]
@@ -97,6 +98,7 @@ def examine(
 
 def status(app: Flask) -> list[ExecutorStatus]:
     """The executors of ``app``: their settings, and what this process knows of them."""
+    app = itself(app)
     return [
         ExecutorStatus(
             executor._label,
