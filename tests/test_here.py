@@ -140,7 +140,8 @@ def test_time_limits_work_again_when_a_loop_can_be_made_again(app: Flask) -> Non
             raise failures.pop()
         return asyncio.new_event_loop()
 
-    app.config.update(EXECUTOR_TYPE="sync", EXECUTOR_LOOP_FACTORY=make_loop)
+    app.config["EXECUTOR_TYPE"] = "sync"
+    app.config["EXECUTOR_LOOP_FACTORY"] = make_loop
     with Executor(app) as plain:
         limited = plain.using(timeout=TIMEOUT)
         with pytest.raises(OSError, match="no more files"):
