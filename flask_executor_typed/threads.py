@@ -163,6 +163,7 @@ class DaemonPool(ThreadPoolExecutor):
                 self._daemons.append(start_thread(name, run))
             except RuntimeError:
                 if not self._daemons:
+                    future.cancel()  # or the next call's thread would run it, although refused
                     raise
         return future
 
