@@ -96,7 +96,8 @@ class _Pool:
         # Reentrant: a finalizer may shut down while it is held.
         self._lock = threading.RLock()
         self._futures: set[Future[Any]] = set()  # that are not done
-        self.executor = given or self._make_one()  # set under _lock
+        # Set under _lock.
+        self.executor: concurrent.futures.Executor = given or self._make_one()
 
     def _make_one(self) -> concurrent.futures.Executor:
         assert self._make is not None
@@ -189,7 +190,7 @@ class RemoteBackend(BorrowingBackend):
 
     def __init__(self, pool: _Pool, told: Told) -> None:
         super().__init__(told.settings.name)
-        self.capabilities = Capabilities(
+        self.capabilities: Capabilities = Capabilities(
             contexts=told.settings.app is not None, coroutines=told.coroutines
         )
         self._pool = pool

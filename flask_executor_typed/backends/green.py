@@ -11,7 +11,6 @@ import atexit
 import inspect
 import threading
 from collections.abc import Awaitable, Callable
-from functools import cache
 from typing import Any, NoReturn, TypeVar
 
 from ..calls import Call
@@ -73,7 +72,7 @@ class NoLoops(LoopPool):
         )
 
 
-@cache
 def _wait_at_exit() -> None:
     """Have the exit wait for jobs: eventlet makes ``threading._shutdown`` do nothing."""
+    atexit.unregister(finish_at_exit)  # once is enough
     atexit.register(finish_at_exit)

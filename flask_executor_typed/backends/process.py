@@ -67,7 +67,7 @@ class ProcessBackend(ClosableThreads):
     """Worker processes, started one by one while all of them are busy."""
 
     def __init__(self, settings: Settings, max_workers: int, start_method: str | None) -> None:
-        self.capabilities = Capabilities(
+        self.capabilities: Capabilities = Capabilities(
             contexts=settings.app is not None,
             coroutines=True,
             progress=True,

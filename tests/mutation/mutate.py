@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -295,7 +295,7 @@ def _limit(trees: SimpleQueue[Tree], module: str) -> float:
 
 
 @contextmanager
-def _one_of(trees: SimpleQueue[Tree]) -> Iterator[Tree]:
+def _one_of(trees: SimpleQueue[Tree]) -> Generator[Tree]:
     tree = trees.get()
     try:
         yield tree
