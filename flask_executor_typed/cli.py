@@ -8,19 +8,13 @@ from dataclasses import asdict
 from typing import Any
 
 import click
-from flask import Flask, current_app
+from flask import current_app
 from flask.cli import with_appcontext
 
 from .deployment import Deployment, look
 from .doctor import Finding, examine, status
 
 __all__ = ("COMMANDS",)
-
-
-def _app() -> Flask:
-    app: Any = current_app
-    found: Flask = app._get_current_object()
-    return found
 
 
 def _print_json(value: dict[str, Any]) -> None:
@@ -41,7 +35,7 @@ def _doctor(server: str | None, as_json: bool) -> None:
     The exit code is 1 if something must be mended, and 0 if there are hints only.
     """
     deployment = look(server)
-    findings = examine(_app(), deployment, load_app=True)
+    findings = examine(current_app, deployment, load_app=True)
     if as_json:
         _print_json(
             {
@@ -103,7 +97,7 @@ def _listed(items: tuple[str, ...]) -> str:
 @with_appcontext
 def _status(as_json: bool) -> None:
     """Show the executors of the app, with their settings and figures."""
-    executors = status(_app())
+    executors = status(current_app)
     if as_json:
         executors_by_name = [asdict(executor) for executor in executors]
         _print_json({"process": os.getpid(), "executors": executors_by_name})

@@ -133,6 +133,7 @@ def _nobody_minds_the_end(app: Flask) -> bool:
         not (app.teardown_appcontext_funcs or app.teardown_request_funcs)
         and not (_hear_of_requests_end or _hear_of_apps_end or _hear_of_pop)
         and type(app).do_teardown_appcontext is Flask.do_teardown_appcontext
+        and type(app).do_teardown_request is Flask.do_teardown_request
     )
 
 
@@ -312,7 +313,11 @@ class _Pushed:
         # and when nobody wants to hear of its end, nobody is looked for: that is half of the cost.
         app: Any = self._snapshot.app
         try:
-            if app.teardown_request_funcs or _hear_of_requests_end:
+            if (
+                app.teardown_request_funcs
+                or _hear_of_requests_end
+                or type(app).do_teardown_request is not Flask.do_teardown_request
+            ):
                 app.do_teardown_request(exc)
         finally:
             _request_slot.reset(self._request_token)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from importlib.util import find_spec
@@ -21,9 +20,10 @@ from .backends import ThreadBackend
 from .config import ExecutorConfig, GivenExecutor, key_of, keys_of_others, unknown_keys
 from .deployment import Deployment, look
 from .errors import ConfigError, GreenThreadsError
-from .executor import Executor, executors_of
+from .executor import Executor, executors_of, itself
 from .green import check_patched_before_import, patched_by
 from .loops import is_async_callable
+from .watchdog import stack_of
 
 __all__ = ("ExecutorStatus", "Finding", "check", "examine", "status")
 
@@ -87,6 +87,7 @@ def examine(
         load_app: Start a worker process of each executor that has any, and see whether it loads
             the app.
     """
+    app = itself(app)
     executors = executors_of(app)
     library = patched_by() or deployment.library
     findings = [*_of_server(app, executors, deployment, library)]
@@ -97,6 +98,7 @@ def examine(
 
 def status(app: Flask) -> list[ExecutorStatus]:
     """The executors of ``app``: their settings, and what this process knows of them."""
+    app = itself(app)
     return [
         ExecutorStatus(
             executor._label,
@@ -358,8 +360,7 @@ _NOT_OF_JOBS = (str(Path(__file__).parent), str(Path(threading.__file__).parent 
 
 def _place_of(thread: threading.Thread) -> str:
     """The line of the job that runs in a thread: ``jobs.py:7 in nap``."""
-    frame = sys._current_frames().get(thread.ident or 0)
-    stack = [] if frame is None else list(traceback.extract_stack(frame))
+    stack = stack_of(thread.ident)
     lines = [f"{line.filename}:{line.lineno} in {line.name}" for line in stack]
     ours = [i for i, line in enumerate(stack) if line.filename.startswith(_NOT_OF_JOBS)]
     if ours:

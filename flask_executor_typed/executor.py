@@ -89,7 +89,7 @@ from .resources import LoopResource
 from .threads import Closable, close_at_exit, drain, exit_has_begun, start_thread
 from .views import AsyncViews, check_hook
 
-__all__ = ("Executor", "ExecutorJob", "executors_of", "propagate_exceptions_callback")
+__all__ = ("Executor", "ExecutorJob", "executors_of", "itself", "propagate_exceptions_callback")
 
 
 class _Dataclass(Protocol):
@@ -345,7 +345,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         Raises:
             ConfigError: a setting cannot be used; a ``ValueError`` that names its key.
         """
-        app = _itself(app)
+        app = itself(app)
         config = ExecutorConfig.from_mapping(app.config, name=self.name)
         warn_of_unknown_keys(app.config, name=self.name)
         old = self._states.get(app)
@@ -1396,7 +1396,7 @@ def _executor_of(app: Flask, name: str) -> object:
     return app.extensions.get(name + "executor")
 
 
-def _itself(app: Flask) -> Flask:
+def itself(app: Flask) -> Flask:
     """The app that a proxy such as ``current_app`` stands for."""
     unwrap: Callable[[], object] = getattr(app, "_get_current_object", lambda: app)
     found = unwrap()

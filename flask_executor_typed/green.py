@@ -1,6 +1,6 @@
 """Greenlets in place of threads, as gevent and eventlet make them: what does not work with them.
 
-The only module that knows of either. It imports neither, but looks whether somebody else has.
+The only module that looks for either. It imports neither, but sees whether somebody else has.
 """
 
 from __future__ import annotations

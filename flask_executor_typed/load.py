@@ -107,6 +107,8 @@ class Load:
                 raise QueueFullError(self._label, self._key, self._max_pending or 0)
             if now:
                 self.add(future)
+            else:
+                self._room.notify()  # of room that was found, and left to others
 
     def add(self, future: _Counted) -> None:
         """Count a call from now on, whether or not there is room."""

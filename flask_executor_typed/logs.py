@@ -1,6 +1,6 @@
 """Logging from where nobody could catch what a logging handler raises.
 
-The only module that swallows exceptions.
+And what of the data of users may be in a log or a ``repr``.
 """
 
 from __future__ import annotations

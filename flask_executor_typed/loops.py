@@ -400,6 +400,11 @@ class _LoopThread:
             # Not by the loop, whose factory would take it for a task of the view that runs.
             self._finishing = asyncio.Task(self._finish(), loop=self.loop)
 
+    def _has_blocking_threads(self) -> bool:
+        """Whether the pool of ``asyncio.to_thread`` has any, or is another that a job has set."""
+        pool = getattr(self.loop, "_default_executor", None)
+        return pool is not self._blocking or bool(self._blocking.threads())
+
     async def _finish(self) -> None:
         """Cancel what jobs left behind on the loop and let it clean up, as ``asyncio.run`` does."""
         try:
@@ -411,7 +416,7 @@ class _LoopThread:
                 await asyncio.wait([closing], timeout=self._patience)
             await _cancel_and_wait(asyncio.all_tasks(), self._patience)
             await self.loop.shutdown_asyncgens()
-            if self._patience is None:
+            if self._patience is None and self._has_blocking_threads():
                 with contextlib.suppress(RuntimeError):  # Python 3.12 starts no thread at exit
                     await self.loop.shutdown_default_executor()
         finally:

@@ -133,9 +133,9 @@ class _Thread(threading.Thread):
 
 
 class DaemonPool(ThreadPoolExecutor):
-    """A pool that a shutdown can leave behind, for what insists on the standard library's.
+    """A pool that a shutdown can leave behind, for what insists on one of the standard library.
 
-    Whose threads the interpreter waits for in any case, whatever blocks them.
+    For threads of the standard library's own pool the interpreter waits, whatever blocks them.
     """
 
     def __init__(self, name: str, size: int) -> None:
@@ -163,6 +163,7 @@ class DaemonPool(ThreadPoolExecutor):
                 self._daemons.append(start_thread(name, run))
             except RuntimeError:
                 if not self._daemons:
+                    future.cancel()  # or the next call's thread would run it, although refused
                     raise
         return future
 
@@ -227,7 +228,7 @@ def start_thread(name: str, target: Callable[[], object]) -> threading.Thread:
 
 
 def exit_has_begun() -> bool:
-    """Whether the interpreter exits, so that nothing new is accepted any more."""
+    """Whether the interpreter exits, so that executors in use accept nothing any more."""
     return _exiting
 
 
@@ -284,7 +285,7 @@ def _running_threads() -> list[_Thread]:
 
 
 def finish_at_exit() -> None:
-    """Close everything, and wait as long as the settings say. Nothing is accepted any more."""
+    """Close everything, and wait as long as the settings say."""
     global _exiting, _finished  # noqa: PLW0603
     _exiting = True
     begun = time.monotonic()

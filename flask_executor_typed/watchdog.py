@@ -17,7 +17,7 @@ from pathlib import Path
 from .futures import FutureProxy
 from .threads import start_thread
 
-__all__ = ("Watchdog",)
+__all__ = ("Watchdog", "stack_of")
 
 _logger = logging.getLogger("flask_executor_typed")
 
@@ -73,8 +73,7 @@ class Watchdog:
 
     def _warn(self) -> None:
         future = self._running()
-        frame = sys._current_frames().get(self._watched)
-        stack = traceback.StackSummary() if frame is None else traceback.extract_stack(frame)
+        stack = stack_of(self._watched)
         logger = _logger if future is None or future._app is None else future._app.logger
         logger.warning(
             "%s keeps the event loop of %s busy for more than %g s, and all other jobs there "
@@ -84,6 +83,12 @@ class Watchdog:
             self._seconds,
             "".join(_below_this_package(stack).format()).rstrip(),
         )
+
+
+def stack_of(thread: int | None) -> traceback.StackSummary:
+    """What the thread of that ident is doing now, outermost call first; empty if it has ended."""
+    frame = None if thread is None else sys._current_frames().get(thread)
+    return traceback.StackSummary() if frame is None else traceback.extract_stack(frame)
 
 
 def _below_this_package(stack: traceback.StackSummary) -> traceback.StackSummary:

@@ -1008,6 +1008,24 @@ def test_app_with_a_teardown_of_its_own_class_tears_down(kind: Callable[[Job], J
     assert app.torn_down == 1
 
 
+@pytest.mark.filterwarnings("ignore:The 'do_teardown_request'")  # on Flask 3.2
+@both_kinds
+def test_app_with_a_request_teardown_of_its_own_class_tears_down(
+    kind: Callable[[Job], Job],
+) -> None:
+    class OwnFlask(Flask):
+        torn_down = 0
+
+        def do_teardown_request(self, *args: Any, **kwargs: Any) -> None:
+            self.torn_down += 1
+            super().do_teardown_request(*args, **kwargs)
+
+    app = OwnFlask("tests")
+    with Executor(app) as executor, app.test_request_context():
+        run(executor, kind(lambda: None))
+        assert app.torn_down == 1
+
+
 @pytest.mark.parametrize(
     "error", [ValueError("broken"), SystemExit(3), KeyboardInterrupt()], ids=repr
 )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, current_app
 
 from flask_executor_typed import Executor, green
 from flask_executor_typed.deployment import Deployment
@@ -302,6 +302,13 @@ def test_loop_that_a_job_blocks_is_found_with_the_line_of_the_job(
     )
     future.result(TIMEOUT)
     assert not found(app)
+
+
+def test_current_app_can_be_given_in_place_of_the_app(app: Flask, executor: Executor) -> None:
+    with app.app_context():
+        assert check(current_app) == check(app)
+        assert status(current_app) == status(app)
+        assert [each.name for each in status(current_app)] == ["executor"]
 
 
 def test_check_on_the_loop_itself_does_not_wait_for_it(app: Flask, executor: Executor) -> None:

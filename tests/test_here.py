@@ -132,6 +132,23 @@ def test_time_limit_of_a_function_within_a_coroutine_is_kept(executor: Executor)
     assert isinstance(executor.submit(outer).result(), JobTimeoutError)
 
 
+def test_time_limits_work_again_when_a_loop_can_be_made_again(app: Flask) -> None:
+    failures = [OSError("no more files")]
+
+    def make_loop() -> asyncio.AbstractEventLoop:
+        if failures:
+            raise failures.pop()
+        return asyncio.new_event_loop()
+
+    app.config["EXECUTOR_TYPE"] = "sync"
+    app.config["EXECUTOR_LOOP_FACTORY"] = make_loop
+    with Executor(app) as plain:
+        limited = plain.using(timeout=TIMEOUT)
+        with pytest.raises(OSError, match="no more files"):
+            limited.submit(int, "7").result(TIMEOUT)
+        assert limited.submit(int, "7").result(TIMEOUT) == 7
+
+
 def test_shutdown_waits_for_what_runs_in_other_threads(executor: Executor) -> None:
     begun, go_on = threading.Event(), threading.Event()
 

@@ -132,6 +132,10 @@ def test_only_threads_makes_threads() -> None:
     assert importers_of("_thread") == set()
 
 
+def test_only_watchdog_looks_into_the_stacks_of_threads() -> None:
+    assert modules_where(lambda node: dotted(node) == "sys._current_frames") == {"watchdog"}
+
+
 def test_only_backends_makes_pools() -> None:
     pools = {"ThreadPoolExecutor", "ProcessPoolExecutor"}
 

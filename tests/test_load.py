@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import FrozenInstanceError
+from functools import partial
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from flask_executor_typed import (
     NoAppError,
     QueueFullError,
 )
+from flask_executor_typed.load import Load
 
 from . import processes
 from .conftest import TIMEOUT
@@ -440,6 +442,28 @@ def test_who_waits_for_room_gets_that_of_a_cancelled_call(app: Flask) -> None:
         assert pending[0].cancel()
         thread.join(TIMEOUT / 2)
         assert [future.status for future in futures] == ["pending"]
+
+
+def test_room_that_is_only_looked_for_goes_to_the_next_who_waits() -> None:
+    load = Load("executor", "EXECUTOR_MAX_PENDING", 1)
+    first: FutureProxy[None] = FutureProxy()
+    load.admit(first, None)
+    threads: list[threading.Thread] = []
+
+    def waiting(number: int) -> bool:
+        return load._waiting == number
+
+    for number, now in enumerate([False, True], 1):
+        future: FutureProxy[None] = FutureProxy()
+        threads.append(
+            threading.Thread(target=load.admit, args=(future, TIMEOUT), kwargs={"now": now})
+        )
+        threads[-1].start()
+        until(partial(waiting, number))
+    load.remove(first)
+    for thread in threads:
+        thread.join(TIMEOUT / 2)
+    assert [thread.is_alive() for thread in threads] == [False, False]
 
 
 def test_waiting_for_room_is_refused_where_an_event_loop_runs(app: Flask) -> None:

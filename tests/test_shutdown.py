@@ -6,6 +6,7 @@ That of the interpreter is in test_threads.py.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import logging
 import math
 import os
@@ -194,7 +195,7 @@ def test_setting_is_the_limit_unless_shutdown_gets_another(app: Flask, held: Hel
     future = executor.submit(held)
     held.until_begun()
     executor.shutdown(wait=False, timeout=math.inf)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(concurrent.futures.TimeoutError):
         future.result(0.2)
     held.let_go()
     in_time(lambda: executor.shutdown(timeout=math.inf))
@@ -223,7 +224,7 @@ def test_new_settings_and_a_dropped_executor_put_no_time_limit_on_what_runs(
     held.until_begun()
     app.config["EXECUTOR_MAX_WORKERS"] = 1
     executor.init_app(app)
-    with pytest.raises(TimeoutError):
+    with pytest.raises(concurrent.futures.TimeoutError):
         future.result(0.2)
     held.let_go()
     assert future.result(TIMEOUT) == "executor-worker-0"

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import pytest
 
 import flask_executor_typed
+from flask_executor_typed import threads
 
 from .conftest import TIMEOUT
 
@@ -813,3 +814,20 @@ def test_child_that_a_job_forks_ends_in_the_usual_way_of_multiprocessing() -> No
         """)
     )
     assert ended == Ended(0, "child\nexit 42\nended with 0\n", "")
+
+
+def test_call_that_a_pool_of_daemons_refused_for_lack_of_threads_never_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_more_threads(name: str, target: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    ran: list[str] = []
+    pool = threads.DaemonPool("pool", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(threads, "start_thread", no_more_threads)
+        with pytest.raises(RuntimeError, match="can't start new"):
+            pool.submit(ran.append, "refused")
+    pool.submit(ran.append, "accepted").result(TIMEOUT)
+    pool.shutdown()
+    assert ran == ["accepted"]

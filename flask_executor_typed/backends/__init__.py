@@ -1,4 +1,4 @@
-"""Where calls run. The only package that makes pools; each kind of backend is a module in it."""
+"""Where calls run. Each kind of backend is a module in this package, and only they start calls."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What a worker of another library's executor runs, in another process or interpreter.
 
-It must not need daemon threads or signals, which an
-interpreter beside the main one does not have.
+The only module that is imported there by name. Without coroutines it must not need daemon threads
+or signals, which an interpreter beside the main one does not have.
 """
 
 from __future__ import annotations

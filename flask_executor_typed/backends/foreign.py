@@ -28,7 +28,7 @@ from .running import is_worker, settle_like
 
 __all__ = ("LocalBackend", "RemoteBackend", "open_foreign")
 
-_Made = Callable[[], concurrent.futures.Executor]
+_Factory = Callable[[], concurrent.futures.Executor]
 
 
 def open_foreign(
@@ -89,7 +89,7 @@ class _Pool:
     """The executor; if we made it, we make another when it is broken, and shut it down."""
 
     def __init__(
-        self, make: _Made | None, key: str, given: concurrent.futures.Executor | None = None
+        self, make: _Factory | None, key: str, given: concurrent.futures.Executor | None = None
     ) -> None:
         self._make = make
         self._key = key
@@ -97,20 +97,20 @@ class _Pool:
         self._lock = threading.RLock()
         self._futures: set[Future[Any]] = set()  # that are not done
         # Set under _lock.
-        self.executor: concurrent.futures.Executor = given or self._made()
+        self.executor: concurrent.futures.Executor = given or self._make_one()
 
-    def _made(self) -> concurrent.futures.Executor:
+    def _make_one(self) -> concurrent.futures.Executor:
         assert self._make is not None
         made: Any = self._make()  # whatever the annotation says
         if not isinstance(made, concurrent.futures.Executor):
             expected = f"a function that returns an executor of concurrent.futures, not {made!r}"
             raise ConfigError(self._key, self._make, expected)
-        _made.add(made)
+        _unended.add(made)
         return made
 
     def _end(self, executor: concurrent.futures.Executor, *, wait: bool) -> None:
         executor.shutdown(wait=wait)
-        _made.discard(executor)
+        _unended.discard(executor)
 
     def submit(self, fn: Callable[..., Any], *args: Any) -> Future[Any]:
         executor = self.executor
@@ -119,10 +119,10 @@ class _Pool:
         except BrokenExecutor:
             if self._make is None:
                 raise
-            with self._lock:
+            with self._lock:  # who comes first makes another one; the others find and use it
                 if self.executor is executor:
                     self._end(executor, wait=False)
-                    self.executor = self._made()
+                    self.executor = self._make_one()
             future = self.executor.submit(fn, *args)
         self._futures.add(future)
         future.add_done_callback(self._futures.discard)
@@ -137,9 +137,9 @@ class _Pool:
             self._end(self.executor, wait=wait)
 
 
-_made: set[concurrent.futures.Executor] = set()
-"""That were not shut down. The child of a fork forgets their backends, and must keep these: a pool
-of processes that is collected writes to pipes that it shares with its parent."""
+_unended: set[concurrent.futures.Executor] = set()
+"""What we made and have not shut down. The child of a fork forgets the backends, and must keep
+these: a pool of processes that is collected writes to pipes that it shares with its parent."""
 
 
 class LocalBackend(BackendInThreads):

@@ -165,8 +165,10 @@ class BackendInThreads(BorrowingBackend):
     def call_later(self, seconds: float, fn: Callable[[], object]) -> Callable[[], object]:
         with self._changed:
             if self._timers is None:
-                self._timers = self._another_loop()
-                self._timers.start_one()
+                timers = LoopPool(self._name, 1, self._loop_factory)
+                timers.start_one()  # before it is kept: the next call tries again if this fails
+                self._pools.append(timers)
+                self._timers = timers
         return self._timers.call_later(seconds, fn)
 
     def sizes(self) -> tuple[int, int]:

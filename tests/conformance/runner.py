@@ -7,6 +7,7 @@ that runs this, where it has them; nothing of them is kept here. By hand:
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import faulthandler
 import gc
