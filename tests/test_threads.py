@@ -309,6 +309,9 @@ def test_executor_that_is_made_while_the_exit_looks_at_all_of_them_comes_after_t
             def close(self, *, cancel_pending):
                 print("closed")
 
+            def wait(self, end):
+                return True
+
         late = Late()
 
         def add():
