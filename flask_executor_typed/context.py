@@ -316,7 +316,7 @@ class _Pushed:
             if (
                 app.teardown_request_funcs
                 or _hear_of_requests_end
-                or type(app).do_teardown_request is not Flask.do_teardown_request
+                or type(self._snapshot.app).do_teardown_request is not Flask.do_teardown_request
             ):
                 app.do_teardown_request(exc)
         finally:
