@@ -494,7 +494,7 @@ def test_async_view_may_await_the_shutdown(app: Flask) -> None:
         return job.status
 
     answers: list[str] = []
-    in_time(lambda: answers.append(app.test_client().get("/").text))
+    in_time(lambda: answers.append(app.test_client().get("/").get_data(as_text=True)))
     assert answers == ["succeeded"]
     in_time(executor.shutdown)
 
@@ -522,7 +522,7 @@ def test_view_that_runs_when_time_is_up_is_cancelled_on_its_loop(app: Flask) -> 
 
     def get() -> None:
         response = app.test_client().get("/")
-        answers.append((response.status_code, response.text))
+        answers.append((response.status_code, response.get_data(as_text=True)))
 
     thread = threading.Thread(target=get, daemon=True)
     thread.start()
@@ -548,7 +548,7 @@ def test_async_view_that_shuts_down_is_not_cancelled_when_time_is_up(app: Flask)
         return job.status
 
     answers: list[str] = []
-    in_time(lambda: answers.append(app.test_client().get("/").text))
+    in_time(lambda: answers.append(app.test_client().get("/").get_data(as_text=True)))
     assert answers == ["failed"]
 
 
