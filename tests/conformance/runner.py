@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from flask import Flask
 
 from flask_executor_typed import Executor, FutureProxy
+from flask_executor_typed.threads import DaemonPool
 
 __all__ = ("ROOT", "Context", "Report", "Suite", "install", "missing", "run")
 
@@ -161,12 +162,18 @@ def install() -> None:
     """Have all that asks ``concurrent.futures`` for an executor or a future get ours."""
     _replace(concurrent.futures, "ThreadPoolExecutor", ThreadPoolExecutor)
     _replace(concurrent.futures, "Future", FutureProxy)
-    # It insists on a ThreadPoolExecutor, which ours for asyncio.to_thread() is not any more.
+    # It insists on a ThreadPoolExecutor, which our pool for asyncio.to_thread() is not any more.
     _replace(asyncio.BaseEventLoop, "set_default_executor", _set_default_executor)
 
 
+_original_of_asyncio: Any = asyncio.BaseEventLoop.set_default_executor
+
+
 def _set_default_executor(loop: Any, executor: object) -> None:
-    loop._default_executor = executor
+    if isinstance(executor, DaemonPool):
+        loop._default_executor = executor
+    else:
+        _original_of_asyncio(loop, executor)
 
 
 def pushed(context: Context) -> AbstractContextManager[object]:
