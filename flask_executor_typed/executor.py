@@ -739,7 +739,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
                 future._end_cancelled()  # somebody may have joined it meanwhile
             if isinstance(error, ExecutorClosedError) and self._states[snapshot.app] is not state:
                 # init_app() has put another state in its place
-                return self._start(snapshot, fn, args, kwargs, key, name)
+                return self._start(snapshot, fn, args, kwargs, key, name, hold)
             raise
         if signals.job_submitted.receivers:
             future._announce(signals.job_submitted, snapshot)

@@ -402,7 +402,7 @@ class _LoopThread:
 
     def _has_blocking_threads(self) -> bool:
         """Whether the pool of ``asyncio.to_thread`` has any, or is another that a job has set."""
-        pool = getattr(self.loop, "_default_executor", None)
+        pool = getattr(self.loop, "_default_executor", self._blocking)  # uvloop does not tell
         return pool is not self._blocking or bool(self._blocking.threads())
 
     async def _finish(self) -> None:
