@@ -243,7 +243,8 @@ def _type(key: str, value: object) -> object:
     found, reason = (None, "") if is_typo else _imported(value)
     if isinstance(found, concurrent.futures.Executor):
         return GivenExecutor(found, _given_in.setdefault(found, os.getpid()))
-    if not reason and callable(found) and _takes_no_arguments(found):
+    is_other = isinstance(found, type) and not issubclass(found, concurrent.futures.Executor)
+    if not reason and not is_other and callable(found) and _takes_no_arguments(found):
         return found
     raise ConfigError(
         key,

@@ -114,7 +114,9 @@ def test_type_may_be_an_executor_or_what_makes_one_or_its_name() -> None:
         assert parsed("type", given) == GivenExecutor(given, os.getpid())
 
 
-@pytest.mark.parametrize("value", ["asyncio:sleep", "os:sep", len, ":", "os:", asyncio.sleep])
+@pytest.mark.parametrize(
+    "value", ["asyncio:sleep", "os:sep", len, ":", "os:", asyncio.sleep, dict, "builtins:object"]
+)
 def test_what_makes_no_executor_is_refused(value: object) -> None:
     with pytest.raises(ConfigError, match=r"^EXECUTOR_TYPE="):
         parsed("type", value)

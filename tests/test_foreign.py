@@ -108,7 +108,10 @@ def test_threads_of_an_executor_that_does_not_declare_them_are_noticed(app: Flas
 
 
 def test_what_makes_no_executor_is_told_at_the_first_submit(app: Flask) -> None:
-    app.config["EXECUTOR_TYPE"] = dict
+    def make() -> dict[str, int]:
+        return {}
+
+    app.config["EXECUTOR_TYPE"] = make
     executor = Executor(app)
     with pytest.raises(ConfigError, match=r"returns an executor of concurrent\.futures, not \{\}"):
         executor.submit(abs, -1)

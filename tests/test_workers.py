@@ -530,6 +530,29 @@ def test_processes_that_end_when_they_start_are_told_of_and_not_started_for_ever
     assert path.read_text() == "start\n" * 3
 
 
+def test_function_that_the_worker_cannot_find_is_an_error_that_says_where(tmp_path: Path) -> None:
+    ended = run_main(
+        tmp_path,
+        "spawn",
+        """
+        import logging
+        logging.disable()
+
+        def here():
+            pass
+
+        here.__module__, here.__qualname__ = "__main__", "here"
+        sys.modules["__main__"].here = here
+        error = executor.submit(here).exception(20)
+        print(type(error).__name__, error)
+        """,
+    )
+    assert ended.stdout.startswith(
+        "UnpicklableError here: its function or an argument cannot be sent between processes (in "
+        "the worker: AttributeError: "
+    )
+
+
 def test_pending_calls_are_cancelled_at_shutdown_if_that_is_wanted(tmp_path: Path) -> None:
     with serving() as executor:
         running = executor.submit(working.write_and_wait, tmp_path / "pid", tmp_path / "end")

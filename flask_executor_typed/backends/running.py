@@ -109,7 +109,11 @@ class Runner:
             del error  # its traceback refers to this frame
 
     def _run(self, work: Work, app: Flask | None) -> FutureProxy[Any]:
-        fn, args, kwargs = pickle.loads(work.function)
+        try:
+            fn, args, kwargs = pickle.loads(work.function)
+        except Exception as error:  # no module of the worker has it, most likely
+            reason = f"in the worker: {type(error).__name__}: {error}"
+            raise UnpicklableError(work.name, "its function or an argument", reason) from error
         future: FutureProxy[Any] = FutureProxy(work.name)
         future._id = work.id
         future.key = None if work.key is None else pickle.loads(work.key)
