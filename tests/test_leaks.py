@@ -70,6 +70,7 @@ def descriptors() -> int:
 
 def join_all(threads: set[threading.Thread]) -> None:
     for thread in threads:
+        vars(thread)["_started"].wait(TIMEOUT)  # enumerate() tells of it before that
         if sys.version_info < (3, 11):  # what asgiref's bridges leave is a cycle there
             thread.join(TIMEOUT / 50)
             gc.collect()
