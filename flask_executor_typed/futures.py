@@ -1143,12 +1143,10 @@ _shared_states: WeakSet[_SharedState] = WeakSet()  # guarded by _shared_lock
 
 def _forget_parent() -> None:
     """In the child of a fork: a thread of the parent may have held the locks."""
-    global _forked_at, _shared_lock, _TO_START, _TO_RESUME, _TO_SETTLE  # noqa: PLW0603
+    global _forked_at, _shared_lock  # noqa: PLW0603
     _forked_at = time.time()
     # Constant in each process; only here it becomes another one.
-    _TO_START = _Ticket()  # pyright: ignore[reportConstantRedefinition]
-    _TO_RESUME = _Ticket()  # pyright: ignore[reportConstantRedefinition]
-    _TO_SETTLE = _Ticket()  # pyright: ignore[reportConstantRedefinition]
+    globals().update(_TO_START=_Ticket(), _TO_RESUME=_Ticket(), _TO_SETTLE=_Ticket())
     _shared_lock = threading.RLock()
     for shared in list(_shared_states):
         shared.condition = threading.Condition()
