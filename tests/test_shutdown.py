@@ -437,7 +437,8 @@ def test_ashutdown_waits_and_the_loop_goes_on_meanwhile(app: Flask, held: Held) 
 
     asyncio.run(main())
     assert {future.status for future in futures} == {"succeeded"}
-    assert threads_of_executors() == []
+    # The thread that tells the loop so may still be at its last line.
+    assert set(threads_of_executors()) <= {"executor-shutdown"}
 
 
 def test_ashutdown_has_the_options_of_shutdown(app: Flask, held: Held) -> None:
