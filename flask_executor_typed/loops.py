@@ -691,9 +691,17 @@ async def _cancel_and_wait(tasks: set[asyncio.Task[Any]], timeout: float | None 
 
 
 _loop_threads: dict[asyncio.AbstractEventLoop, _LoopThread] = {}  # until the loop ends
+_importing = threading.RLock()  # held while uvloop is imported, and at a fork
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_loop_threads.clear)
+    # A fork waits for the import of uvloop: a child cannot import what another thread of its
+    # parent was importing.
+    os.register_at_fork(
+        before=_importing.acquire,
+        after_in_parent=_importing.release,
+        after_in_child=_importing.release,
+    )
 
 
 def loop_thread_here() -> _LoopThread | None:
@@ -752,7 +760,8 @@ def _refuse_to_block(future: FutureProxy[Any], timeout: float | None) -> None:
 def _new_loop_of_uvloop_or_asyncio() -> asyncio.AbstractEventLoop:
     """What makes event loops unless ``EXECUTOR_LOOP_FACTORY`` says otherwise."""
     try:
-        uvloop: Any = import_module("uvloop")
+        with _importing:
+            uvloop: Any = import_module("uvloop")
     except ImportError:
         return asyncio.new_event_loop()
     loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()

@@ -18,7 +18,6 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no for
 FORKS = 200
 
 
-@pytest.mark.xfail(reason="open defect: about one child in some hundred hangs", strict=False)
 def test_200_forks_from_a_thread_while_jobs_run_leave_every_process_working() -> None:
     ended = run_script(
         IN_THE_CHILD
@@ -67,6 +66,34 @@ def test_200_forks_from_a_thread_while_jobs_run_leave_every_process_working() ->
         """)
     )
     assert ended == Ended(0, f"{{0: {FORKS}}} True True\nparent\n", "")
+
+
+def test_fork_waits_for_the_import_of_uvloop_that_it_would_cut_in_two(tmp_path: Path) -> None:
+    (tmp_path / "uvloop.py").write_text(
+        dedent("""
+        import __main__, time
+        from asyncio import new_event_loop
+
+        __main__.importing.set()
+        assert __main__.at_fork.wait(10)
+        time.sleep(0.2)  # as long as it takes; the fork would be over by now
+        """)
+    )
+    ended = run_script(
+        IN_THE_CHILD
+        + dedent(f"""
+        sys.path.insert(0, {str(tmp_path)!r})
+        importing, at_fork = threading.Event(), threading.Event()
+        os.register_at_fork(before=at_fork.set)  # which is called before those of the package
+        first = threading.Thread(target=check, args=("first",))
+        first.start()
+        assert importing.wait(10)
+        fork_and_check()
+        first.join()
+        """)
+    )
+    assert (ended.status, ended.stderr) == (0, "")
+    assert sorted(ended.stdout.split()) == ["child", "first", "parent"]
 
 
 LOOK = """
