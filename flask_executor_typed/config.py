@@ -243,7 +243,8 @@ def _type(key: str, value: object) -> object:
     found, reason = (None, "") if is_typo else _imported(value)
     if isinstance(found, concurrent.futures.Executor):
         return GivenExecutor(found, _given_in.setdefault(found, os.getpid()))
-    is_other = isinstance(found, type) and not issubclass(found, concurrent.futures.Executor)
+    made: type = found if isinstance(found, type) else concurrent.futures.Executor
+    is_other = not issubclass(made, concurrent.futures.Executor)
     if not reason and not is_other and callable(found) and _takes_no_arguments(found):
         return found
     raise ConfigError(
