@@ -120,6 +120,8 @@ _request_slot: Any = (
 )
 
 
+_app_context = Flask.app_context
+
 # They change in place when somebody connects.
 _hear_of_push = receivers_of(appcontext_pushed)
 _hear_of_requests_end = receivers_of(request_tearing_down)
@@ -225,6 +227,13 @@ class ContextSnapshot:
         portable = None if request is None else request.portable(self.parent)
         return PortableContext(self.g_items or {}, portable)
 
+    def app_context(self) -> Any:
+        """A context for one run, with a copy of ``g``; not current yet."""
+        context: Any = self.app.app_context()
+        if self.g_items:
+            context.g.__dict__.update(self.g_items)
+        return context
+
     def pushed(self) -> _Pushed:
         """Make the snapshot current until the ``with`` block ends.
 
@@ -252,23 +261,19 @@ class _Pushed:
         snapshot = self._snapshot
         if not snapshot.pushes_app:
             return
-        app_context: Any = snapshot.app.app_context()
-        if snapshot.g_items:
-            app_context.g.__dict__.update(snapshot.g_items)
         request = snapshot.request
-        if _MERGED and request is not None:
-            request.push_with(app_context, snapshot.parent)
-        elif type(app_context) is AppContext and _HAS_TOKENS and not _hear_of_push:
-            # What its push() does, but for a signal that nobody hears; its pop() works afterwards.
-            # This and the same in __exit__() were a third of what the contexts of a job cost.
-            self._app_token = _app_slot.set(app_context)
-            app_context._cv_tokens.append(self._app_token)
+        if _HAS_TOKENS and not _hear_of_push and type(snapshot.app).app_context is _app_context:
+            self._app_context = app_context = _UnusedAppContext(snapshot)
+            self._app_token = app_context._token = _app_slot.set(app_context)
         else:
-            app_context.push()
+            self._app_context = app_context = snapshot.app_context()
+            if _MERGED and request is not None:
+                request.push_with(app_context, snapshot.parent)
+            else:
+                app_context.push()
         if request is not None and not _MERGED:
-            self._request_context = context = _UnusedContext(request, snapshot.parent)
+            self._request_context = context = _UnusedRequestContext(request, snapshot.parent)
             self._request_token = context._token = _request_slot.set(context)
-        self._app_context = app_context
 
     def __exit__(
         self,
@@ -521,14 +526,35 @@ _LAST = "flask_executor_typed.request"
 """What a request context calls the snapshot of its request, among its attributes."""
 
 
-class _UnusedContext:
-    """A pushed request context that nobody has looked at: it becomes one when somebody does.
+class _Unused:
+    """A pushed context that nobody has looked at: it becomes one when somebody does.
 
-    Most jobs never look at the request, and copying it costs more than all else that they need.
+    Most jobs look at neither, and to make them costs more than all else that a job needs.
     """
 
     _token: object
 
+    # Python looks these up in the class, and then they are those of the class that it becomes.
+
+    def __enter__(self) -> Any:
+        return self.__enter__()
+
+    def __exit__(self, *error: object) -> Any:
+        return self.__exit__(*error)
+
+
+class _UnusedAppContext(_Unused):
+    def __init__(self, snapshot: ContextSnapshot) -> None:
+        self._snapshot = snapshot
+
+    def __getattribute__(self, name: str) -> Any:
+        values: dict[str, Any] = object.__getattribute__(self, "__dict__")
+        context = values["_snapshot"].app_context()
+        context._cv_tokens = [values["_token"]]
+        return _become(self, context, name)
+
+
+class _UnusedRequestContext(_Unused):
     def __init__(self, request: _JobsRequest, parent: Any) -> None:
         self._request = request
         self._parent = parent
@@ -541,20 +567,18 @@ class _UnusedContext:
             context._implicit_app_ctx_stack = [None]
         else:
             context._cv_tokens = [(values["_token"], None)]
-        # One by one: of two threads that are the first to use the context, each value comes from
-        # only one. What is there already, because it was set on the context, stays.
-        for key, value in context.__dict__.items():
-            values.setdefault(key, value)
-        self.__class__ = context.__class__
-        return getattr(self, name)
+        return _become(self, context, name)
 
-    # Python looks these up in the class, and then they are those of the class that it becomes.
 
-    def __enter__(self) -> Any:
-        return self.__enter__()
-
-    def __exit__(self, *error: object) -> Any:
-        return self.__exit__(*error)
+def _become(unused: _Unused, context: Any, name: str) -> Any:
+    """Make ``unused`` what ``context`` is, and give its attribute ``name``."""
+    values: dict[str, Any] = object.__getattribute__(unused, "__dict__")
+    # One by one: of two threads that are the first to use the context, each value comes from
+    # only one. What is there already, because it was set on the context, stays.
+    for key, value in context.__dict__.items():
+        values.setdefault(key, value)
+    unused.__class__ = context.__class__
+    return getattr(unused, name)
 
 
 def _session_of(context: object) -> str:
