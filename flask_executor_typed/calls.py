@@ -96,6 +96,10 @@ class Limits:
         return backoff(attempt) if callable(backoff) else backoff * 2.0 ** (attempt - 1)
 
 
+_NO_KWARGS: dict[str, Any] = {}
+"""Of most calls: not a dict for each that waits."""
+
+
 class Call(Generic[R]):
     """A function with its arguments, the contexts it runs in, and the future that it settles."""
 
@@ -131,7 +135,7 @@ class Call(Generic[R]):
     ) -> None:
         self.fn: Callable[..., Any] = fn
         self.args: tuple[Any, ...] = args
-        self.kwargs: dict[str, Any] = kwargs
+        self.kwargs: dict[str, Any] = kwargs or _NO_KWARGS
         self.snapshot: ContextSnapshot = snapshot
         self.future: FutureProxy[R] = future
         self.logs: bool = logs

@@ -227,13 +227,6 @@ class ContextSnapshot:
         portable = None if request is None else request.portable(self.parent)
         return PortableContext(self.g_items or {}, portable)
 
-    def app_context(self) -> Any:
-        """A context for one run, with a copy of ``g``; not current yet."""
-        context: Any = self.app.app_context()
-        if self.g_items:
-            context.g.__dict__.update(self.g_items)
-        return context
-
     def pushed(self) -> _Pushed:
         """Make the snapshot current until the ``with`` block ends.
 
@@ -263,10 +256,11 @@ class _Pushed:
             return
         request = snapshot.request
         if _HAS_TOKENS and not _hear_of_push and type(snapshot.app).app_context is _app_context:
-            self._app_context = app_context = _UnusedAppContext(snapshot)
-            self._app_token = app_context._token = _app_slot.set(app_context)
+            self._app_context = unused = _UnusedAppContext(snapshot)
+            self._app_token = unused._token = _app_slot.set(unused)
         else:
-            self._app_context = app_context = snapshot.app_context()
+            self._app_context = app_context = snapshot.app.app_context()
+            _filled(app_context.g, snapshot.g_items)
             if _MERGED and request is not None:
                 request.push_with(app_context, snapshot.parent)
             else:
@@ -454,15 +448,14 @@ class _RequestSnapshot:
         # anew from the environ when it is missing; one that was read to its end stays so.
         environ["wsgi.input"] = _UNREAD_BODY if _announces_body(environ) else BytesIO()
         environ.pop("werkzeug.request", None)  # the view's
-        values.update(environ=environ, headers=EnvironHeaders(environ))
-        request.__dict__.update(values)
+        values["environ"], values["headers"] = environ, EnvironHeaders(environ)
         if "_cached_data" in values or ("form" in values and _holds_form(environ)):
-            request.__dict__["stream"] = BytesIO()
+            values["stream"] = BytesIO()
         elif not self._was_read:
-            request.__dict__.pop("stream", None)
+            values.pop("stream", None)
         if self._uploads is not None:
-            files = MultiDict((name, upload.open()) for name, upload in self._uploads)
-            request.__dict__["files"] = files
+            values["files"] = MultiDict((name, upload.open()) for name, upload in self._uploads)
+        request.__dict__ = values
         return request
 
     def make_context(self, parent: Any) -> Any:
@@ -472,9 +465,9 @@ class _RequestSnapshot:
         most of what a job costs in Flask-Executor.
         """
         context: Any = object.__new__(parent.__class__)
-        context.__dict__.update(parent.__dict__)
-        context.request = self._request_copy()
-        context._after_request_functions = []
+        context.__dict__ = values = parent.__dict__.copy()
+        values["request"] = self._request_copy()
+        values["_after_request_functions"] = []
         return context
 
     def push_with(self, app_context: Any, parent: Any) -> None:
@@ -526,35 +519,62 @@ _LAST = "flask_executor_typed.request"
 """What a request context calls the snapshot of its request, among its attributes."""
 
 
-class _Unused:
-    """A pushed context that nobody has looked at: it becomes one when somebody does.
+# Most jobs look at neither of their contexts, and to make them costs more than all else that a job
+# needs. So what is pushed gets its values when somebody looks, one by one: of two threads that are
+# the first to look, both see the same ones, and what was set meanwhile stays.
 
-    Most jobs look at neither, and to make them costs more than all else that a job needs.
-    """
+
+class _Later:
+    """A value of an app context that is made when somebody looks at it."""
+
+    def __init__(self, make: Callable[[Any], object]) -> None:
+        self._make = make
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, context: Any, owner: type) -> Any:
+        return context.__dict__.setdefault(self._name, self._make(context))
+
+
+def _later(make: Callable[[Any], object]) -> Any:
+    return _Later(make)
+
+
+class _UnusedAppContext(AppContext):
+    """A pushed app context of Flask 2.2 to 3.1, of which there is only the app at first."""
 
     _token: object
 
-    # Python looks these up in the class, and then they are those of the class that it becomes.
-
-    def __enter__(self) -> Any:
-        return self.__enter__()
-
-    def __exit__(self, *error: object) -> Any:
-        return self.__exit__(*error)
-
-
-class _UnusedAppContext(_Unused):
     def __init__(self, snapshot: ContextSnapshot) -> None:
-        self._snapshot = snapshot
+        self.app = snapshot.app
+        self._g_items = snapshot.g_items
 
-    def __getattribute__(self, name: str) -> Any:
-        values: dict[str, Any] = object.__getattribute__(self, "__dict__")
-        context = values["_snapshot"].app_context()
-        context._cv_tokens = [values["_token"]]
-        return _become(self, context, name)
+    @_later
+    def g(self) -> object:
+        return _filled(self.app.app_ctx_globals_class(), self._g_items)
+
+    @_later
+    def url_adapter(self) -> object:
+        return self.app.create_url_adapter(None)
+
+    @_later
+    def _cv_tokens(self) -> object:
+        return [self._token]
 
 
-class _UnusedRequestContext(_Unused):
+def _filled(g: Any, items: dict[str, Any] | None) -> Any:
+    """``g``, with a copy of what another one held."""
+    if items:
+        g.__dict__.update(items)
+    return g
+
+
+class _UnusedRequestContext:
+    """A pushed request context that nobody has looked at: it becomes one when somebody does."""
+
+    _token: object
+
     def __init__(self, request: _JobsRequest, parent: Any) -> None:
         self._request = request
         self._parent = parent
@@ -567,18 +587,18 @@ class _UnusedRequestContext(_Unused):
             context._implicit_app_ctx_stack = [None]
         else:
             context._cv_tokens = [(values["_token"], None)]
-        return _become(self, context, name)
+        for key, value in context.__dict__.items():
+            values.setdefault(key, value)
+        self.__class__ = context.__class__
+        return getattr(self, name)
 
+    # Python looks these up in the class, and then they are those of the class that it becomes.
 
-def _become(unused: _Unused, context: Any, name: str) -> Any:
-    """Make ``unused`` what ``context`` is, and give its attribute ``name``."""
-    values: dict[str, Any] = object.__getattribute__(unused, "__dict__")
-    # One by one: of two threads that are the first to use the context, each value comes from
-    # only one. What is there already, because it was set on the context, stays.
-    for key, value in context.__dict__.items():
-        values.setdefault(key, value)
-    unused.__class__ = context.__class__
-    return getattr(unused, name)
+    def __enter__(self) -> Any:
+        return self.__enter__()
+
+    def __exit__(self, *error: object) -> Any:
+        return self.__exit__(*error)
 
 
 def _session_of(context: object) -> str:

@@ -496,7 +496,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             ExecutorClosedError: after :meth:`shutdown`; a ``RuntimeError``.
             QueueFullError: as many calls as ``EXECUTOR_MAX_PENDING`` allows wait; a ``queue.Full``.
         """
-        return self._start(self._capture(), fn, args, kwargs, self._options.key)
+        return self._start(*self._capture(), fn, args, kwargs, self._options.key)
 
     @overload
     def submit_stored(
@@ -586,7 +586,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             TypeError: ``on_duplicate`` is ``"join"``.
         """
         hold = until_response_is_over()
-        return self._start(self._capture(), fn, args, kwargs, self._options.key, hold=hold)
+        return self._start(*self._capture(), fn, args, kwargs, self._options.key, hold=hold)
 
     @overload
     def submit_after_commit(
@@ -639,7 +639,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             TypeError: ``session`` is something else, or ``on_duplicate`` is ``"join"``.
         """
         hold = until_commit(session)
-        return self._start(self._capture(), fn, args, kwargs, self._options.key, hold=hold)
+        return self._start(*self._capture(), fn, args, kwargs, self._options.key, hold=hold)
 
     @staticmethod
     def as_completed(futures: Iterable[F], timeout: float | None = None) -> AsyncIterator[F]:
@@ -666,9 +666,9 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             raise TypeError("future_key=None: expected a hashable value, or use submit()")
         if self._options.key is not None and self._options.key != key:
             raise TypeError(f"two keys for one call: using(key={self._options.key!r}) and {key!r}")
-        return self._start(self._capture(), fn, args, kwargs, key)
+        return self._start(*self._capture(), fn, args, kwargs, key)
 
-    def _capture(self) -> ContextSnapshot:
+    def _capture(self) -> tuple[_AppState, ContextSnapshot]:
         """The contexts that are active now, for calls of the app that they belong to."""
         app, state = self._current()
         try:
@@ -677,10 +677,11 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             if self._states.get(app) is state:
                 raise
             return self._capture()  # init_app() has put another state in its place
-        return ContextSnapshot.capture(app, state.rules)
+        return state, ContextSnapshot.capture(app, state.rules)
 
     def _start(
         self,
+        state: _AppState,
         snapshot: ContextSnapshot,
         fn: Callable[..., Any],
         args: tuple[Any, ...],
@@ -700,7 +701,6 @@ class Executor(concurrent.futures.Executor, Generic[T]):
                 "there may have begun before this response or commit, and not see what it needs; "
                 "use on_duplicate='replace' or 'error'"
             )
-        state = self._states[snapshot.app]
         future: FutureProxy[Any] = FutureProxy(self._options.name or name or name_of(fn), snapshot)
         future._held = hold is not None
         for callback in self._default_done_callbacks:
@@ -737,9 +737,10 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             if key is not None:
                 self.futures._forget(future)
                 future._end_cancelled()  # somebody may have joined it meanwhile
-            if isinstance(error, ExecutorClosedError) and self._states[snapshot.app] is not state:
+            current = self._states[snapshot.app]
+            if isinstance(error, ExecutorClosedError) and current is not state:
                 # init_app() has put another state in its place
-                return self._start(snapshot, fn, args, kwargs, key, name, hold)
+                return self._start(current, snapshot, fn, args, kwargs, key, name, hold)
             raise
         if signals.job_submitted.receivers:
             future._announce(signals.job_submitted, snapshot)
@@ -1137,11 +1138,11 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         _check_count("chunksize", chunksize)
         if buffersize is not None:
             _check_count("buffersize", buffersize)
-        snapshot = self._capture()
+        captured = self._capture()
         name = name_of(fn)
 
         def start(fn: Callable[..., Any], args: tuple[Any, ...]) -> FutureProxy[Any]:
-            return self._start(snapshot, fn, args, {}, name=name)
+            return self._start(*captured, fn, args, {}, name=name)
 
         arguments: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
         if chunksize > 1 and not is_async_callable(fn):
