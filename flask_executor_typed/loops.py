@@ -32,7 +32,7 @@ from asgiref.sync import (
 from .callers import line_of_caller
 from .calls import Call, name_of
 from .context import running_call
-from .errors import DeadlockError, ExecutorClosedError, JobAbandonedError
+from .errors import DeadlockError, ExecutorClosedError, JobAbandonedError, JobLostError
 from .futures import FutureProxy, LoopInbox, wait_here_with
 from .threads import CLEANUP, DaemonPool, exit_has_begun, start_thread
 from .watchdog import Watchdog
@@ -81,7 +81,7 @@ class LoopPool:
         self._slow_callback = slow_callback
         self._max_loops = max_loops
         self._lock = threading.RLock()  # reentrant: a finalizer may shut down while it is held
-        self._threads: list[_LoopThread] = []  # guarded by _lock; only grows
+        self._threads: list[_LoopThread] = []  # guarded by _lock; another list if one breaks
         self._refusing = self._ended = False  # guarded by _lock
 
     def size(self) -> int:
@@ -102,7 +102,7 @@ class LoopPool:
 
     def call_later(self, seconds: float, fn: Callable[[], object]) -> Callable[[], object]:
         """Call ``fn`` on a loop after ``seconds``. Returns a function that prevents it."""
-        return self._threads[0].call_later(seconds, fn)  # started before any worker
+        return self._least_busy().call_later(seconds, fn)
 
     def start_one(self) -> None:
         """Start a loop unless there is one."""
@@ -124,8 +124,9 @@ class LoopPool:
             with self._lock:
                 if self._ended:
                     raise ExecutorClosedError(self._name, exit_has_begun())
-                if len(threads) < self._max_loops:
+                if len(self._threads) < self._max_loops:
                     self._start_another()
+                threads = self._threads
         if len(threads) == 1:
             return threads[0]
         return min(threads, key=lambda thread: thread.busy)
@@ -133,7 +134,9 @@ class LoopPool:
     def _start_another(self) -> None:
         try:
             thread_name = f"{self._name}-loop-{len(self._threads)}"
-            thread = _LoopThread(thread_name, self._name, self._new_loop, self._slow_callback)
+            thread = _LoopThread(
+                thread_name, self._name, self._new_loop, self._slow_callback, self._forget
+            )
         except Exception:  # no more threads or files, it is the end, or EXECUTOR_LOOP_FACTORY fails
             if not self._threads:
                 raise
@@ -141,6 +144,10 @@ class LoopPool:
             self._threads.append(thread)
             if self._refusing:  # it is for a plain job that still runs, not for calls
                 thread.refuse(cancel_pending=False)
+
+    def _forget(self, broken: _LoopThread) -> None:
+        with self._lock:
+            self._threads = [thread for thread in self._threads if thread is not broken]
 
     def refuse(self, cancel_pending: bool) -> None:
         """Refuse calls from now on. The loops go on for what was accepted, until :meth:`end`."""
@@ -246,7 +253,8 @@ class _LoopThread:
         name: str,
         pool_name: str,
         new_loop: Callable[[], asyncio.AbstractEventLoop] | None,
-        slow_callback: float | None = None,
+        slow_callback: float | None,
+        breaks: Callable[[_LoopThread], object],
     ) -> None:
         # In a context of its own: the loop keeps the one that it is made in as long as it lives,
         # and we are called from a view.
@@ -255,7 +263,9 @@ class _LoopThread:
         )
         self._pool_name = pool_name
         self._slow_callback = slow_callback
+        self._breaks = breaks
         self._inbox = LoopInbox(self.loop)
+        self._waited_for: set[FutureProxy[Any]] = set()  # by threads; of each, one adds and removes
         self._refusing = False  # these two are set once, and never unset
         self._cancels_pending = False
         # Only the loop's thread touches what follows.
@@ -303,10 +313,12 @@ class _LoopThread:
         # asyncio keeps only weak references to tasks; this one lives as long as we wait for it.
         tasks: list[asyncio.Task[None]] = []
         waiting, context = _settle(outcome, awaitable), copy_context()
+        self._waited_for.add(outcome)
         self._inbox.post(lambda: tasks.append(_create_task(self.loop, waiting, context)))
         try:
             return outcome.result()
         finally:
+            self._waited_for.discard(outcome)
             del outcome  # see FutureProxy.result()
 
     def call_later(self, seconds: float, fn: Callable[[], object]) -> Callable[[], object]:
@@ -342,10 +354,14 @@ class _LoopThread:
     def abandon(self, seconds: float) -> None:
         """Fail the calls that are not done after ``seconds``, and end when they have cleaned up."""
         # Here, for a loop that is blocked. What the loop begins while we look it finds itself.
-        posted = [args[0] for fn, args in self._inbox.waiting() if fn == self._start]
-        for call in [*posted, *self._calls.copy()]:
+        for call in self._accepted():
             call.abandon(seconds)
         self._inbox.post(self._hurry, seconds)
+
+    def _accepted(self) -> list[Call[Any]]:
+        """The calls that are about to start, and those that run."""
+        posted = [args[0] for fn, args in self._inbox.waiting() if fn == self._start]
+        return [*posted, *self._calls.copy()]
 
     def threads(self) -> list[threading.Thread]:
         return [self._thread, *(thread for pool in self._pools() for thread in pool.threads())]
@@ -438,15 +454,29 @@ class _LoopThread:
                 # own that raises SystemExit or KeyboardInterrupt.
                 try:
                     self.loop.run_forever()
-                except BaseException:
+                except (SystemExit, KeyboardInterrupt):
                     _logger.exception("a task ended the loop of %s; it goes on", self._pool_name)
+                except Exception as error:
+                    self._lose_all(error)
         finally:
             asyncio.set_event_loop(None)
             _loop_threads.pop(self.loop, None)
             self.loop.set_task_factory(None)  # it refers to us
-            self.loop.close()
+            with contextlib.suppress(OSError, ValueError):  # a job has closed its files
+                self.loop.close()
             if watchdog is not None:
                 watchdog.end()
+
+    def _lose_all(self, error: Exception) -> None:
+        """End a loop that runs nothing any more: a job has closed its files, for one."""
+        _logger.error("an event loop of %s broke", self._pool_name, exc_info=error)
+        self._breaks(self)
+        self._refusing = self._ended = True  # before we look: who submits now sees it afterwards
+        reason = f"its event loop broke: {type(error).__name__}: {error}"
+        for call in self._accepted():
+            call.lose(reason)
+        for outcome in self._waited_for.copy():
+            outcome._fail(JobLostError("what a function returned", reason))
 
     def _forbid_blocking(self) -> None:
         wait_here_with(_refuse_to_block)

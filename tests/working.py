@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import threading
@@ -69,6 +70,7 @@ def exit_and_create_no_app() -> Flask:
 
 
 def close_all() -> None:
+    logging.disable()  # if the loop of the worker breaks before its process ends, it says so
     os.closerange(3, 256)
 
 
