@@ -7,7 +7,6 @@ import gc
 import os
 import sys
 import threading
-import time
 import traceback
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
@@ -24,7 +23,7 @@ from flask.testing import FlaskClient
 
 from flask_executor_typed import ConfigError, Executor
 
-from .conftest import TIMEOUT
+from .conftest import TIMEOUT, until
 from .test_threads import Ended, in_time, run_script
 
 variable: ContextVar[str] = ContextVar("variable", default="unset")
@@ -89,10 +88,7 @@ def view_threads() -> set[threading.Thread]:
 
 def until_left(number: int) -> None:
     """Wait until no more than so many loops are left."""
-    end = time.monotonic() + TIMEOUT
-    while len(view_threads()) > number:
-        assert time.monotonic() < end, view_threads()
-        time.sleep(0.001)
+    until(lambda: len(view_threads()) <= number)
 
 
 # As in stock Flask
