@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 from flask import Flask
@@ -11,6 +12,14 @@ from flask_executor_typed import Executor
 
 TIMEOUT = 10.0
 """Seconds after which a wait in a test counts as a hang; nothing here takes nearly as long."""
+
+
+def until(condition: Callable[[], object], seconds: float = TIMEOUT) -> None:
+    """Wait for what comes true in a moment, and of which no event tells."""
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, "it has not come true"
+        time.sleep(0.001)
 
 
 @pytest.fixture

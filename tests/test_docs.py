@@ -69,6 +69,12 @@ class Block:
     """``requires`` or ``not-run``, if a comment said so."""
     why: str = ""
 
+    @property
+    def is_to_run(self) -> bool:
+        if self.how == "requires":
+            return importlib.util.find_spec(self.why) is not None
+        return self.how != "not-run"
+
 
 def blocks_of(text: str, kind: str) -> Iterator[Block]:
     how = why = ""
@@ -84,18 +90,17 @@ def blocks_of(text: str, kind: str) -> Iterator[Block]:
         how = why = ""
 
 
-def run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the blocks of a page as one module."""
+def run(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Block]:
+    """Run the blocks of a page as one module, and return those that ran."""
     modules: list[str] = []
+    ran: list[Block] = []
     module = ModuleType(f"page_{path.stem}")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(sys, "path", [os.getcwd(), *sys.path])
     monkeypatch.setattr(module, "__file__", os.path.join(os.getcwd(), "page.py"), raising=False)
     try:
         for block in blocks_of(path.read_text(encoding="utf-8"), path.suffix):
-            if block.how == "not-run":
-                continue
-            if block.how == "requires" and importlib.util.find_spec(block.why) is None:
+            if not block.is_to_run:
                 continue
             if block.caption.endswith(".py"):
                 modules.append(block.caption[:-3])
@@ -106,6 +111,7 @@ def run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
                 # Lines before it, so that a traceback names the line of the page.
                 code = "\n" * (block.line - 1) + block.code
                 exec(compile(code, str(path), "exec", dont_inherit=True), vars(module))
+            ran.append(block)
     finally:
         for value in list(vars(module).values()):
             if isinstance(value, Executor):
@@ -113,6 +119,7 @@ def run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         _disconnect_all()
         for name in modules:
             sys.modules.pop(name, None)
+    return ran
 
 
 def _disconnect_all() -> None:
@@ -145,7 +152,8 @@ def _somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_the_examples_of_the_page_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(path, monkeypatch)
+    blocks = blocks_of(path.read_text(encoding="utf-8"), path.suffix)
+    assert run(path, monkeypatch) == [block for block in blocks if block.is_to_run]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
@@ -201,7 +209,7 @@ def test_what_is_not_to_run_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyP
     page = tmp_path / "page.rst"
     wrong = ".. code-block:: python\n\n    assert 1 == 2\n"
     page.write_text(f".. not-run: it is wrong\n\n{wrong}\n.. requires: no_such_module\n\n{wrong}")
-    run(page, monkeypatch)
+    assert run(page, monkeypatch) == []
 
 
 def test_a_failing_example_is_reported_with_the_line_of_its_page(

@@ -1251,7 +1251,7 @@ def test_log_handler_may_submit_when_it_hears_of_late_settings(
             if in_another_thread:
                 shipping = threading.Thread(target=self.ship, args=(record,), daemon=True)
                 shipping.start()
-                shipping.join(TIMEOUT / 10)
+                shipping.join(TIMEOUT)
             else:
                 self.ship(record)
 
@@ -1318,7 +1318,7 @@ def test_who_joined_a_call_that_is_refused_hears_of_it(
             with pytest.raises(RuntimeError, match="can't start new thread"):
                 executor.submit_stored("key", fn, 1)
         with pytest.raises(concurrent.futures.CancelledError):
-            joined[0].result(TIMEOUT / 10)
+            joined[0].result(TIMEOUT)
         assert executor.futures.get("key") is None
 
 

@@ -118,7 +118,8 @@ def test_setting_that_needs_real_threads_is_refused(
 def test_defaults_spelled_out_are_accepted(app: Flask) -> None:
     app.config["EXECUTOR_TYPE"] = "thread"
     app.config["EXECUTOR_ASYNC_VIEWS"] = "no"
-    Executor(app)
+    with Executor(app) as executor:
+        assert executor.submit(int).result(TIMEOUT) == 0
 
 
 def test_process_patched_after_the_import_is_refused_by_the_first_submit(

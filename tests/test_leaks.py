@@ -19,7 +19,7 @@ from flask import Flask, g, request
 
 from flask_executor_typed import Executor, FutureProxy
 
-from .conftest import TIMEOUT
+from .conftest import TIMEOUT, until
 from .test_threads import Ended, run_script
 
 DESCRIPTORS = Path("/proc/self/fd")
@@ -46,7 +46,12 @@ class Freed:
 
     def check(self, expected: int) -> None:
         assert len(self._events) == expected
-        left = [name for name, event in self._events if not event.wait(TIMEOUT / 10)]
+        limit = time.monotonic() + TIMEOUT  # a future is done a moment before its call lets go
+        left = [
+            name
+            for name, event in self._events
+            if not event.wait(max(0.0, limit - time.monotonic()))
+        ]
         assert left == []
 
 
@@ -106,7 +111,7 @@ def test_hundred_executors_that_were_shut_down_leave_no_thread_and_no_descriptor
     for _ in range(100):
         use_one()
     join_all(set(threading.enumerate()) - threads)
-    assert descriptors() == before
+    assert descriptors() <= before  # what other tests have left may be closed meanwhile
 
 
 @pytest.mark.skipif(not DESCRIPTORS.exists(), reason="counts descriptors in /proc")
@@ -127,7 +132,7 @@ def test_hundred_executors_that_were_dropped_leave_no_thread_and_no_descriptor()
         use_one()
     gc.collect()
     join_all(set(threading.enumerate()) - threads)
-    assert descriptors() == before
+    assert descriptors() <= before  # what other tests have left may be closed meanwhile
 
 
 def test_threads_of_bridges_end_with_their_jobs(executor: Executor) -> None:
@@ -140,7 +145,8 @@ def test_threads_of_bridges_end_with_their_jobs(executor: Executor) -> None:
     futures = [executor.submit(bridge, number) for number in range(300)]
     assert [future.result(TIMEOUT) for future in futures] == list(range(300))
     others = set(threading.enumerate()) - before
-    join_all({thread for thread in others if not thread.name.startswith("executor-")})
+    ours = ("executor-worker-", "executor-loop-")  # which stay as long as the executor
+    join_all({thread for thread in others if not thread.name.startswith(ours)})
 
 
 # Objects
@@ -596,10 +602,3 @@ def test_200_000_jobs_leave_no_memory_descriptor_thread_task_or_context_behind(k
     if kind == "cancelled_pending":
         calls += calls // 25  # four that hold the workers for each hundred
     assert ended == Ended(0, f"True True\nTrue\n(0, 0) {calls}\n", "")
-
-
-def until(condition: Callable[[], bool]) -> None:
-    limit = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < limit
-        time.sleep(0.001)

@@ -27,13 +27,15 @@ from flask_executor_typed import (
     FutureProxy,
     JobAbandonedError,
     current_job,
+    loops,
+    threads,
 )
 
 from . import working
 from .conftest import TIMEOUT
 from .test_backends import Held
 from .test_threads import in_time
-from .test_workers import START, is_alive, until
+from .test_workers import START, is_alive, until, until_dead
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +43,13 @@ def no_thread_stays() -> Iterator[None]:
     """Threads that were left behind end when what they run has ended."""
     yield
     until(lambda: threads_of_executors() == [])
+
+
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time to clean up for what does so, however busy the machine is."""
+    for module in (loops, threads):
+        monkeypatch.setattr(module, "CLEANUP", TIMEOUT)
 
 
 @pytest.fixture
@@ -128,6 +137,7 @@ def test_calls_that_are_not_done_in_time_fail_and_are_logged_once_by_name_and_id
     assert (ran, running.status, len(messages)) == ([], "failed", 2)
 
 
+@pytest.mark.usefixtures("patience")
 def test_job_that_asks_whether_it_is_to_end_does_so_when_time_is_up(app: Flask) -> None:
     begun = threading.Event()
 
@@ -166,7 +176,7 @@ def test_shutdown_that_does_not_wait_has_the_time_limit_as_well(app: Flask, held
     executor = Executor(app)
     future = executor.submit(held)
     held.until_begun()
-    executor.shutdown(wait=False, timeout=0.05)
+    executor.shutdown(wait=False, timeout=0.5)
     assert not future.done()
     assert isinstance(future.exception(TIMEOUT), JobAbandonedError)
 
@@ -281,6 +291,7 @@ def test_50_running_jobs_and_50_sleepers_and_1000_pending_ones_are_done_within_5
 # -- loops -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("patience")
 def test_coroutine_is_cancelled_and_cleans_up_before_its_loop_closes_what_it_has(
     app: Flask,
 ) -> None:
@@ -355,7 +366,7 @@ def test_coroutine_that_refuses_to_be_cancelled_does_not_keep_a_client_of_its_lo
     future = executor.submit(refuse)
     assert ready.wait(TIMEOUT)
     in_time(lambda: executor.shutdown(timeout=0))
-    assert closed.is_set()
+    assert closed.wait(TIMEOUT)
     assert error_of(future).begun
 
 
@@ -381,6 +392,7 @@ def returns_awaitable() -> Awaitable[None]:
     return bridged()
 
 
+@pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize(
     "fn", [returns_awaitable, async_to_sync(bridged)], ids=["awaited", "bridged"]
 )
@@ -392,7 +404,8 @@ def test_thread_that_waits_for_a_coroutine_on_the_loop_ends_with_it(
     until(future.running)
     in_time(lambda: executor.shutdown(timeout=0.1))
     assert error_of(future).begun
-    assert threads_of_executors() == []
+    # That of sync_to_async() ends when the coroutine has; nobody waits for it.
+    assert set(threads_of_executors()) <= {"executor-sensitive-0"}
 
 
 async def by_asyncio(fn: Callable[[], Any]) -> None:
@@ -500,6 +513,7 @@ def test_async_view_may_await_the_shutdown(app: Flask) -> None:
     in_time(executor.shutdown)
 
 
+@pytest.mark.usefixtures("patience")
 def test_view_that_runs_when_time_is_up_is_cancelled_on_its_loop(app: Flask) -> None:
     app.config["EXECUTOR_ASYNC_VIEWS"] = True
     app.testing = False
@@ -565,10 +579,11 @@ def test_worker_process_that_does_not_end_its_call_is_killed(tmp_path: Path) -> 
     in_time(lambda: executor.shutdown(timeout=0.05))
     assert error_of(running).begun
     assert not error_of(pending).begun
-    assert not is_alive(int((tmp_path / "pid").read_text()))
-    assert threads_of_executors() == []
+    until_dead(int((tmp_path / "pid").read_text()))
+    until(lambda: threads_of_executors() == [])
 
 
+@pytest.mark.usefixtures("patience")
 def test_coroutine_in_a_worker_process_cleans_up_and_the_process_ends_by_itself(
     tmp_path: Path,
 ) -> None:
@@ -579,7 +594,7 @@ def test_coroutine_in_a_worker_process_cleans_up_and_the_process_ends_by_itself(
     until((tmp_path / "begun").exists)
     begun = time.monotonic()
     in_time(lambda: executor.shutdown(timeout=0.05))
-    assert time.monotonic() - begun < 0.05 + 2  # nobody had to be killed
+    assert time.monotonic() - begun < 0.05 + threads.CLEANUP  # nobody had to be killed
     assert error_of(future).begun
     assert (tmp_path / "end").exists()
     assert not is_alive(process)
@@ -598,4 +613,4 @@ def test_process_that_never_has_loaded_its_app_is_killed(
     until((tmp_path / "pid").exists)
     in_time(lambda: executor.shutdown(timeout=0.05))
     assert not error_of(future).begun
-    assert not is_alive(int((tmp_path / "pid").read_text()))
+    until_dead(int((tmp_path / "pid").read_text()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from flask import Flask
@@ -18,8 +18,7 @@ from flask_executor_typed import (
     QueueFullError,
 )
 
-from .conftest import TIMEOUT
-from .test_load import until
+from .conftest import TIMEOUT, until
 
 pytest.importorskip("hypothesis")
 
@@ -145,6 +144,8 @@ class ExecutorMachine(RuleBasedStateMachine):
         self.all: list[Job] = []
 
     jobs: Bundle[Job] = Bundle("jobs")
+    outcomes: ClassVar[set[str]] = set()
+    """Of all jobs of all examples, as the model has them."""
 
     @rule(target=jobs, fails=st.booleans(), is_async=st.booleans(), is_late=st.booleans())
     def submit(self, fails: bool, is_async: bool, is_late: bool) -> Job:
@@ -291,12 +292,15 @@ class ExecutorMachine(RuleBasedStateMachine):
             until(job.has_ended)  # in a worker from before a shutdown, say
             assert job.starts == 1 or job.status in {"cancelled", "refused"} or job.is_late
             assert job.callbacks == job.expected_callbacks
+            if job.is_done:
+                self.outcomes.add(job.status)
 
 
 @pytest.mark.filterwarnings("ignore::hypothesis.errors.NonInteractiveExampleWarning")
 @pytest.mark.parametrize("examples", [60, pytest.param(500, marks=pytest.mark.slow)])
 def test_executor_does_what_its_model_says(caplog: pytest.LogCaptureFixture, examples: int) -> None:
     caplog.set_level("CRITICAL")  # the callbacks raise on purpose
+    ExecutorMachine.outcomes.clear()
     run_state_machine_as_test(
         ExecutorMachine,
         settings=settings(
@@ -309,3 +313,4 @@ def test_executor_does_what_its_model_says(caplog: pytest.LogCaptureFixture, exa
             phases=[Phase.generate],  # shrinking would wait, each time, for what does not come
         ),
     )
+    assert ExecutorMachine.outcomes == {"succeeded", "failed", "cancelled", "refused"}

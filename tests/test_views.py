@@ -7,13 +7,13 @@ import gc
 import os
 import sys
 import threading
-import time
 import traceback
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from contextvars import Context, ContextVar
 from importlib.metadata import version
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -24,7 +24,7 @@ from flask.testing import FlaskClient
 
 from flask_executor_typed import ConfigError, Executor
 
-from .conftest import TIMEOUT
+from .conftest import TIMEOUT, until
 from .test_threads import Ended, in_time, run_script
 
 variable: ContextVar[str] = ContextVar("variable", default="unset")
@@ -89,10 +89,7 @@ def view_threads() -> set[threading.Thread]:
 
 def until_left(number: int) -> None:
     """Wait until no more than so many loops are left."""
-    end = time.monotonic() + TIMEOUT
-    while len(view_threads()) > number:
-        assert time.monotonic() < end, view_threads()
-        time.sleep(0.001)
+    until(lambda: len(view_threads()) <= number)
 
 
 # As in stock Flask
@@ -640,16 +637,24 @@ def test_interpreter_that_exits_waits_for_no_idle_loop() -> None:
     assert ended == Ended(0, "7\n", "")
 
 
+ASYNC_VIEWS = """
+warnings.simplefilter("ignore")  # of forking a process that has threads
+app.config["EXECUTOR_ASYNC_VIEWS"] = True
+executor.init_app(app)
+
+
+async def view():
+    return threading.current_thread().name
+
+"""
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_child_of_a_fork_has_loops_of_its_own() -> None:
-    ended = run_script("""
-        import os, warnings
-        warnings.simplefilter("ignore")
-        app.config["EXECUTOR_ASYNC_VIEWS"] = True
-        executor.init_app(app)
-        async def view():
-            return threading.current_thread().name
+    ended = run_script(
+        ASYNC_VIEWS
+        + dedent("""
         print(app.ensure_sync(view)(), flush=True)
         other = threading.Thread(target=app.ensure_sync(view))  # whose loop is a spare one now
         other.start()
@@ -661,7 +666,8 @@ def test_child_of_a_fork_has_loops_of_its_own() -> None:
             sys.exit()  # which waits for the loop to end
         os.waitpid(child, 0)
         print(app.ensure_sync(view)())
-    """)
+        """)
+    )
     name = "executor-view-loop-0\n"
     assert ended == Ended(0, name * 3, "")
 
@@ -704,13 +710,9 @@ def test_child_of_a_fork_leaves_the_loops_of_its_parent_alone() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_view_in_the_child_that_a_job_forked_runs_on_a_loop_of_the_child() -> None:
-    ended = run_script("""
-        import os, warnings
-        warnings.simplefilter("ignore")
-        app.config["EXECUTOR_ASYNC_VIEWS"] = True
-        executor.init_app(app)
-        async def view():
-            return threading.current_thread().name
+    ended = run_script(
+        ASYNC_VIEWS
+        + dedent("""
         def job():
             child = os.fork()
             if child == 0:
@@ -719,7 +721,8 @@ def test_view_in_the_child_that_a_job_forked_runs_on_a_loop_of_the_child() -> No
                 os._exit(7)
             return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         print(executor.submit(job).result(20))
-    """)
+        """)
+    )
     assert ended == Ended(0, "executor-view-loop-0\n7\n", "")
 
 

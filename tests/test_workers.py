@@ -41,7 +41,7 @@ from flask_executor_typed import (
 )
 from flask_executor_typed.threads import drain
 
-from . import working
+from . import conftest, working
 from .conftest import TIMEOUT
 from .test_threads import Ended, run_python
 
@@ -72,10 +72,7 @@ def serving(**settings: object) -> Generator[Executor, None, None]:
 
 def until(condition: Callable[[], object]) -> None:
     """Wait until something is so that only another process tells."""
-    limit = time.monotonic() + START
-    while not condition():
-        assert time.monotonic() < limit
-        time.sleep(0.005)
+    conftest.until(condition, START)
 
 
 def until_dead(process: int) -> None:
@@ -867,7 +864,7 @@ def test_time_limit_ends_the_process_of_that_job_and_no_other(
     with serving(EXECUTOR_MAX_WORKERS=2) as executor:
         paths = [tmp_path / name for name in ("late", "spared")]
         spared = executor.submit(working.write_and_wait, paths[1], tmp_path / "end")
-        late = executor.using(timeout=0.3).submit(working.write_and_wait, paths[0])
+        late = executor.using(timeout=1).submit(working.write_and_wait, paths[0])
         error = late.exception(START)
         assert isinstance(error, JobTimeoutError)
         until_dead(int(paths[0].read_text()))
@@ -881,12 +878,12 @@ def test_time_limit_ends_the_process_of_that_job_and_no_other(
 
 def test_time_limit_of_the_settings_counts_from_the_start_of_the_call(tmp_path: Path) -> None:
     """Not while it waits for another, or for its process."""
-    with serving(EXECUTOR_JOB_TIMEOUT=0.3) as executor:
+    with serving(EXECUTOR_JOB_TIMEOUT=1) as executor:  # enough for a call, on a busy machine
         endless = executor.using(timeout=math.inf)
         first = endless.submit(working.write_and_wait, tmp_path / "pid", tmp_path / "end")
         second = executor.submit(working.squared, 5)
         until((tmp_path / "pid").exists)
-        time.sleep(0.4)  # longer than the limit, which is the point
+        time.sleep(1.1)  # longer than the limit, which is the point
         (tmp_path / "end").touch()
         assert (first.result(TIMEOUT) > 0, second.result(TIMEOUT)) == (True, 25)
         late = executor.submit(working.write_and_wait_async, tmp_path / "2", tmp_path / "3")
@@ -935,7 +932,7 @@ def test_call_that_waits_for_its_next_attempt_can_be_cancelled(
 
 def test_time_limit_ends_the_wait_for_the_next_attempt(tmp_path: Path, executor: Executor) -> None:
     process = executor.submit(working.pid).result(START)
-    tried = executor.using(retries=1, backoff=60.0, timeout=0.2)
+    tried = executor.using(retries=1, backoff=60.0, timeout=1)
     future = tried.submit(working.fail_until, tmp_path / "attempts", 2)
     assert isinstance(future.exception(TIMEOUT), JobTimeoutError)
     assert executor.submit(working.pid).result(TIMEOUT) == process  # it was idle

@@ -55,7 +55,7 @@ def create_no_app() -> Flask:
 
 
 def create_app_forever() -> Flask:
-    Path(os.environ["LOADS_FOREVER"]).write_text(str(os.getpid()))
+    write_pid(Path(os.environ["LOADS_FOREVER"]))
     time.sleep(3600)
     raise AssertionError
 
@@ -157,16 +157,23 @@ def append(path: Path, line: str, seconds: float = 0.0) -> str:
     return line
 
 
+def write_pid(path: Path) -> None:
+    """At once: who sees the file can read it."""
+    new = path.with_suffix(".new")
+    new.write_text(str(os.getpid()))
+    new.replace(path)
+
+
 def write_and_wait(path: Path, until: Path | None = None) -> int:
     """Tell our process, and wait for ever, or until a file is there."""
-    path.write_text(str(os.getpid()))
+    write_pid(path)
     while until is None or not until.exists():
         time.sleep(0.005)
     return os.getpid()
 
 
 async def write_and_wait_async(path: Path, end: Path) -> None:
-    path.write_text(str(os.getpid()))
+    write_pid(path)
     try:
         await asyncio.sleep(60)
     finally:
@@ -197,7 +204,7 @@ async def sleep(argument: object) -> None:
 
 
 def wait_until_asked(path: Path, path_of_end: Path) -> str:
-    path.write_text(str(os.getpid()))
+    write_pid(path)
     while not current_job.cancel_requested:
         time.sleep(0.005)
     path_of_end.touch()
@@ -210,7 +217,7 @@ def is_asked(path: Path, until: Path) -> bool:
 
 
 def raise_if_asked(path: Path) -> None:
-    path.write_text(str(os.getpid()))
+    write_pid(path)
     while True:
         time.sleep(0.005)
         current_job.raise_if_cancelled()

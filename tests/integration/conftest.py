@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -87,6 +88,20 @@ class Server:
 
 
 ServerFactory = Callable[..., Server]
+
+
+def leaves_nothing_behind(server: Server) -> bool:
+    """What multiprocessing starts beside its processes ends a moment after the server."""
+    limit = time.monotonic() + TIMEOUT
+    while server.processes_are_left() and time.monotonic() < limit:
+        time.sleep(0.01)
+    return not server.processes_are_left()
+
+
+def stop_cleanly(server: Server) -> None:
+    assert server.stop() == 0, server.log
+    assert leaves_nothing_behind(server), server.log
+    assert "Traceback" not in server.log, server.log
 
 
 @pytest.fixture

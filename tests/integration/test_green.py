@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from .conftest import COMMANDS, PATIENCE, ROOT, Server, ServerFactory
+from .conftest import COMMANDS, PATIENCE, ROOT, Server, ServerFactory, stop_cleanly
 
 PATCHES = {
     "gevent": "from gevent import monkey; monkey.patch_all()",
@@ -65,12 +65,6 @@ def get(server: Server, url: str, **params: str) -> object:
     response = call(server, url, **params)
     assert response.is_success, response.text + server.log
     return response.json()
-
-
-def stop_cleanly(server: Server) -> None:
-    assert server.stop() == 0, server.log
-    assert not server.processes_are_left()
-    assert "Traceback" not in server.log
 
 
 def test_plain_jobs_of_50_concurrent_requests_never_see_each_others_contexts(

@@ -13,8 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ..conftest import TIMEOUT
-from .conftest import PATIENCE, Server, ServerFactory
+from .conftest import PATIENCE, Server, ServerFactory, leaves_nothing_behind, stop_cleanly
 
 Say = Callable[[str], None]
 
@@ -34,12 +33,6 @@ def get(server: Server, url: str, **params: str) -> httpx.Response:
     response = httpx.get(server.url + url, params=params, timeout=PATIENCE, trust_env=False)
     assert response.is_success, server.log
     return response
-
-
-def stop_cleanly(server: Server) -> None:
-    assert server.stop() == 0, server.log
-    assert not server.processes_are_left()
-    assert "Traceback" not in server.log
 
 
 @pytest.mark.parametrize("options", [(), ("--preload",)], ids=["", "preload"])
@@ -128,14 +121,6 @@ def test_job_submitted_after_the_response_starts_when_the_client_has_the_whole_a
     stop_cleanly(server)
 
 
-def leaves_nothing_behind(server: Server) -> bool:
-    """What multiprocessing starts beside its processes ends a moment after the server."""
-    limit = time.monotonic() + TIMEOUT
-    while server.processes_are_left() and time.monotonic() < limit:
-        time.sleep(0.01)
-    return not server.processes_are_left()
-
-
 crunching = pytest.mark.parametrize("method", ["forkserver", "spawn", "fork"])
 
 
@@ -167,9 +152,7 @@ def test_requests_get_the_answers_of_their_own_worker_processes(
         seen.update(answer[4] for answer in response.json())
     starters = [starter for seen in parents.values() for starter in seen]
     assert len(starters) == len(set(starters)) == len(parents)  # each has its own
-    assert server.stop() == 0, server.log
-    assert leaves_nothing_behind(server)
-    assert "Traceback" not in server.log
+    stop_cleanly(server)
 
 
 @crunching
@@ -195,7 +178,7 @@ def test_server_answers_while_worker_processes_compute(serve: ServerFactory, say
     async def call_both() -> list[float]:
         async with httpx.AsyncClient(timeout=PATIENCE, trust_env=False) as client:
             spinning = asyncio.create_task(
-                client.get(f"{server.url}/spin", params={"seconds": "1.0"})
+                client.get(f"{server.url}/spin", params={"seconds": "2.0"})
             )
             seconds: list[float] = []
             while not spinning.done():
@@ -208,6 +191,4 @@ def test_server_answers_while_worker_processes_compute(serve: ServerFactory, say
     seconds = asyncio.run(call_both())
     say(f"a view of 100 ms beside a job that computes: {max(seconds):.3f} s at most")
     assert len(seconds) >= 3
-    assert server.stop() == 0, server.log
-    assert leaves_nothing_behind(server)
-    assert "Traceback" not in server.log
+    stop_cleanly(server)

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from .conftest import PATIENCE, Server, ServerFactory
+from .conftest import PATIENCE, Server, ServerFactory, leaves_nothing_behind
 
 # Each with one thread, so that all requests meet on one loop; asgiref's bridge has no more.
 ONE_THREAD: dict[str, tuple[str, ...]] = {
@@ -49,7 +49,7 @@ def test_1000_requests_use_one_client_that_is_closed_on_its_loop_when_the_server
         }
     # After SIGTERM uvicorn shuts down, and then kills itself before Python can exit.
     server.stop(signal.SIGINT if name == "uvicorn" else signal.SIGTERM)
-    assert not server.processes_are_left()
+    assert leaves_nothing_behind(server), server.log
     assert "Traceback" not in server.log
     assert server.log.count("closed on its loop") == 1
     assert "closed on another" not in server.log
