@@ -253,8 +253,8 @@ class _LoopThread:
         name: str,
         pool_name: str,
         new_loop: Callable[[], asyncio.AbstractEventLoop] | None,
-        slow_callback: float | None,
-        breaks: Callable[[_LoopThread], object],
+        slow_callback: float | None = None,
+        breaks: Callable[[_LoopThread], object] = lambda broken: None,
     ) -> None:
         # In a context of its own: the loop keeps the one that it is made in as long as it lives,
         # and we are called from a view.
@@ -266,7 +266,8 @@ class _LoopThread:
         self._breaks = breaks
         self._inbox = LoopInbox(self.loop)
         self._waited_for: set[FutureProxy[Any]] = set()  # by threads; of each, one adds and removes
-        self._refusing = False  # these two are set once, and never unset
+        self.broken = False  # these three are set once, and never unset
+        self._refusing = False
         self._cancels_pending = False
         # Only the loop's thread touches what follows.
         self._calls: set[Call[Any]] = set()  # that run; asyncio keeps only weak references to tasks
@@ -471,7 +472,8 @@ class _LoopThread:
         """End a loop that runs nothing any more: a job has closed its files, for one."""
         _logger.error("an event loop of %s broke", self._pool_name, exc_info=error)
         self._breaks(self)
-        self._refusing = self._ended = True  # before we look: who submits now sees it afterwards
+        # Before we look what there is: who submits meanwhile looks at these afterwards.
+        self.broken = self._refusing = self._ended = True
         reason = f"its event loop broke: {type(error).__name__}: {error}"
         for call in self._accepted():
             call.lose(reason)
@@ -586,6 +588,7 @@ class ViewLoop(_LoopThread):
         self._closing: set[asyncio.Task[Any]] = set()
         self._loops_firstiter: Callable[[AsyncGenerator[Any, Any]], object] | None = None
         self._abandoned: float | None = None  # after so many seconds of a shutdown; set once
+        self._outcome: _Outcome[Any] | None = None  # of the view that runs
         super().__init__(name, pool_name, new_loop)
         self.loop.set_task_factory(self._make_task)
 
@@ -616,10 +619,13 @@ class ViewLoop(_LoopThread):
             waiting = CurrentThreadExecutor(outer)
             AsyncToSync.executors.current = waiting
             AsyncToSync.loop_thread_executors[self.loop] = waiting  # for tasks without our context
+            self._outcome = outcome
             view = AsyncToSync(fn).main_wrap(
                 outcome, sys.exc_info(), None, context, fn(*args, **kwargs)
             )
             self.loop.call_soon_threadsafe(self._start_view, view, outcome)
+            if self.broken:  # perhaps since then, and it has not seen our outcome
+                self._lose_view("its event loop broke")
             waiting.run_until_future(outcome)
             result: R = outcome.result()
             return result
@@ -629,11 +635,21 @@ class ViewLoop(_LoopThread):
             # No server expects a CancelledError, and gunicorn's worker would end with it.
             raise JobAbandonedError(name_of(fn), self._abandoned, begun=True) from error
         finally:
+            self._outcome = None
             _adopt(context[0])
             AsyncToSync.executors.current = outer
             AsyncToSync.loop_thread_executors.pop(self.loop, None)
             # Code of the view that ran in this thread has left these behind.
             here.main_event_loop, here.task_context = before
+
+    def _lose_all(self, error: Exception) -> None:
+        super()._lose_all(error)
+        self._lose_view(f"its event loop broke: {type(error).__name__}: {error}")
+
+    def _lose_view(self, reason: str) -> None:
+        if (outcome := self._outcome) is not None:
+            outcome.set_exception(JobLostError("an async view", reason))
+            outcome.announce()
 
     def _start_view(self, view: Coroutine[Any, Any, None], outcome: _Outcome[Any]) -> None:
         self._watch_generators()
