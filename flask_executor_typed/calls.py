@@ -74,6 +74,12 @@ class CallPool(Protocol):
     def unwant(self, call: Call[Any]) -> None: ...
 
 
+class CallLoop(Protocol):
+    """What runs coroutines' calls, and must know which of them are over."""
+
+    def call_is_over(self, call: Call[Any], /) -> None: ...
+
+
 Backoff: TypeAlias = float | Callable[[int], float]
 """Seconds between the first two attempts, doubled each time; or a function that gives the seconds
 to wait after the attempt of a number, which counts from 1."""
@@ -246,8 +252,8 @@ class Call(Generic[R]):
 
     # -- on a loop -------------------------------------------------------------------------------
 
-    async def run_async(self, end: Callable[[Call[R]], object]) -> None:
-        """Run the call, which has begun, in the current task, and tell ``end`` that it is over."""
+    async def run_async(self, loop: CallLoop) -> None:
+        """Run the call, which has begun, in the current task, and tell its loop when it is over."""
         # One coroutine for all of it: another around it takes 400 bytes of each job that sleeps.
         # The task not before: one that is cancelled before its first step would never get here.
         self.task = asyncio.current_task()
@@ -289,7 +295,7 @@ class Call(Generic[R]):
             self._let_go()
             del future
             self.task = None
-            end(self)
+            loop.call_is_over(self)
 
     # -- both ------------------------------------------------------------------------------------
     def _limit_time(

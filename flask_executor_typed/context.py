@@ -191,14 +191,7 @@ class ContextSnapshot:
         app_context = _app_slot.get(None)
         g_items = None
         if rules.push_app and app_context is not None and app_context.app is app:
-            carry_g = rules.carry_g
-            plain = _PLAIN if carry_g is without_resources else ()
-            attributes: dict[str, Any] = getattr(app_context.g, "__dict__", {})
-            g_items = {
-                name: value
-                for name, value in attributes.items()
-                if type(value) in plain or carry_g(name, value)
-            }
+            g_items = _carried_g(app_context, rules.carry_g)
         request_context = _request_context()
         request: _JobsRequest | None = None
         if request_context is None:
@@ -561,6 +554,31 @@ class _UnusedAppContext(AppContext):
     @_later
     def _cv_tokens(self) -> object:
         return [self._token]
+
+
+def _carried_g(context: Any, carry_g: Callable[[str, object], bool]) -> dict[str, Any]:
+    """What ``g`` of a context gives to a job: the same dict, as long as it is the same things."""
+    values: dict[str, Any] = getattr(context.g, "__dict__", {})
+    last: dict[str, Any]
+    asked, last = context.__dict__.get(_LAST_G, (None, {}))
+    if asked is carry_g and len(last) == len(values):
+        for name, value in values.items():
+            if last.get(name, _missing) is not value:
+                break
+        else:
+            return last
+    plain = _PLAIN if carry_g is without_resources else ()
+    items = {
+        name: value
+        for name, value in values.items()
+        if type(value) in plain or carry_g(name, value)
+    }
+    context.__dict__[_LAST_G] = carry_g, items
+    return items
+
+
+_LAST_G = "flask_executor_typed.g"
+_missing = object()
 
 
 def _filled(g: Any, items: dict[str, Any] | None) -> Any:

@@ -387,9 +387,9 @@ class _LoopThread:
             self._calls.add(call)
             context = call.snapshot.variables.copy()
             context.run(_use_own_sensitive_thread)
-            _create_task(self.loop, call.run_async(self._forget), context)
+            _create_task(self.loop, call.run_async(self), context)
 
-    def _forget(self, call: Call[Any]) -> None:
+    def call_is_over(self, call: Call[Any]) -> None:
         self._calls.discard(call)
         if self._ending:
             self._finish_when_idle()
@@ -847,6 +847,13 @@ _waiting_thread = _variable_of_waiting_thread()
 
 class _OwnThread(ThreadSensitiveContext):
     """Stands for a task's thread. A shutdown can leave it behind, which asgiref's own it cannot."""
+
+    def __init__(self) -> None:
+        """Nothing, for the many jobs whose thread nobody asks for."""
+
+    def __getattr__(self, name: str) -> Any:
+        super().__init__()
+        return object.__getattribute__(self, name)
 
     def __bool__(self) -> bool:
         # asgiref asks whether there is a context, and then for its executor. If it asks in some

@@ -226,6 +226,51 @@ def test_g_is_the_submitters_at_the_moment_of_submit(
         assert future.result(TIMEOUT) == ("early", ["seen"], False)
 
 
+@both_kinds
+def test_each_job_of_a_request_gets_what_g_holds_when_it_is_submitted(
+    app: Flask, executor: Executor, kind: Callable[[Job], Job]
+) -> None:
+    release = threading.Event()
+    states: list[dict[str, Any]] = [
+        {"items": [], "flag": 1},
+        {"items": [], "flag": 1},  # another list
+        {"items": [], "flag": True},  # equal, and another thing
+        {"items": []},
+        {"flag": True},
+        {"flag": True, "items": None},
+    ]
+
+    def job() -> dict[str, Any]:
+        assert release.wait(TIMEOUT)
+        items = items_of(g)
+        g.own = 1
+        return items
+
+    with app.test_request_context():
+        futures: list[FutureProxy[dict[str, Any]]] = []
+        for state in states:
+            g.__dict__.clear()
+            g.__dict__.update(state)
+            futures += [start(executor, kind(job)) for _ in range(2)]
+        release.set()
+        for index, future in enumerate(futures):
+            state, items = states[index // 2], future.result(TIMEOUT)
+            assert items.keys() == state.keys()
+            assert all(items[name] is value for name, value in state.items())
+
+
+@both_kinds
+def test_executors_that_carry_different_things_of_one_g_take_turns(
+    app: Flask, kind: Callable[[Job], Job]
+) -> None:
+    few, many = Executor(app, carry_g=("user",)), Executor(app, name="many")
+    with few, many, app.app_context():
+        g.user, g.number = "me", 7
+        for _ in range(2):
+            assert run(few, kind(names_in_g)) == {"user"}
+            assert run(many, kind(names_in_g)) == {"user", "number"}
+
+
 @pytest.mark.parametrize("make_context", [Flask.app_context, Flask.test_request_context])
 @both_kinds
 def test_job_writing_to_g_leaves_the_submitters_g_alone(
