@@ -63,7 +63,6 @@ from .calls import (
     Backoff,
     Call,
     Limits,
-    is_awaitable,
     is_of_another_call,
     name_of,
 )
@@ -952,12 +951,15 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             try:
                 while window.futures:
                     # No name for a result, under which it would live until the next is asked for.
-                    if window.chunked:
-                        chunk = deque(window.take(end))
+                    if not window.chunked:
+                        yield window.take(end)
+                        continue
+                    chunk = deque(window.take(end))
+                    if any(issubclass(kind, FutureProxy) for kind in set(map(type, chunk))):
                         while chunk:
                             yield _value_of(chunk.popleft(), end)
-                    else:
-                        yield window.take(end)
+                    while chunk:
+                        yield chunk.popleft()
             finally:
                 window.cancel()
 
@@ -1370,16 +1372,19 @@ def _value_of(item: Any, end: float | None) -> Any:
 
 
 def _run_chunk(fn: Callable[..., Any], chunk: tuple[tuple[Any, ...], ...]) -> Any:
-    results = [fn(*args) for args in chunk]
-    return _awaited(results) if any(map(_must_be_awaited, results)) else results
+    results = list(itertools.starmap(fn, chunk))
+    # The types, of which there are few, rather than the results.
+    if any(map(_must_be_awaited, set(map(type, results)))):
+        return _awaited(results)
+    return results
 
 
 async def _awaited(results: list[Any]) -> list[Any]:
-    return [await result if _must_be_awaited(result) else result for result in results]
+    return [await result if _must_be_awaited(type(result)) else result for result in results]
 
 
-def _must_be_awaited(result: object) -> bool:
-    return is_awaitable(result) and not is_of_another_call(result)
+def _must_be_awaited(kind: type) -> bool:
+    return hasattr(kind, "__await__") and not issubclass(kind, FutureProxy)
 
 
 def executors_of(app: Flask) -> list[Executor[Any]]:
