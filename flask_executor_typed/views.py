@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -177,9 +178,14 @@ class _Seat:
         self._views = ref(views)  # a thread may outlive the app
         self._process = os.getpid()
 
-    def __del__(self) -> None:
-        if self._process != os.getpid():
-            return  # forked: the loop is the parent's
+    # Defaults, since the last of these is deleted at the exit, when modules have lost their names.
+    def __del__(
+        self,
+        is_exiting: Callable[[], bool] = sys.is_finalizing,
+        getpid: Callable[[], int] = os.getpid,
+    ) -> None:
+        if is_exiting() or self._process != getpid():
+            return  # the loop has ended, or it is the parent's
         views = self._views()
         if views is None:
             self.loop.end()

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from contextvars import Context, ContextVar
 from importlib.metadata import version
+from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
@@ -25,7 +26,7 @@ from flask.testing import FlaskClient
 from flask_executor_typed import ConfigError, Executor
 
 from .conftest import TIMEOUT, until
-from .test_threads import Ended, in_time, run_script
+from .test_threads import Ended, in_time, run_python, run_script
 
 variable: ContextVar[str] = ContextVar("variable", default="unset")
 
@@ -651,6 +652,28 @@ async def view():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_interpreter_exits_silently_after_an_async_view_in_its_main_thread(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"  # it depends on the order in which a module loses its names
+    script.write_text(
+        dedent("""
+        from flask import Flask
+        from flask_executor_typed import Executor
+
+        app = Flask("script")
+        app.config["EXECUTOR_ASYNC_VIEWS"] = True
+        Executor(app)
+
+        async def view():
+            return "seen"
+
+        f = app.ensure_sync(view)
+        with app.test_request_context():
+            print(f())
+        """)
+    )
+    assert run_python(str(script)) == Ended(0, "seen\n", "")
+
+
 def test_child_of_a_fork_has_loops_of_its_own() -> None:
     ended = run_script(
         ASYNC_VIEWS
