@@ -18,7 +18,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from . import signals
 from .context import ContextSnapshot, running_call
-from .errors import JobAbandonedError, JobLostError, JobTimeoutError
+from .errors import JobAbandonedError, JobTimeoutError
 from .futures import FutureProxy, LoopInbox
 from .logs import log_exception
 
@@ -383,25 +383,14 @@ class Call(Generic[R]):
 
         From any thread. It may end at any moment, and lets go of its parts one by one.
         """
-        self._give_up(
-            "Background job %s [%s] is abandoned",
-            lambda name, begun: JobAbandonedError(name, seconds, begun=begun),
-        )
-
-    def lose(self, reason: str) -> None:
-        """Fail the call, unless it is over: what runs it is gone. From any thread."""
-        self._give_up(
-            "Background job %s [%s] is lost", lambda name, begun: JobLostError(name, reason)
-        )
-
-    def _give_up(self, message: str, error_for: Callable[[str, bool], Exception]) -> None:
         future, snapshot = getattr(self, "future", None), getattr(self, "snapshot", None)
         if future is None or snapshot is None:
             return
         # If we take the right to start, no worker will.
-        error = error_for(future.name, not future._refuse())
+        error = JobAbandonedError(future.name, seconds, begun=not future._refuse())
         if future._interrupt(error) and self.logs:
             self.logs = False  # what it raises from now on, nobody waits for
+            message = "Background job %s [%s] is abandoned"
             log_exception(snapshot.app.logger, message, future.name, future.id, error=error)
 
     def _announce_start(self) -> None:

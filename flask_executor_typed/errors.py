@@ -164,7 +164,7 @@ class ForkedFutureError(ExecutorError, RuntimeError):
 
 
 class JobLostError(ExecutorError, BrokenExecutor):
-    """What ran a call is gone: its worker process was killed, say, or is out of memory.
+    """The worker process of a call ended while it ran: killed, say, or out of memory.
 
     Nobody knows how far the call had come. It is not run again, unless it was given retries.
     """

@@ -32,7 +32,7 @@ from asgiref.sync import (
 from .callers import line_of_caller
 from .calls import Call, name_of
 from .context import running_call
-from .errors import DeadlockError, ExecutorClosedError, JobAbandonedError, JobLostError
+from .errors import DeadlockError, ExecutorClosedError, JobAbandonedError
 from .futures import FutureProxy, LoopInbox, wait_here_with
 from .threads import CLEANUP, DaemonPool, exit_has_begun, start_thread
 from .watchdog import Watchdog
@@ -81,7 +81,7 @@ class LoopPool:
         self._slow_callback = slow_callback
         self._max_loops = max_loops
         self._lock = threading.RLock()  # reentrant: a finalizer may shut down while it is held
-        self._threads: list[_LoopThread] = []  # guarded by _lock; another list if one breaks
+        self._threads: list[_LoopThread] = []  # guarded by _lock; only grows
         self._refusing = self._ended = False  # guarded by _lock
 
     def size(self) -> int:
@@ -102,7 +102,7 @@ class LoopPool:
 
     def call_later(self, seconds: float, fn: Callable[[], object]) -> Callable[[], object]:
         """Call ``fn`` on a loop after ``seconds``. Returns a function that prevents it."""
-        return self._least_busy().call_later(seconds, fn)
+        return self._threads[0].call_later(seconds, fn)  # started before any worker
 
     def start_one(self) -> None:
         """Start a loop unless there is one."""
@@ -124,9 +124,8 @@ class LoopPool:
             with self._lock:
                 if self._ended:
                     raise ExecutorClosedError(self._name, exit_has_begun())
-                if len(self._threads) < self._max_loops:
+                if len(threads) < self._max_loops:
                     self._start_another()
-                threads = self._threads
         if len(threads) == 1:
             return threads[0]
         return min(threads, key=lambda thread: thread.busy)
@@ -134,9 +133,7 @@ class LoopPool:
     def _start_another(self) -> None:
         try:
             thread_name = f"{self._name}-loop-{len(self._threads)}"
-            thread = _LoopThread(
-                thread_name, self._name, self._new_loop, self._slow_callback, self._forget
-            )
+            thread = _LoopThread(thread_name, self._name, self._new_loop, self._slow_callback)
         except Exception:  # no more threads or files, it is the end, or EXECUTOR_LOOP_FACTORY fails
             if not self._threads:
                 raise
@@ -144,10 +141,6 @@ class LoopPool:
             self._threads.append(thread)
             if self._refusing:  # it is for a plain job that still runs, not for calls
                 thread.refuse(cancel_pending=False)
-
-    def _forget(self, broken: _LoopThread) -> None:
-        with self._lock:
-            self._threads = [thread for thread in self._threads if thread is not broken]
 
     def refuse(self, cancel_pending: bool) -> None:
         """Refuse calls from now on. The loops go on for what was accepted, until :meth:`end`."""
@@ -254,7 +247,6 @@ class _LoopThread:
         pool_name: str,
         new_loop: Callable[[], asyncio.AbstractEventLoop] | None,
         slow_callback: float | None = None,
-        breaks: Callable[[_LoopThread], object] = lambda broken: None,
     ) -> None:
         # In a context of its own: the loop keeps the one that it is made in as long as it lives,
         # and we are called from a view.
@@ -263,11 +255,8 @@ class _LoopThread:
         )
         self._pool_name = pool_name
         self._slow_callback = slow_callback
-        self._breaks = breaks
         self._inbox = LoopInbox(self.loop)
-        self._waited_for: set[FutureProxy[Any]] = set()  # by threads; of each, one adds and removes
-        self.broken = False  # these three are set once, and never unset
-        self._refusing = False
+        self._refusing = False  # these two are set once, and never unset
         self._cancels_pending = False
         # Only the loop's thread touches what follows.
         self._calls: set[Call[Any]] = set()  # that run; asyncio keeps only weak references to tasks
@@ -314,12 +303,10 @@ class _LoopThread:
         # asyncio keeps only weak references to tasks; this one lives as long as we wait for it.
         tasks: list[asyncio.Task[None]] = []
         waiting, context = _settle(outcome, awaitable), copy_context()
-        self._waited_for.add(outcome)
         self._inbox.post(lambda: tasks.append(_create_task(self.loop, waiting, context)))
         try:
             return outcome.result()
         finally:
-            self._waited_for.discard(outcome)
             del outcome  # see FutureProxy.result()
 
     def call_later(self, seconds: float, fn: Callable[[], object]) -> Callable[[], object]:
@@ -355,14 +342,10 @@ class _LoopThread:
     def abandon(self, seconds: float) -> None:
         """Fail the calls that are not done after ``seconds``, and end when they have cleaned up."""
         # Here, for a loop that is blocked. What the loop begins while we look it finds itself.
-        for call in self._accepted():
+        posted = [args[0] for fn, args in self._inbox.waiting() if fn == self._start]
+        for call in [*posted, *self._calls.copy()]:
             call.abandon(seconds)
         self._inbox.post(self._hurry, seconds)
-
-    def _accepted(self) -> list[Call[Any]]:
-        """The calls that are about to start, and those that run."""
-        posted = [args[0] for fn, args in self._inbox.waiting() if fn == self._start]
-        return [*posted, *self._calls.copy()]
 
     def threads(self) -> list[threading.Thread]:
         return [self._thread, *(thread for pool in self._pools() for thread in pool.threads())]
@@ -449,6 +432,7 @@ class _LoopThread:
         if self._slow_callback is not None:
             name = threading.current_thread().name
             watchdog = Watchdog(self.loop, name, self._slow_callback, self._running)
+        pause = 0.01
         try:
             while not self._ended:
                 # Neither a job that stops the loop ends it for the others, nor a task of a job's
@@ -457,28 +441,18 @@ class _LoopThread:
                     self.loop.run_forever()
                 except (SystemExit, KeyboardInterrupt):
                     _logger.exception("a task ended the loop of %s; it goes on", self._pool_name)
-                except Exception as error:
-                    self._lose_all(error)
+                except BaseException:
+                    # Of the loop itself, whose files a job has closed, say: perhaps each time.
+                    _logger.exception("the loop of %s failed; it goes on", self._pool_name)
+                    time.sleep(pause)
+                    pause = min(2 * pause, 60)
         finally:
             asyncio.set_event_loop(None)
             _loop_threads.pop(self.loop, None)
             self.loop.set_task_factory(None)  # it refers to us
-            with contextlib.suppress(OSError, ValueError):  # a job has closed its files
-                self.loop.close()
+            self.loop.close()
             if watchdog is not None:
                 watchdog.end()
-
-    def _lose_all(self, error: Exception) -> None:
-        """End a loop that runs nothing any more: a job has closed its files, for one."""
-        _logger.error("an event loop of %s broke", self._pool_name, exc_info=error)
-        self._breaks(self)
-        # Before we look what there is: who submits meanwhile looks at these afterwards.
-        self.broken = self._refusing = self._ended = True
-        reason = f"its event loop broke: {type(error).__name__}: {error}"
-        for call in self._accepted():
-            call.lose(reason)
-        for outcome in self._waited_for.copy():
-            outcome._fail(JobLostError("what a function returned", reason))
 
     def _forbid_blocking(self) -> None:
         wait_here_with(_refuse_to_block)
@@ -588,7 +562,6 @@ class ViewLoop(_LoopThread):
         self._closing: set[asyncio.Task[Any]] = set()
         self._loops_firstiter: Callable[[AsyncGenerator[Any, Any]], object] | None = None
         self._abandoned: float | None = None  # after so many seconds of a shutdown; set once
-        self._outcome: _Outcome[Any] | None = None  # of the view that runs
         super().__init__(name, pool_name, new_loop)
         self.loop.set_task_factory(self._make_task)
 
@@ -619,13 +592,10 @@ class ViewLoop(_LoopThread):
             waiting = CurrentThreadExecutor(outer)
             AsyncToSync.executors.current = waiting
             AsyncToSync.loop_thread_executors[self.loop] = waiting  # for tasks without our context
-            self._outcome = outcome
             view = AsyncToSync(fn).main_wrap(
                 outcome, sys.exc_info(), None, context, fn(*args, **kwargs)
             )
             self.loop.call_soon_threadsafe(self._start_view, view, outcome)
-            if self.broken:  # perhaps since then, and it has not seen our outcome
-                self._lose_view("its event loop broke")
             waiting.run_until_future(outcome)
             result: R = outcome.result()
             return result
@@ -635,21 +605,11 @@ class ViewLoop(_LoopThread):
             # No server expects a CancelledError, and gunicorn's worker would end with it.
             raise JobAbandonedError(name_of(fn), self._abandoned, begun=True) from error
         finally:
-            self._outcome = None
             _adopt(context[0])
             AsyncToSync.executors.current = outer
             AsyncToSync.loop_thread_executors.pop(self.loop, None)
             # Code of the view that ran in this thread has left these behind.
             here.main_event_loop, here.task_context = before
-
-    def _lose_all(self, error: Exception) -> None:
-        super()._lose_all(error)
-        self._lose_view(f"its event loop broke: {type(error).__name__}: {error}")
-
-    def _lose_view(self, reason: str) -> None:
-        if (outcome := self._outcome) is not None:
-            outcome.set_exception(JobLostError("an async view", reason))
-            outcome.announce()
 
     def _start_view(self, view: Coroutine[Any, Any, None], outcome: _Outcome[Any]) -> None:
         self._watch_generators()

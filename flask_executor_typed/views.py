@@ -97,7 +97,7 @@ class AsyncViews(ClosableThreads):
         with self._lock:
             if self.closed:
                 return None
-            if seat is None or seat.loop.broken:
+            if seat is None:
                 try:
                     seat = self._here.seat = _Seat(self, self._spare_loop() or self._new_loop())
                 except (RuntimeError, OSError):  # no more threads or files, or it is the end
@@ -127,7 +127,7 @@ class AsyncViews(ClosableThreads):
 
     def vacate(self, loop: ViewLoop) -> None:
         """The thread of ``loop`` has ended. Called by a finalizer, so it takes no lock."""
-        if loop.broken or len(self._spare) >= _SPARE_LOOPS:
+        if len(self._spare) >= _SPARE_LOOPS:
             loop.end()
         else:
             # A shutdown, before or after, finds the loop among all others, not among these.

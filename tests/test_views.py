@@ -732,30 +732,6 @@ def test_child_of_a_fork_leaves_the_loops_of_its_parent_alone() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-def test_view_that_closes_the_files_of_its_loop_fails_and_the_next_has_another() -> None:
-    ended = run_script(
-        """
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        app.config.update(EXECUTOR_ASYNC_VIEWS=True, EXECUTOR_LOOP_FACTORY="asyncio:new_event_loop")
-        executor.init_app(app)
-
-        @app.get("/close")
-        async def close():
-            os.dup2(nothing, asyncio.get_running_loop()._selector.fileno())
-            await asyncio.sleep(60)
-
-        @app.get("/double")
-        async def view():
-            return str(await double_async(21))
-
-        client = app.test_client()
-        print(client.get("/close").status_code, client.get("/double").get_data(as_text=True))
-        """
-    )
-    assert (ended.status, ended.stdout) == (0, "500 42\n"), ended.stderr
-    assert "JobLostError: an async view is lost: its event loop broke: OSError" in ended.stderr
-
-
 def test_view_in_the_child_that_a_job_forked_runs_on_a_loop_of_the_child() -> None:
     ended = run_script(
         ASYNC_VIEWS
