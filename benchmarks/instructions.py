@@ -31,6 +31,9 @@ JOBS = 300
 MARGIN = 1.25
 """How many times what is recorded is no regression yet: builds of Python and Flask differ too."""
 
+NOTHING_COMPARED = 77
+"""The exit code that says so."""
+
 BUDGETS = Path(__file__).with_name("instructions.json")
 """Instructions for one job, by version of Python, who executes them, kind of job and stage."""
 
@@ -52,18 +55,24 @@ def main() -> None:
     budgets: dict[str, dict[str, Figures]] = json.loads(BUDGETS.read_text(encoding="utf-8"))
     recorded = budgets.setdefault(python, {})
     over: list[str] = []
+    compared = 0
     for executes, measure in counters():
         measured = measure()
         if show(executes, measured, recorded.get(executes)):
             over.append(executes)
         if options.record:
             recorded[executes] = measured
-        elif executes not in recorded:
+        elif executes in recorded:
+            compared += 1
+        else:
             print(f"nothing is recorded for Python {python}; --record does that")
     if options.record:
         BUDGETS.write_text(json.dumps(budgets, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     elif over:
         sys.exit(f"more than {MARGIN:g} times what is recorded in {BUDGETS.name}: {over}")
+    elif not compared:
+        print("nothing was compared")
+        sys.exit(NOTHING_COMPARED)
 
 
 def counters() -> Iterator[tuple[str, Callable[[], Figures]]]:
@@ -122,7 +131,7 @@ def count(task: tuple[str, str, int]) -> int:
     done = subprocess.run(
         [str(word) for word in command],
         env={**os.environ, "PYTHONHASHSEED": "0"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
         check=True,
     )

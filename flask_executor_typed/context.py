@@ -16,10 +16,11 @@ from io import BufferedReader, BytesIO, RawIOBase
 from itertools import chain
 from types import NoneType, TracebackType
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar
+from weakref import ref
 
 import flask.globals
 from flask import Flask, Request
-from flask.ctx import AppContext
+from flask.ctx import AppContext, _AppCtxGlobals
 from flask.sessions import SecureCookieSession
 from flask.signals import (
     appcontext_popped,
@@ -122,6 +123,15 @@ _request_slot: Any = (
 
 _app_context = Flask.app_context
 
+
+def _has_plain_contexts(app: Flask) -> bool:
+    """Whether app contexts of ``app`` are Flask's own, so that nobody sees when one is made."""
+    return (
+        app.app_ctx_globals_class is _AppCtxGlobals
+        and getattr(app.app_context, "__func__", None) is _app_context
+    )
+
+
 # They change in place when somebody connects.
 _hear_of_push = receivers_of(appcontext_pushed)
 _hear_of_requests_end = receivers_of(request_tearing_down)
@@ -218,7 +228,7 @@ class ContextSnapshot:
         """What of this snapshot can be made anew in another process, as plain data."""
         request = self.request if with_request else None
         portable = None if request is None else request.portable(self.parent)
-        return PortableContext(self.g_items or {}, portable)
+        return PortableContext(dict(self.g_items or {}), portable)
 
     def pushed(self) -> _Pushed:
         """Make the snapshot current until the ``with`` block ends.
@@ -248,7 +258,7 @@ class _Pushed:
         if not snapshot.pushes_app:
             return
         request = snapshot.request
-        if _HAS_TOKENS and not _hear_of_push and type(snapshot.app).app_context is _app_context:
+        if _HAS_TOKENS and not _hear_of_push and _has_plain_contexts(snapshot.app):
             self._app_context = unused = _UnusedAppContext(snapshot)
             self._app_token = unused._token = _app_slot.set(unused)
         else:
@@ -278,7 +288,25 @@ class _Pushed:
             if self._request_token is not None:
                 _request_slot.reset(self._request_token)
             _app_slot.reset(self._app_token)
-            return
+            self._forget_submitter()
+        # A coroutine whose loop is gone is freed in the middle of something else.
+        elif exc_type is not GeneratorExit or self._is_current():
+            self._pop(exc)
+            self._forget_submitter()
+
+    def _forget_submitter(self) -> None:
+        """Or a job that submits itself again would keep the contexts of all before it."""
+        if self._app_token is not None:
+            self._app_context._token = None
+        request_context = self._request_context
+        if request_context is not None and type(request_context) is not _UnusedRequestContext:
+            request_context.__dict__.get("_cv_tokens", []).clear()
+
+    def _is_current(self) -> bool:
+        """Whether the running code is that of the job for which this was pushed."""
+        return getattr(running_call.get(None), "snapshot", None) is self._snapshot
+
+    def _pop(self, exc: BaseException | None) -> None:
         # On a loop's thread: Flask calls async teardown functions through asgiref, which refuses
         # in a thread whose loop runs. Like any teardown function they hold up the loop.
         loop = asyncio._get_running_loop()
@@ -448,7 +476,7 @@ class _RequestSnapshot:
             values.pop("stream", None)
         if self._uploads is not None:
             values["files"] = MultiDict((name, upload.open()) for name, upload in self._uploads)
-        request.__dict__ = values
+        object.__setattr__(request, "__dict__", values)  # it may guard its own
         return request
 
     def make_context(self, parent: Any) -> Any:
@@ -458,9 +486,10 @@ class _RequestSnapshot:
         most of what a job costs in Flask-Executor.
         """
         context: Any = object.__new__(parent.__class__)
-        context.__dict__ = values = parent.__dict__.copy()
+        values = parent.__dict__.copy()
         values["request"] = self._request_copy()
         values["_after_request_functions"] = []
+        object.__setattr__(context, "__dict__", values)
         return context
 
     def push_with(self, app_context: Any, parent: Any) -> None:
@@ -553,27 +582,39 @@ class _UnusedAppContext(AppContext):
 
     @_later
     def _cv_tokens(self) -> object:
-        return [self._token]
+        return [] if self._token is None else [self._token]
+
+
+class _CarriedG(dict[str, Any]):
+    """What ``g`` gives to jobs."""
+
+    __slots__ = ("__weakref__",)
 
 
 def _carried_g(context: Any, carry_g: Callable[[str, object], bool]) -> dict[str, Any]:
-    """What ``g`` of a context gives to a job: the same dict, as long as it is the same things."""
+    """What ``g`` of a context gives to a job: one dict for all, as long as it is the same things.
+
+    Only jobs keep it, so what the view deletes from ``g`` goes when they are done.
+    """
     values: dict[str, Any] = getattr(context.g, "__dict__", {})
-    last: dict[str, Any]
-    asked, last = context.__dict__.get(_LAST_G, (None, {}))
-    if asked is carry_g and len(last) == len(values):
+    if carry_g is not without_resources:  # it may answer differently next time
+        return {name: value for name, value in values.items() if carry_g(name, value)}
+    known: ref[_CarriedG] | None = context.__dict__.get(_LAST_G)
+    last = None if known is None else known()
+    if last is not None and len(last) == len(values):
         for name, value in values.items():
             if last.get(name, _missing) is not value:
                 break
         else:
             return last
-    plain = _PLAIN if carry_g is without_resources else ()
-    items = {
-        name: value
-        for name, value in values.items()
-        if type(value) in plain or carry_g(name, value)
-    }
-    context.__dict__[_LAST_G] = carry_g, items
+    items = _CarriedG(
+        {
+            name: value
+            for name, value in values.items()
+            if type(value) in _PLAIN or without_resources(name, value)
+        }
+    )
+    context.__dict__[_LAST_G] = ref(items)
     return items
 
 
@@ -599,7 +640,10 @@ class _UnusedRequestContext:
 
     def __getattribute__(self, name: str) -> Any:
         values: dict[str, Any] = object.__getattribute__(self, "__dict__")
-        context = values["_request"].make_context(values["_parent"])
+        parent, request = values.get("_parent"), values.get("_request")  # see where they go
+        if request is None:  # another thread was first, and is done
+            return getattr(self, name)
+        context = request.make_context(parent)
         # As if pushed by its own push(): what the job pushes once more is not the last to go.
         if _HAS_STACKS:
             context._implicit_app_ctx_stack = [None]
@@ -608,6 +652,9 @@ class _UnusedRequestContext:
         for key, value in context.__dict__.items():
             values.setdefault(key, value)
         self.__class__ = context.__class__
+        # Or a job would keep all before it. Who finds the request here has its parent already.
+        for key in ("_request", "_parent", "_token"):
+            values.pop(key, None)
         return getattr(self, name)
 
     # Python looks these up in the class, and then they are those of the class that it becomes.

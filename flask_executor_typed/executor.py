@@ -955,7 +955,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
                         yield window.take(end)
                         continue
                     chunk = deque(window.take(end))
-                    if any(issubclass(kind, FutureProxy) for kind in set(map(type, chunk))):
+                    if any(issubclass(kind, FutureProxy) for kind in _types_of(chunk)):
                         while chunk:
                             yield _value_of(chunk.popleft(), end)
                     while chunk:
@@ -1373,17 +1373,19 @@ def _value_of(item: Any, end: float | None) -> Any:
 
 def _run_chunk(fn: Callable[..., Any], chunk: tuple[tuple[Any, ...], ...]) -> Any:
     results = list(itertools.starmap(fn, chunk))
-    # The types, of which there are few, rather than the results.
-    if any(map(_must_be_awaited, set(map(type, results)))):
-        return _awaited(results)
-    return results
+    return _awaited(results) if any(map(_must_be_awaited, _types_of(results))) else results
+
+
+def _types_of(results: Iterable[object]) -> Iterable[type[object]]:
+    """The few types of many results. By id, since a metaclass may make types that have no hash."""
+    return {id(kind): kind for kind in map(type, results)}.values()
 
 
 async def _awaited(results: list[Any]) -> list[Any]:
     return [await result if _must_be_awaited(type(result)) else result for result in results]
 
 
-def _must_be_awaited(kind: type) -> bool:
+def _must_be_awaited(kind: Any) -> bool:
     return hasattr(kind, "__await__") and not issubclass(kind, FutureProxy)
 
 

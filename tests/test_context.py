@@ -34,6 +34,7 @@ from flask import (
     url_for,
 )
 from flask import Request as FlaskRequest
+from flask.ctx import AppContext, _AppCtxGlobals
 from flask.signals import (
     appcontext_popped,
     appcontext_pushed,
@@ -45,7 +46,7 @@ from werkzeug.routing import BaseConverter
 from flask_executor_typed import Executor, FutureProxy, without_resources
 from flask_executor_typed.context import ContextRules, ContextSnapshot
 
-from .conftest import TIMEOUT
+from .conftest import TIMEOUT, until
 
 Job = Callable[..., Any]
 
@@ -94,6 +95,12 @@ def request_context() -> Any:
     names: dict[str, Any] = {**vars(flask.globals)}
     proxy = names.get("request_ctx") or names.get("app_ctx")
     return names["_request_ctx_stack"].top if proxy is None else itself(proxy)
+
+
+def app_context() -> Any:
+    names: dict[str, Any] = {**vars(flask.globals)}
+    proxy = names.get("app_ctx")
+    return names["_app_ctx_stack"].top if proxy is None else itself(proxy)
 
 
 def in_worker() -> bool:
@@ -257,6 +264,28 @@ def test_each_job_of_a_request_gets_what_g_holds_when_it_is_submitted(
             state, items = states[index // 2], future.result(TIMEOUT)
             assert items.keys() == state.keys()
             assert all(items[name] is value for name, value in state.items())
+
+
+def test_carry_g_function_is_asked_for_each_job(app: Flask) -> None:
+    answers = iter([True, False, True])
+    with Executor(app, carry_g=lambda name, value: next(answers)) as executor, app.app_context():
+        g.user = "me"
+        assert [run(executor, names_in_g) for _ in range(3)] == [{"user"}, set(), {"user"}]
+
+
+def test_what_a_view_deletes_from_g_is_freed_when_its_jobs_are_done(
+    app: Flask, executor: Executor
+) -> None:
+    app.config["EXECUTOR_MAX_WORKERS"] = 1
+    executor.init_app(app)
+    with app.app_context():
+        g.marker = Marker()
+        alive = weakref.ref(g.marker)
+        run(executor, int)
+        del g.marker
+        with app.app_context():
+            run(executor, int)  # the worker has let go of its last call when it does the next
+        assert alive() is None
 
 
 @both_kinds
@@ -1486,6 +1515,101 @@ def test_what_carry_g_leaves_out_is_left_out_of_callbacks_too(app: Flask) -> Non
 
 class Marker:
     """Something whose end can be seen."""
+
+
+@pytest.mark.parametrize("has_teardown", [False, True])
+@pytest.mark.parametrize("make_context", [Flask.app_context, Flask.test_request_context])
+def test_job_that_submits_itself_again_and_again_keeps_no_contexts(
+    app: Flask,
+    executor: Executor,
+    make_context: Callable[[Flask], AbstractContextManager[Any]],
+    has_teardown: bool,
+) -> None:
+    app.config["EXECUTOR_MAX_WORKERS"] = 1
+    executor.init_app(app)
+    ends: list[BaseException | None] = []
+    if has_teardown:
+        app.teardown_appcontext(ends.append)
+    markers: list[weakref.ref[Marker]] = []
+    alive: list[int] = []
+
+    def job(left: int) -> None:
+        for proxy in (g, request) if has_request_context() else (g,):
+            vars(itself(proxy))["marker"] = marker = Marker()
+            markers.append(weakref.ref(marker))
+        if left:
+            executor.submit(job, left - 1)
+        else:
+            gc.collect()
+            alive.append(sum(marker() is not None for marker in markers))
+
+    with make_context(app):
+        executor.submit(job, 20)
+        until(lambda: alive != [])
+    assert alive[0] <= 8
+
+
+def test_coroutine_that_is_freed_elsewhere_pops_nothing_there(app: Flask) -> None:
+    """Its loop was closed, say. Garbage is collected in any thread, and in any request."""
+    ended: list[BaseException | None] = []
+    app.teardown_appcontext(ended.append)
+    snapshot = ContextSnapshot.capture(app, ContextRules())
+
+    def suspended() -> Iterator[None]:
+        with snapshot.pushed():
+            yield
+
+    job = suspended()
+    snapshot.variables.copy().run(next, job)
+    with app.test_request_context():
+        g.name = "view's"
+        del job
+        assert (g.name, has_request_context(), ended) == ("view's", True, [])
+
+
+def test_context_of_a_job_can_be_pushed_again_when_the_job_is_over(
+    app: Flask, executor: Executor
+) -> None:
+    with app.test_request_context("/?q=1"):
+        g.name = "me"
+        kept = executor.submit(lambda: [app_context(), request_context()]).result(TIMEOUT)
+    for context in kept:
+        with context:
+            assert current_app.name == app.name
+    assert not has_app_context()
+
+
+def test_contexts_that_an_app_makes_in_its_own_way_are_made_at_once(
+    app: Flask, executor: Executor
+) -> None:
+    class Globals(_AppCtxGlobals):
+        def __init__(self) -> None:
+            made.append("g")
+
+    made: list[str] = []
+    make = app.app_context
+
+    def make_and_note() -> AppContext:
+        made.append("context")
+        return make()
+
+    vars(app)["app_context"] = make_and_note
+    run(executor, int)
+    del vars(app)["app_context"]
+    app.app_ctx_globals_class = Globals
+    run(executor, int)
+    assert made == ["context", "g"]
+
+
+def test_request_of_a_class_that_guards_its_attributes(executor: Executor, app: Flask) -> None:
+    class Guarded(FlaskRequest):
+        def __setattr__(self, name: str, value: object) -> None:
+            assert name != "__dict__"
+            super().__setattr__(name, value)
+
+    app.request_class = Guarded
+    with app.test_request_context("/?q=1"):
+        assert executor.submit(lambda: request.args["q"]).result(TIMEOUT) == "1"
 
 
 @both_kinds

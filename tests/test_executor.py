@@ -425,6 +425,16 @@ def test_call_submitted_while_init_app_changes_the_settings_is_not_refused(app: 
             assert [future.result(TIMEOUT) for future in batch] == expected
 
 
+def test_map_in_chunks_gives_results_of_types_that_have_no_hash(executor: Executor) -> None:
+    class Meta(type):
+        __hash__ = None  # type: ignore[assignment]
+
+    class Result(metaclass=Meta):
+        pass
+
+    assert len(list(executor.map(lambda _: Result(), range(4), chunksize=2))) == 4
+
+
 def test_map_that_submits_as_it_goes_survives_a_change_of_settings(
     app: Flask, executor: Executor
 ) -> None:
