@@ -1376,9 +1376,12 @@ def _run_chunk(fn: Callable[..., Any], chunk: tuple[tuple[Any, ...], ...]) -> An
     return _awaited(results) if any(map(_must_be_awaited, _types_of(results))) else results
 
 
-def _types_of(results: Iterable[object]) -> Iterable[type[object]]:
-    """The few types of many results. By id, since a metaclass may make types that have no hash."""
-    return {id(kind): kind for kind in map(type, results)}.values()
+def _types_of(results: Iterable[Any]) -> Iterable[type[object]]:
+    """The types of many results, of which there are few."""
+    try:
+        return set(map(type, results))
+    except TypeError:  # a metaclass may make types that have no hash
+        return map(type, results)
 
 
 async def _awaited(results: list[Any]) -> list[Any]:
