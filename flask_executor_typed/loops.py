@@ -812,7 +812,8 @@ class _OwnThread(ThreadSensitiveContext):
         """Nothing, for the many jobs whose thread nobody asks for."""
 
     def __getattr__(self, name: str) -> Any:
-        super().__init__()
+        if not self.__dict__:  # somebody does now
+            super().__init__()
         return object.__getattribute__(self, name)
 
     def __bool__(self) -> bool:
