@@ -39,6 +39,9 @@ class Deployment:
     threads: bool = True
     """Whether Python's threads run at all; uWSGI has to be told to let them."""
 
+    tells_of_forks: bool = True
+    """Whether Python hears of it when the server forks after the app was imported."""
+
     preload: bool = False
     """Whether the app is imported before greenlets take the place of threads."""
 
@@ -214,7 +217,11 @@ def _uwsgi(
         ("--threads",),
         ("--gevent",),
         ("--ini",),
-        flags=[("-T", "--enable-threads")],
+        flags=[
+            ("-T", "--enable-threads"),
+            ("--py-call-osafterfork",),
+            ("--lazy-apps", "--lazy"),
+        ],
     )
     seen: list[str] = []
     unseen: list[str] = []
@@ -245,13 +252,17 @@ def _uwsgi(
             seen.append(file.name)
             options = {name.replace("-", "_"): value for name, value in section} | options
     processes = options.get("processes", options.get("workers", 1))
-    is_false = {"false", "0", "no", "off"}
-    enabled = str(options.get("enable_threads", "false")).lower() not in is_false
+
+    def is_on(*names: str) -> bool:
+        values = (str(options.get(name, "false")).lower() for name in names)
+        return any(value not in {"false", "0", "no", "off"} for value in values)
+
     return Deployment(
         server="uWSGI",
         processes=_whole(processes),
         library="gevent" if options.get("gevent") else None,
-        threads=enabled or "threads" in options,
+        threads=is_on("enable_threads") or "threads" in options,
+        tells_of_forks=is_on("py_call_osafterfork", "lazy_apps", "lazy"),
         seen=tuple(seen),
         unseen=tuple(unseen),
     )
@@ -269,6 +280,7 @@ def _from_uwsgi_here() -> Deployment | None:
         processes=_whole(uwsgi.numproc),
         library="gevent" if "gevent" in names else None,
         threads=bool(names & {"enable-threads", "threads"}),
+        tells_of_forks=bool(names & {"py-call-osafterfork", "lazy-apps", "lazy"}),
         seen=("uWSGI, which runs this process",),
     )
 

@@ -156,6 +156,15 @@ def _of_server(
             "uWSGI runs no Python threads, so jobs stand still, or only go on during requests.",
             "Set enable-threads = true for uWSGI.",
         )
+    if not deployment.tells_of_forks:
+        yield finding(
+            "silent-forks",
+            "uWSGI does not tell Python that it forks: an executor that was used while the app was "
+            "imported stands still in the workers.",
+            "Submit nothing at import, or set py-call-osafterfork = true or lazy-apps = true for "
+            "uWSGI.",
+            must_mend=False,
+        )
     processes = deployment.processes
     if processes is not None and processes > 1:
         views = sorted(_views_that_keep_futures(app))

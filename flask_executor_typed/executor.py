@@ -258,6 +258,8 @@ class _AppState:
             parts: list[Closable] = [part for part in (self._backend, self.views) if part]
         for part in parts:
             part.close(cancel_pending=cancel_pending)
+        self.load.close()
+        self._load_of_loops.close()
         return parts
 
     def forget_parent(self) -> None:

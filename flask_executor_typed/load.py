@@ -71,6 +71,7 @@ class Load:
         self._label = label
         self._key = key
         self._max_pending = max_pending
+        # Set to None under _room, when it is closed.
         self._capacity = None if max_pending is None else max_pending + workers
         self._calls: dict[_Counted, None] = {}  # oldest first; with a bound, added to under _room
         self._room = threading.Condition()  # reentrant: a finalizer may settle a future meanwhile
@@ -129,6 +130,12 @@ class Load:
         self._calls.pop(future, None)
         if self._waiting:
             self._tell_who_waits()
+
+    def close(self) -> None:
+        """Let everybody in: there will be no room any more, and the backend refuses them."""
+        with self._room:
+            self._capacity = None
+            self._room.notify_all()
 
     def _tell_who_waits(self) -> None:
         # A submitter says that it waits before it looks for room, and a call is removed before

@@ -699,14 +699,25 @@ async def _cancel_and_wait(tasks: set[asyncio.Task[Any]], timeout: float | None 
 _loop_threads: dict[asyncio.AbstractEventLoop, _LoopThread] = {}  # until the loop ends
 _importing = threading.RLock()  # held while uvloop is imported, and at a fork
 
+
+def _finish_imports() -> None:
+    """Before a fork: a child cannot import what another thread of its parent was importing."""
+    _importing.acquire()
+
+
+def _go_on() -> None:
+    _importing.release()
+
+
+def _forget_parent() -> None:
+    global _importing  # noqa: PLW0603
+    _loop_threads.clear()
+    _importing = threading.RLock()  # not released: uWSGI calls this without what comes before
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_loop_threads.clear)
-    # A fork waits for the import of uvloop: a child cannot import what another thread of its
-    # parent was importing.
     os.register_at_fork(
-        before=_importing.acquire,
-        after_in_parent=_importing.release,
-        after_in_child=_importing.release,
+        before=_finish_imports, after_in_parent=_go_on, after_in_child=_forget_parent
     )
 
 

@@ -92,6 +92,21 @@ def test_uwsgi_has_to_be_told_to_run_threads(tmp_path: Path, options: str, threa
     assert look("uwsgi -p 2 some.ini", folder=tmp_path).processes == 2
 
 
+@pytest.mark.parametrize(
+    ("options", "tells"),
+    [
+        ("--enable-threads", False),
+        ("--py-call-osafterfork", True),
+        ("--lazy-apps", True),
+        ("--lazy", True),
+        ("some.ini", True),
+    ],
+)
+def test_uwsgi_has_to_be_told_to_tell_of_forks(tmp_path: Path, options: str, tells: bool) -> None:
+    (tmp_path / "some.ini").write_text("[uwsgi]\npy-call-osafterfork = true\n", "utf-8")
+    assert look(f"uwsgi {options}", folder=tmp_path).tells_of_forks is tells
+
+
 def test_gunicorns_own_file_is_read_and_the_command_line_counts_more(tmp_path: Path) -> None:
     file = tmp_path / "gunicorn.conf.py"
     file.write_text("workers = 4\nworker_class: str = 'gevent'\npreload_app = True\n", "utf-8")
@@ -163,8 +178,10 @@ def test_environment_tells_without_a_command_line(
     monkeypatch.setenv("UWSGI_PROCESSES", "4")
     monkeypatch.setenv("UWSGI_ENABLE_THREADS", "true")
     assert look(folder=tmp_path) == Deployment(
-        server="uWSGI", processes=4, seen=("UWSGI_... variables",)
+        server="uWSGI", processes=4, tells_of_forks=False, seen=("UWSGI_... variables",)
     )
+    monkeypatch.setenv("UWSGI_LAZY_APPS", "true")
+    assert look(folder=tmp_path).tells_of_forks
 
 
 def test_server_finds_its_own_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,8 +195,11 @@ def test_uwsgi_tells_its_own_process(tmp_path: Path, monkeypatch: pytest.MonkeyP
     uwsgi = SimpleNamespace(opt={b"processes": b"4", b"enable-threads": b"true"}, numproc=4)
     monkeypatch.setitem(sys.modules, "uwsgi", uwsgi)
     assert look(folder=tmp_path) == Deployment(
-        server="uWSGI", processes=4, seen=("uWSGI, which runs this process",)
+        server="uWSGI",
+        processes=4,
+        tells_of_forks=False,
+        seen=("uWSGI, which runs this process",),
     )
-    uwsgi.opt = {b"gevent": b"100"}
+    uwsgi.opt = {b"gevent": b"100", b"py-call-osafterfork": True}
     found = look(folder=tmp_path)
-    assert (found.threads, found.library) == (False, "gevent")
+    assert (found.threads, found.library, found.tells_of_forks) == (False, "gevent", True)

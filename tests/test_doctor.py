@@ -119,6 +119,13 @@ def test_threads_that_the_server_does_not_run_must_be_mended(app: Flask) -> None
 
 
 @pytest.mark.usefixtures("executor")
+def test_server_that_does_not_tell_of_forks_is_a_hint(app: Flask) -> None:
+    finding = found(app, Deployment(server="uWSGI", tells_of_forks=False))["silent-forks"]
+    assert not finding.must_mend
+    assert "py-call-osafterfork = true" in finding.cure
+
+
+@pytest.mark.usefixtures("executor")
 def test_greenlets_are_a_hint_and_a_mistake_with_async_views(app: Flask) -> None:
     gevent = Deployment(library="gevent")
     findings = found(app, gevent)
@@ -344,7 +351,7 @@ def test_doctor_says_what_it_has_not_seen(app: Flask) -> None:
 
 @pytest.mark.usefixtures("executor")
 def test_doctor_prints_what_must_be_mended_first_and_ends_with_1(app: Flask) -> None:
-    server = "uwsgi --processes 2 --ini none.ini"
+    server = "uwsgi --processes 2 --lazy-apps --ini none.ini"
     ran = app.test_cli_runner().invoke(args=["executor", "doctor", "--server", server])
     assert ran.exit_code == 1, ran.output
     assert ran.output.startswith(
@@ -377,7 +384,8 @@ def test_doctor_and_status_print_json(app: Flask) -> None:
     assert ran.exit_code == 1
     told = json.loads(ran.output)
     assert [(each["code"], each["must_mend"]) for each in told["findings"]] == [
-        ("threads-disabled", True)
+        ("threads-disabled", True),
+        ("silent-forks", False),
     ]
     assert (told["server"]["server"], told["server"]["processes"]) == ("uWSGI", 1)
 

@@ -20,6 +20,7 @@ from flask import Flask, Response
 from flask_executor_typed import (
     DeadlockError,
     Executor,
+    ExecutorClosedError,
     ExecutorStats,
     FutureProxy,
     JobTimeoutError,
@@ -499,7 +500,21 @@ def test_block_is_seconds(executor: Executor, block: Any, error: type[Exception]
         executor.using(block=block)
 
 
-def test_shutdown_ends_the_wait_for_room(app: Flask) -> None:
+def test_executor_that_is_shut_down_while_full_is_closed_and_not_full(app: Flask) -> None:
+    with held(app) as busy:
+        pending = [busy.executor.submit(int) for _ in range(2)]
+        with pytest.raises(QueueFullError):
+            busy.executor.submit(int)
+        busy.executor.shutdown(wait=False)
+        with pytest.raises(ExecutorClosedError):
+            busy.executor.submit(int)
+        busy.executor.init_app(app)
+        assert busy.executor.submit(int).result(TIMEOUT) == 0
+    assert [future.result(TIMEOUT) for future in pending] == [0, 0]
+
+
+@pytest.mark.parametrize("cancel_futures", [False, True])
+def test_shutdown_ends_the_wait_for_room(app: Flask, cancel_futures: bool) -> None:
     with held(app) as busy:
         executor = busy.executor
         for _ in range(2):
@@ -509,16 +524,16 @@ def test_shutdown_ends_the_wait_for_room(app: Flask) -> None:
         def submit() -> None:
             try:
                 executor.using(block=TIMEOUT).submit(int)
-            except RuntimeError as error:
+            except ExecutorClosedError as error:
                 errors.append(error)
 
         thread = threading.Thread(target=submit)
         thread.start()
         until(lambda: executor._states[app].load._waiting == 1)
-        executor.shutdown(wait=False, cancel_futures=True)
+        executor.shutdown(wait=False, cancel_futures=cancel_futures)
         thread.join(TIMEOUT / 2)
         assert len(errors) == 1
-        assert executor.stats().cancelled == 2
+        assert executor.stats().cancelled == 2 * cancel_futures
 
 
 # -- other ways to submit --------------------------------------------------------------------------

