@@ -158,6 +158,8 @@ class Runner:
         settings = self._settings
         # Flask's own, and no subclass, whose __str__ may raise.
         reason = str(error).split(".")[0] if type(error) is RuntimeError else ""
+        if reason == "There is no request in this context":  # of Flask 3.2, where there is an app
+            reason = "Working outside of request context"
         if reason == "Working outside of application context" or (
             reason == "Working outside of request context" and settings.app is None
         ):
