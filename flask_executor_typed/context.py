@@ -648,7 +648,8 @@ class _UnusedRequestContext:
         if _HAS_STACKS:
             context._implicit_app_ctx_stack = [None]
         else:
-            context._cv_tokens = [(values["_token"], None)]
+            # Without a token another thread was first, and its tokens stay.
+            context._cv_tokens = [(values.get("_token"), None)]
         for key, value in context.__dict__.items():
             values.setdefault(key, value)
         self.__class__ = context.__class__
