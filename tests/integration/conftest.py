@@ -21,6 +21,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 6 * TIMEOUT
 """Seconds after which a server counts as hung; it may be starting on a busy machine."""
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Begun in the background of a shell. The servers would ignore it as well.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 # The descriptor of the listening socket takes the place of {fd}, the module with the app that of
 # {module}.
