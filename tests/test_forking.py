@@ -136,6 +136,23 @@ def in_a_fork(fn):
 """
 
 
+def test_other_thread_of_a_child_can_start_its_first_loop() -> None:
+    """The thread that forked has the lock of imports; the child needs one that nobody has."""
+    ended = run_script(
+        IN_THE_CHILD
+        + LOOK
+        + dedent("""
+        def child():
+            thread = threading.Thread(target=check, args=("child",))
+            thread.start()
+            thread.join()
+
+        in_a_fork(child)
+        """)
+    )
+    assert ended == Ended(0, "child\n", "")
+
+
 @pytest.mark.parametrize("state", ["pending", "running", "on a loop"])
 def test_child_that_waits_for_a_call_of_its_parent_gets_an_error_and_cannot_touch_it(
     state: str,
