@@ -17,7 +17,7 @@ from math import inf
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from . import signals
-from .context import ContextSnapshot, running_call
+from .context import ContextSnapshot, PushedContexts, running_call
 from .errors import JobAbandonedError, JobTimeoutError
 from .futures import FutureProxy, LoopInbox
 from .logs import log_exception
@@ -102,6 +102,10 @@ class Limits:
         return backoff(attempt) if callable(backoff) else backoff * 2.0 ** (attempt - 1)
 
 
+# Bound once: each call sets it.
+_set_running_call = running_call.set
+_hear_of_start = signals.receivers_of(signals.job_started)
+
 _NO_KWARGS: dict[str, Any] = {}
 """Of most calls: not a dict for each that waits."""
 
@@ -126,6 +130,7 @@ class Call(Generic[R]):
         "pool",
         "snapshot",
         "task",
+        "variables",
     )
 
     def __init__(
@@ -134,6 +139,7 @@ class Call(Generic[R]):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         snapshot: ContextSnapshot,
+        variables: Context,
         future: FutureProxy[R],
         logs: bool = True,
         executor: object = None,
@@ -143,6 +149,8 @@ class Call(Generic[R]):
         self.args: tuple[Any, ...] = args
         self.kwargs: dict[str, Any] = kwargs or _NO_KWARGS
         self.snapshot: ContextSnapshot = snapshot
+        self.variables: Context = variables
+        """What it runs in a copy of."""
         self.future: FutureProxy[R] = future
         self.logs: bool = logs
         """Whether an exception is logged."""
@@ -206,7 +214,7 @@ class Call(Generic[R]):
         try:
             while True:
                 try:
-                    result = self.snapshot.variables.copy().run(self._run_in_context, loops)
+                    result = self.variables.copy().run(_run_in_context, self, loops)
                 except BaseException as error:
                     pause = self._pause_after(error)
                     if pause is not None and self._wait_unless_settled(pause):
@@ -224,26 +232,6 @@ class Call(Generic[R]):
             self._let_go()
             del future
 
-    def _run_in_context(self, loops: LoopServices) -> Any:
-        running_call.set(self)
-        with self.snapshot.pushed():
-            if signals.job_started.receivers:
-                self._announce_start()
-            try:
-                result: Any = self.fn(*self.args, **self.kwargs)
-                if not is_awaitable(result):
-                    pass
-                elif is_of_another_call(result):
-                    self.inner = result
-                else:
-                    # Nobody could know: a lambda, say, that calls an async def. The thread waits,
-                    # so that the contexts stay and are torn down once, at the end.
-                    result = loops.wait_for(result)
-                return result
-            except BaseException as error:
-                self._log(error)
-                raise
-
     def _wait_unless_settled(self, seconds: float) -> bool:
         """Wait until the next attempt; ``False`` if the call is settled or cancelled meanwhile."""
         self.future._pause()  # so that it can be cancelled as if it had not started
@@ -259,12 +247,12 @@ class Call(Generic[R]):
         self.task = asyncio.current_task()
         future = self.future
         lift_limit = None if self.limits is None else self._limit_time(_call_later_here)
-        running_call.set(self)
+        _set_running_call(self)
         try:
             while not future.done():  # cancelled, after its loop had begun it
                 try:
-                    with self.snapshot.pushed():
-                        if signals.job_started.receivers:
+                    with PushedContexts(self.snapshot):
+                        if _hear_of_start:
                             self._announce_start()
                         try:
                             result: Any = self.fn(*self.args, **self.kwargs)
@@ -347,7 +335,11 @@ class Call(Generic[R]):
         them, which refer to this object. If it referred to the future, and so to the exception,
         arguments and request would stay until the garbage collector finds the cycle.
         """
-        del self.fn, self.args, self.kwargs, self.snapshot, self.future, self.inner, self.executor
+        del self.future
+        # Setting them is a tenth of the cost of deleting them, and nobody looks any more.
+        nothing: Any = None
+        self.fn = self.args = self.kwargs = self.snapshot = self.variables = nothing
+        self.inner = self.executor = nothing
 
     def follow(self, future: Future[R]) -> None:
         """Leave the outcome to the future of another executor, which runs the call."""
@@ -416,6 +408,27 @@ class Call(Generic[R]):
             log_exception(
                 logger, "Exception in background job %s [%s]", future.name, future.id, error=error
             )
+
+
+def _run_in_context(call: Call[Any], loops: LoopServices) -> Any:
+    _set_running_call(call)
+    with PushedContexts(call.snapshot):
+        if _hear_of_start:
+            call._announce_start()
+        try:
+            result: Any = call.fn(*call.args, **call.kwargs)
+            if not hasattr(type(result), "__await__"):  # is_awaitable(), here for each job
+                pass
+            elif is_of_another_call(result):
+                call.inner = result
+            else:
+                # Nobody could know: a lambda, say, that calls an async def. The thread waits,
+                # so that the contexts stay and are torn down once, at the end.
+                result = loops.wait_for(result)
+            return result
+        except BaseException as error:
+            call._log(error)
+            raise
 
 
 class Deadline:

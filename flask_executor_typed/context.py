@@ -6,11 +6,12 @@ The only module that knows Flask's private context names and how its versions di
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import os
 import sys
 from collections.abc import Callable, Collection
+from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass
+from functools import partial
 from inspect import iscoroutinefunction
 from io import BufferedReader, BytesIO, RawIOBase
 from itertools import chain
@@ -44,7 +45,9 @@ __all__ = (
     "ContextSnapshot",
     "PortableContext",
     "PortableRequest",
-    "current_app_or_none",
+    "PushedContexts",
+    "active_app_context",
+    "capture",
     "running_call",
     "without_resources",
 )
@@ -52,9 +55,7 @@ __all__ = (
 P = ParamSpec("P")
 R = TypeVar("R")
 
-running_call: contextvars.ContextVar[Any] = contextvars.ContextVar(
-    "flask_executor_typed_call", default=None
-)
+running_call: ContextVar[Any] = ContextVar("flask_executor_typed_call", default=None)
 """The ``Call`` that runs here, or ``None``; one that is over has no ``future`` any more."""
 
 CarryG = Collection[str] | Callable[[str, object], bool]
@@ -125,10 +126,13 @@ _app_context = Flask.app_context
 
 
 def _has_plain_contexts(app: Flask) -> bool:
-    """Whether app contexts of ``app`` are Flask's own, so that nobody sees when one is made."""
+    """Whether contexts of ``app`` are Flask's own, so that nobody sees when one is made or ends."""
+    kind = type(app)
     return (
         app.app_ctx_globals_class is _AppCtxGlobals
         and getattr(app.app_context, "__func__", None) is _app_context
+        and kind.do_teardown_appcontext is Flask.do_teardown_appcontext
+        and kind.do_teardown_request is Flask.do_teardown_request
     )
 
 
@@ -139,36 +143,33 @@ _hear_of_apps_end = receivers_of(appcontext_tearing_down)
 _hear_of_pop = receivers_of(appcontext_popped)
 
 
-def _nobody_minds_the_end(app: Flask) -> bool:
-    """Whether no code would run when contexts of ``app`` end."""
-    return (
-        not (app.teardown_appcontext_funcs or app.teardown_request_funcs)
-        and not (_hear_of_requests_end or _hear_of_apps_end or _hear_of_pop)
-        and type(app).do_teardown_appcontext is Flask.do_teardown_appcontext
-        and type(app).do_teardown_request is Flask.do_teardown_request
-    )
+# Bound once: that is a third of the cost of setting a context variable.
+_set_app_context, _set_request_context = _app_slot.set, _request_slot.set
 
 
-def current_app_or_none() -> Flask | None:
-    """The app of the active context, itself rather than a proxy, or ``None`` outside of one."""
-    context = _app_slot.get(None)
-    return None if context is None else context.app
-
-
-def _request_context() -> Any:
-    context = _request_slot.get(None)
-    return None if _MERGED and context is not None and not context.has_request else context
+active_app_context: Callable[[], Any] = partial(_app_slot.get, None)
+"""The app context of here and now, or ``None``. Its ``app`` is the app itself, never a proxy."""
 
 
 class ContextSnapshot:
-    """One moment's app, request, ``g`` and contextvars.
+    """One moment's app, request and ``g``.
 
-    It is never changed after :meth:`capture`, so any thread may push it, many at once. Each push
-    makes contexts of its own: two runs never share ``g``, a request or a database session that an
-    extension keeps by context.
+    It is never changed, so any thread may push it, many at once. Each push makes contexts of its
+    own: two runs never share ``g``, a request or a database session that an extension keeps by
+    context.
     """
 
-    __slots__ = ("app", "g_items", "parent", "pushes_app", "request", "rules", "variables")
+    __slots__ = (
+        "__weakref__",
+        "app",
+        "g_items",
+        "is_plain",
+        "parent",
+        "pushes_app",
+        "request",
+        "rules",
+        "shows_flask",
+    )
 
     app: Flask
     """The app itself, never a proxy."""
@@ -177,51 +178,72 @@ class ContextSnapshot:
         self,
         app: Flask,
         rules: ContextRules,
-        variables: contextvars.Context,
-        pushes_app: bool = True,
         g_items: dict[str, Any] | None = None,
         request: _JobsRequest | None = None,
         parent: Any = None,
+        *,
+        shows_flask: bool = True,
     ) -> None:
         self.app = app
         self.rules: ContextRules = rules
-        self.variables: contextvars.Context = variables
-        self.pushes_app: bool = pushes_app
         self.g_items: dict[str, Any] | None = g_items
         self.request: _JobsRequest | None = request
         self.parent: Any = parent
-        """The request context that was captured."""
+        """The request context that was current."""
+        # Flask has no request without an app context.
+        self.pushes_app: bool = rules.push_app or request is not None
+        self.is_plain: bool = _HAS_TOKENS and self.pushes_app and _has_plain_contexts(app)
+        """Whether what is pushed can be made when somebody looks at it."""
+        self.shows_flask: bool = shows_flask and self.pushes_app
+        """Whether contextvars of jobs may hold contexts of Flask, which this hides."""
 
     @classmethod
-    def capture(cls, app: Flask, rules: ContextRules) -> ContextSnapshot:
-        """Capture what is current in this thread, for jobs of ``app``.
+    def of(
+        cls, app: Flask, rules: ContextRules, app_context: Any, request_context: Any
+    ) -> ContextSnapshot:
+        """What these contexts hold for jobs of ``app``.
 
         ``g`` travels only if it is a ``g`` of ``app``; its values are shared, its names copied.
         """
-        app_context = _app_slot.get(None)
-        g_items = None
+        g_items = request = None
         if rules.push_app and app_context is not None and app_context.app is app:
-            g_items = _carried_g(app_context, rules.carry_g)
-        request_context = _request_context()
-        request: _JobsRequest | None = None
-        if request_context is None:
-            pass
-        elif rules.push_request and request_context.app is app:
+            values = getattr(app_context.g, "__dict__", None)  # it may be anybody's class
+            g_items = None if values is None else _carried(values, rules.carry_g)
+        has_request = request_context is not None and (not _MERGED or request_context.has_request)
+        if rules.push_request and has_request and request_context.app is app:
             request = _RequestSnapshot.of(request_context)
-        else:
-            return cls(app, rules, _without_flask(), rules.push_app, g_items)
-        # Flask has no request without an app context.
-        pushes_app = rules.push_app or request is not None
-        variables = contextvars.copy_context() if pushes_app else _without_flask()
-        return cls(app, rules, variables, pushes_app, g_items, request, request_context)
+        # What a job is not to see its contextvars must not hold.
+        shows_flask = request is not None or not has_request
+        return cls(app, rules, g_items, request, request_context, shows_flask=shows_flask)
 
-    def run(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call ``fn`` with this snapshot pushed, in a copy of its contextvars."""
-        return self.variables.copy().run(self._run, fn, args, kwargs)
+    def is_of(
+        self, app: Flask, rules: ContextRules, app_context: Any, request_context: Any
+    ) -> bool:
+        """Whether :meth:`of` would certainly give the same."""
+        if self.rules is not rules or self.parent is not request_context or self.app is not app:
+            return False
+        if self.g_items is not None:
+            if rules.carry_g is not without_resources:  # it may answer differently next time
+                return False
+            items, left = self.g_items, len(self.g_items)
+            for name, value in app_context.g.__dict__.items():
+                if items.get(name, _missing) is value:
+                    left -= 1
+                elif without_resources(name, value):
+                    return False
+            if left:
+                return False
+        return self.request is None or self.request.is_of(request_context)
+
+    def run(
+        self, variables: Context, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Call ``fn`` with this snapshot pushed, in a copy of contextvars."""
+        return variables.copy().run(self._run, fn, args, kwargs)
 
     def _run(self, fn: Callable[..., R], args: Any, kwargs: Any) -> R:
         running_call.set(None)  # not the job that was there when the snapshot was taken
-        with self.pushed():
+        with PushedContexts(self):
             return fn(*args, **kwargs)
 
     def portable(self, *, with_request: bool) -> PortableContext:
@@ -230,38 +252,62 @@ class ContextSnapshot:
         portable = None if request is None else request.portable(self.parent)
         return PortableContext(dict(self.g_items or {}), portable)
 
-    def pushed(self) -> _Pushed:
-        """Make the snapshot current until the ``with`` block ends.
 
-        Use it inside a copy of :attr:`variables`, as :meth:`run` does. Flask's teardown functions
-        run when the block ends, with the block's exception; what they raise is logged.
-        """
-        return _Pushed(self)
+def capture(app: Flask, rules: ContextRules, app_context: Any) -> tuple[ContextSnapshot, Context]:
+    """What is current in this thread, for jobs of ``app``: contexts of Flask, and contextvars.
+
+    Jobs that are submitted while nothing changes share a snapshot.
+    """
+    request_context = _request_slot.get(None)
+    known = None if app_context is None else app_context.__dict__.get(_LAST)
+    snapshot: ContextSnapshot | None = None if known is None else known()
+    if snapshot is None or not snapshot.is_of(app, rules, app_context, request_context):
+        snapshot = ContextSnapshot.of(app, rules, app_context, request_context)
+        if app_context is not None:
+            # Only jobs keep it, so what the view deletes from g goes when they are done.
+            app_context.__dict__[_LAST] = ref(snapshot)
+    return snapshot, copy_context() if snapshot.shows_flask else _without_flask()
 
 
-class _Pushed:
-    """Contexts of one run. A class, not a generator: this runs for every job."""
+class PushedContexts:
+    """Makes a snapshot current until the ``with`` block ends, once.
+
+    Use it in contextvars of its own, which nobody uses afterwards, as :meth:`ContextSnapshot.run`
+    does. Flask's teardown functions run when the block ends, with the block's exception; what they
+    raise is logged.
+    """
+
+    # A class, not a generator: this runs for every job.
 
     __slots__ = ("_app_context", "_app_token", "_request_context", "_request_token", "_snapshot")
 
+    _app_context: Any
+    _app_token: Any
+    _request_context: Any
+    _request_token: Any
+
     def __init__(self, snapshot: ContextSnapshot) -> None:
         self._snapshot = snapshot
-        self._app_context: Any = None
-        self._app_token: Any = None
-        self._request_context: Any = None
-        self._request_token: Any = None
 
     def __enter__(self) -> None:
         # A new context goes on top although the copied contextvars already resolve current_app:
         # what they hold is the submitter's own, and a job would write to a g still in use there.
         snapshot = self._snapshot
-        if not snapshot.pushes_app:
+        if not snapshot.is_plain or _hear_of_push:
+            self._push()
             return
-        request = snapshot.request
-        if _HAS_TOKENS and not _hear_of_push and _has_plain_contexts(snapshot.app):
-            self._app_context = unused = _UnusedAppContext(snapshot)
-            self._app_token = unused._token = _app_slot.set(unused)
+        self._app_context = app_context = _UnusedAppContext(snapshot)
+        self._app_token = _set_app_context(app_context)
+        if snapshot.request is None:
+            self._request_context = self._request_token = None
         else:
+            self._request_context = request_context = _UnusedRequestContext(snapshot)
+            self._request_token = _set_request_context(request_context)
+
+    def _push(self) -> None:
+        snapshot, request = self._snapshot, self._snapshot.request
+        self._app_context = self._app_token = self._request_context = self._request_token = None
+        if snapshot.pushes_app:
             self._app_context = app_context = snapshot.app.app_context()
             _filled(app_context.g, snapshot.g_items)
             if _MERGED and request is not None:
@@ -269,8 +315,8 @@ class _Pushed:
             else:
                 app_context.push()
         if request is not None and not _MERGED:
-            self._request_context = context = _UnusedRequestContext(request, snapshot.parent)
-            self._request_token = context._token = _request_slot.set(context)
+            self._request_context = _UnusedRequestContext(snapshot)
+            self._request_token = _set_request_context(self._request_context)
 
     def __exit__(
         self,
@@ -278,33 +324,18 @@ class _Pushed:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._app_context is None:
-            return
+        app = self._snapshot.app
         if (
             self._app_token is not None
-            and _app_slot.get(None) is self._app_context
-            and _nobody_minds_the_end(self._snapshot.app)
+            and active_app_context() is self._app_context
+            and not (app.teardown_appcontext_funcs or app.teardown_request_funcs)
+            and not (_hear_of_requests_end or _hear_of_apps_end or _hear_of_pop)
         ):
-            if self._request_token is not None:
-                _request_slot.reset(self._request_token)
-            _app_slot.reset(self._app_token)
-            self._forget_submitter()
+            return  # no code would run, and the contextvars go
         # A coroutine whose loop is gone is freed in the middle of something else.
-        elif exc_type is not GeneratorExit or self._is_current():
+        is_elsewhere = exc_type is GeneratorExit and active_app_context() is not self._app_context
+        if self._app_context is not None and not is_elsewhere:
             self._pop(exc)
-            self._forget_submitter()
-
-    def _forget_submitter(self) -> None:
-        """Or a job that submits itself again would keep the contexts of all before it."""
-        if self._app_token is not None:
-            self._app_context._token = None
-        request_context = self._request_context
-        if request_context is not None and type(request_context) is not _UnusedRequestContext:
-            request_context.__dict__.get("_cv_tokens", []).clear()
-
-    def _is_current(self) -> bool:
-        """Whether the running code is that of the job for which this was pushed."""
-        return getattr(running_call.get(None), "snapshot", None) is self._snapshot
 
     def _pop(self, exc: BaseException | None) -> None:
         # On a loop's thread: Flask calls async teardown functions through asgiref, which refuses
@@ -317,6 +348,8 @@ class _Pushed:
                 asyncio._set_running_loop(None)
             if _app_slot.get(None) is not self._app_context:
                 self._pop_what_is_left()
+            if self._app_token is not None:
+                self._app_context._cv_tokens = [self._app_token]
             if self._request_token is None:
                 self._app_context.pop(exc)
             else:
@@ -336,7 +369,7 @@ class _Pushed:
             if (
                 app.teardown_request_funcs
                 or _hear_of_requests_end
-                or type(self._snapshot.app).do_teardown_request is not Flask.do_teardown_request
+                or type(app).do_teardown_request is not Flask.do_teardown_request
             ):
                 app.do_teardown_request(exc)
         finally:
@@ -362,10 +395,10 @@ def _has_async_teardown(app: Flask) -> bool:
     return any(map(iscoroutinefunction, chain(app.teardown_appcontext_funcs, of_requests)))
 
 
-def _without_flask() -> contextvars.Context:
+def _without_flask() -> Context:
     """A copy of the current contextvars in which no Flask context is active."""
-    clean = contextvars.Context()
-    for variable, value in contextvars.copy_context().items():
+    clean = Context()
+    for variable, value in copy_context().items():
         if variable is not _app_slot and variable is not _request_slot:
             clean.run(variable.set, value)
     if _HAS_STACKS:  # their variables are buried in werkzeug, so empty them instead
@@ -402,9 +435,7 @@ class PortableContext(NamedTuple):
     def bind(self, app: Flask, rules: ContextRules) -> ContextSnapshot:
         """The snapshot, for the app of this process."""
         request = None if self.request is None else _RebuiltRequest(app, self.request)
-        pushes_app = rules.push_app or request is not None
-        variables = contextvars.Context()
-        return ContextSnapshot(app, rules, variables, pushes_app, self.g_items, request)
+        return ContextSnapshot(app, rules, self.g_items, request)
 
 
 class _JobsRequest(Protocol):
@@ -415,6 +446,10 @@ class _JobsRequest(Protocol):
     def push_with(self, app_context: Any, parent: Any) -> None: ...
 
     def portable(self, parent: Any) -> PortableRequest: ...
+
+    def is_of(self, context: Any) -> bool:
+        """Whether this is certainly how the request of a context is now."""
+        ...
 
 
 class _RequestSnapshot:
@@ -430,11 +465,11 @@ class _RequestSnapshot:
     @classmethod
     def of(cls, context: Any) -> _RequestSnapshot:
         """The snapshot of the last job if nothing has changed since, or a new one."""
-        # ``_request`` on Flask 3.2, where ``request`` is a property that cannot be set
-        request: Any = context._request if _MERGED else context.request
-        last: _RequestSnapshot | None = context.__dict__.get(_LAST)
-        if last is None or not last._is_of(request):
-            last = context.__dict__[_LAST] = cls(request)
+        last: _RequestSnapshot | None = context.__dict__.get(_LAST_REQUEST)
+        if last is None or not last.is_of(context):
+            # ``_request`` on Flask 3.2, where ``request`` is a property that cannot be set
+            request = context._request if _MERGED else context.request
+            last = context.__dict__[_LAST_REQUEST] = cls(request)
         return last
 
     def __init__(self, request: Any) -> None:
@@ -445,13 +480,13 @@ class _RequestSnapshot:
         self._can_be_compared: bool | None = None
         self._was_read = getattr(self._values.get("stream"), "is_exhausted", False)
 
-    def _is_of(self, request: Any) -> bool:
-        """Whether this is certainly how the request is now."""
+    def is_of(self, context: Any) -> bool:
         if self._can_be_compared is None:  # not before: most requests submit one job
             kinds: Any = map(type, self._environ.values())
             self._can_be_compared = _is_flasks_own(self._values) and all(
                 kind in _IMMUTABLE or kind.__eq__ is object.__eq__ for kind in kinds
             )
+        request: Any = context._request if _MERGED else context.request
         values: dict[str, Any] = request.__dict__
         try:
             return (
@@ -537,8 +572,9 @@ _SET_BY_INIT = frozenset(vars(Request({}))) | {"url_rule", "view_args", "json_mo
 
 _IMMUTABLE = frozenset({bool, int, float, str, bytes, tuple, NoneType})
 
-_LAST = "flask_executor_typed.request"
-"""What a request context calls the snapshot of its request, among its attributes."""
+_LAST = "flask_executor_typed.snapshot"
+_LAST_REQUEST = "flask_executor_typed.request"
+"""What a context calls, among its attributes, the last snapshots of it and of its request."""
 
 
 # Most jobs look at neither of their contexts, and to make them costs more than all else that a job
@@ -566,8 +602,6 @@ def _later(make: Callable[[Any], object]) -> Any:
 class _UnusedAppContext(AppContext):
     """A pushed app context of Flask 2.2 to 3.1, of which there is only the app at first."""
 
-    _token: object
-
     def __init__(self, snapshot: ContextSnapshot) -> None:
         self.app = snapshot.app
         self._g_items = snapshot.g_items
@@ -582,43 +616,36 @@ class _UnusedAppContext(AppContext):
 
     @_later
     def _cv_tokens(self) -> object:
-        return [] if self._token is None else [self._token]
+        return _Tokens([_app_token])
 
 
-class _CarriedG(dict[str, Any]):
-    """What ``g`` gives to jobs."""
+class _Tokens(list[Any]):
+    """With what a context was pushed. The first is made when it is needed: it keeps too much."""
 
-    __slots__ = ("__weakref__",)
+    def pop(self, *index: Any) -> Any:
+        item = super().pop(*index)
+        return item() if callable(item) else item
 
 
-def _carried_g(context: Any, carry_g: Callable[[str, object], bool]) -> dict[str, Any]:
-    """What ``g`` of a context gives to a job: one dict for all, as long as it is the same things.
+def _app_token() -> object:
+    return _app_slot.set(_app_slot.get())
 
-    Only jobs keep it, so what the view deletes from ``g`` goes when they are done.
-    """
-    values: dict[str, Any] = getattr(context.g, "__dict__", {})
-    if carry_g is not without_resources:  # it may answer differently next time
+
+def _request_token() -> object:
+    return _request_slot.set(_request_slot.get()), None
+
+
+def _carried(values: dict[str, Any], carry_g: Callable[[str, object], bool]) -> dict[str, Any]:
+    """What a ``g`` gives to a job."""
+    if carry_g is not without_resources:
         return {name: value for name, value in values.items() if carry_g(name, value)}
-    known: ref[_CarriedG] | None = context.__dict__.get(_LAST_G)
-    last = None if known is None else known()
-    if last is not None and len(last) == len(values):
-        for name, value in values.items():
-            if last.get(name, _missing) is not value:
-                break
-        else:
-            return last
-    items = _CarriedG(
-        {
-            name: value
-            for name, value in values.items()
-            if type(value) in _PLAIN or without_resources(name, value)
-        }
-    )
-    context.__dict__[_LAST_G] = ref(items)
-    return items
+    return {
+        name: value
+        for name, value in values.items()
+        if type(value) in _PLAIN or without_resources(name, value)
+    }
 
 
-_LAST_G = "flask_executor_typed.g"
 _missing = object()
 
 
@@ -632,30 +659,24 @@ def _filled(g: Any, items: dict[str, Any] | None) -> Any:
 class _UnusedRequestContext:
     """A pushed request context that nobody has looked at: it becomes one when somebody does."""
 
-    _token: object
-
-    def __init__(self, request: _JobsRequest, parent: Any) -> None:
-        self._request = request
-        self._parent = parent
+    def __init__(self, snapshot: ContextSnapshot) -> None:
+        self._snapshot = snapshot
 
     def __getattribute__(self, name: str) -> Any:
         values: dict[str, Any] = object.__getattribute__(self, "__dict__")
-        parent, request = values.get("_parent"), values.get("_request")  # see where they go
-        if request is None:  # another thread was first, and is done
+        snapshot: ContextSnapshot | None = values.get("_snapshot")
+        if snapshot is None or snapshot.request is None:  # another thread was first, and is done
             return getattr(self, name)
-        context = request.make_context(parent)
+        context = snapshot.request.make_context(snapshot.parent)
         # As if pushed by its own push(): what the job pushes once more is not the last to go.
         if _HAS_STACKS:
             context._implicit_app_ctx_stack = [None]
         else:
-            # Without a token another thread was first, and its tokens stay.
-            context._cv_tokens = [(values.get("_token"), None)]
+            context._cv_tokens = _Tokens([_request_token])
         for key, value in context.__dict__.items():
             values.setdefault(key, value)
         self.__class__ = context.__class__
-        # Or a job would keep all before it. Who finds the request here has its parent already.
-        for key in ("_request", "_parent", "_token"):
-            values.pop(key, None)
+        values.pop("_snapshot", None)  # or a job would keep all before it
         return getattr(self, name)
 
     # Python looks these up in the class, and then they are those of the class that it becomes.
@@ -681,6 +702,9 @@ def _is_plain(name: str, value: object) -> bool:
 
 class _RebuiltRequest:
     """A request that came from another process."""
+
+    def is_of(self, context: Any) -> bool:
+        return False
 
     def __init__(self, app: Flask, portable: PortableRequest) -> None:
         self._app = app

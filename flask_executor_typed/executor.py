@@ -23,6 +23,7 @@ from collections.abc import (
     Iterator,
 )
 from contextlib import AbstractAsyncContextManager
+from contextvars import Context
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from datetime import time as time_of_day
@@ -73,7 +74,8 @@ from .context import (
     CarryG,
     ContextRules,
     ContextSnapshot,
-    current_app_or_none,
+    active_app_context,
+    capture,
     running_call,
     without_resources,
 )
@@ -136,6 +138,8 @@ class _Options:
 
 _NO_OPTIONS = _Options()
 
+_hear_of_submitted = signals.receivers_of(signals.job_submitted)
+
 
 class _AppState:
     """What one executor keeps for one app. It does not refer to the app, which may go away."""
@@ -161,6 +165,7 @@ class _AppState:
     def _use(self, config: ExecutorConfig) -> None:
         import_backend(config)
         self.config = config
+        self.propagates_exceptions = config.propagate_exceptions
         # A callback that raises them is logged as well.
         self.logs_exceptions = config.log_exceptions and not config.propagate_exceptions
         self.limits = None if config.job_timeout is None else Limits(timeout=config.job_timeout)
@@ -200,9 +205,6 @@ class _AppState:
 
     def backend(self, app: Flask) -> Backend:
         """The backend of this process, made when it is first needed."""
-        backend = self._backend
-        if backend is not None:
-            return backend
         changes = ""
         with self._lock:
             if self._closed:
@@ -286,6 +288,10 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_parent)
 
 
+_Captured = tuple[_AppState, ContextSnapshot, Context]
+"""What a call is captured with: whose it is, and where."""
+
+
 class Executor(concurrent.futures.Executor, Generic[T]):
     """Runs functions and coroutine functions in the background, with Flask's contexts.
 
@@ -361,9 +367,12 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         add_commands(app)
 
     def _current(self) -> tuple[Flask, _AppState]:
+        return self._of(active_app_context())
+
+    def _of(self, app_context: Any) -> tuple[Flask, _AppState]:
         """The app that a call belongs to: the active one, else the only one."""
-        app = current_app_or_none()
-        if app is not None:
+        if app_context is not None:
+            app: Flask = app_context.app
             state = self._states.get(app)
             if state is not None:
                 return app, state
@@ -497,7 +506,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             ExecutorClosedError: after :meth:`shutdown`; a ``RuntimeError``.
             QueueFullError: as many calls as ``EXECUTOR_MAX_PENDING`` allows wait; a ``queue.Full``.
         """
-        return self._start(*self._capture(), fn, args, kwargs, self._options.key)
+        return self._start(self._capture(), fn, args, kwargs, self._options.key)
 
     @overload
     def submit_stored(
@@ -586,8 +595,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
                 be in a stream; a ``RuntimeError``.
             TypeError: ``on_duplicate`` is ``"join"``.
         """
-        hold = until_response_is_over()
-        return self._start(*self._capture(), fn, args, kwargs, self._options.key, hold=hold)
+        return self._hold(until_response_is_over(), fn, args, kwargs)
 
     @overload
     def submit_after_commit(
@@ -639,8 +647,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         Raises:
             TypeError: ``session`` is something else, or ``on_duplicate`` is ``"join"``.
         """
-        hold = until_commit(session)
-        return self._start(*self._capture(), fn, args, kwargs, self._options.key, hold=hold)
+        return self._hold(until_commit(session), fn, args, kwargs)
 
     @staticmethod
     def as_completed(futures: Iterable[F], timeout: float | None = None) -> AsyncIterator[F]:
@@ -667,23 +674,36 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             raise TypeError("future_key=None: expected a hashable value, or use submit()")
         if self._options.key is not None and self._options.key != key:
             raise TypeError(f"two keys for one call: using(key={self._options.key!r}) and {key!r}")
-        return self._start(*self._capture(), fn, args, kwargs, key)
+        return self._start(self._capture(), fn, args, kwargs, key)
 
-    def _capture(self) -> tuple[_AppState, ContextSnapshot]:
+    def _hold(
+        self, hold: Hold, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> FutureProxy[Any]:
+        if self._options.on_duplicate == "join":
+            raise TypeError(
+                "submit_after_response() and submit_after_commit() cannot join: the call that is "
+                "there may have begun before this response or commit, and not see what it needs; "
+                "use on_duplicate='replace' or 'error'"
+            )
+        return self._start(self._capture(), fn, args, kwargs, self._options.key, hold=hold)
+
+    def _capture(self) -> _Captured:
         """The contexts that are active now, for calls of the app that they belong to."""
-        app, state = self._current()
-        try:
-            state.backend(app)  # the first time it looks for late settings; the rules are some
-        except ExecutorClosedError:
-            if self._states.get(app) is state:
-                raise
-            return self._capture()  # init_app() has put another state in its place
-        return state, ContextSnapshot.capture(app, state.rules)
+        app_context = active_app_context()
+        app, state = self._of(app_context)
+        if state._backend is None:
+            try:
+                state.backend(app)  # before the rules are read: it looks for late settings
+            except ExecutorClosedError:
+                if self._states.get(app) is state:
+                    raise
+                return self._capture()  # init_app() has put another state in its place
+        snapshot, variables = capture(app, state.rules, app_context)
+        return state, snapshot, variables
 
     def _start(
         self,
-        state: _AppState,
-        snapshot: ContextSnapshot,
+        captured: _Captured,
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
@@ -696,31 +716,29 @@ class Executor(concurrent.futures.Executor, Generic[T]):
                 f"expected a function to run, got {fn!r} ({type(fn).__name__}); "
                 "pass the function and its arguments apart: submit(fn, 1, 2)"
             )
-        if hold is not None and self._options.on_duplicate == "join":
-            raise TypeError(
-                "submit_after_response() and submit_after_commit() cannot join: the call that is "
-                "there may have begun before this response or commit, and not see what it needs; "
-                "use on_duplicate='replace' or 'error'"
-            )
-        future: FutureProxy[Any] = FutureProxy(self._options.name or name or name_of(fn), snapshot)
-        future._held = hold is not None
+        state, snapshot, variables = captured
+        options = self._options
+        future: FutureProxy[Any] = FutureProxy(
+            options.name or name or name_of(fn), snapshot, variables
+        )
         for callback in self._default_done_callbacks:
             future._add_default_callback(callback)
-        if state.config.propagate_exceptions:
+        if state.propagates_exceptions:
             future._add_default_callback(propagate_exceptions_callback)
+        if hold is not None:
+            future._held = True
         if key is not None:
-            joined = self.futures._claim(key, future, self._options.on_duplicate)
+            joined = self.futures._claim(key, future, options.on_duplicate)
             if joined is not None:
                 return joined
-        elif self._options.on_duplicate != "error":
-            raise TypeError(
-                f"on_duplicate={self._options.on_duplicate!r} needs a key: using(key=...)"
-            )
+        elif options.on_duplicate != "error":
+            raise TypeError(f"on_duplicate={options.on_duplicate!r} needs a key: using(key=...)")
         call = Call(
             fn,
             args,
             kwargs,
             snapshot,
+            variables,
             future,
             state.logs_exceptions,
             self._without_options or self,
@@ -728,11 +746,11 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         )
         load = state.load_for(fn) if state.counts_apart else state.load
         try:
-            load.admit(future, self._options.block, now=hold is None)
+            load.admit(future, options.block, hold is None)
             if hold is not None:
                 hold(HeldCall(self, call))
                 return future
-            state.backend(snapshot.app).submit(call)
+            (state._backend or state.backend(snapshot.app)).submit(call)
         except BaseException as error:
             load.remove(future)
             if key is not None:
@@ -741,21 +759,22 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             current = self._states[snapshot.app]
             if isinstance(error, ExecutorClosedError) and current is not state:
                 # init_app() has put another state in its place
-                return self._start(current, snapshot, fn, args, kwargs, key, name, hold)
+                moved = current, snapshot, variables
+                return self._start(moved, fn, args, kwargs, key, name, hold)
             raise
-        if signals.job_submitted.receivers:
-            future._announce(signals.job_submitted, snapshot)
+        if _hear_of_submitted:
+            future._announce(signals.job_submitted, snapshot, variables)
         return future
 
     def _hand_over(self, call: Call[Any]) -> None:
         """Submit a call that was held. Its future gets the errors, since nobody else is there."""
-        future, snapshot = call.future, call.snapshot
+        future, snapshot, variables = call.future, call.snapshot, call.variables
         future._held = False
         try:
             state = self._states.get(snapshot.app)
             if state is None:  # the app is garbage, together with its last response
                 raise ExecutorClosedError(self._label)
-            backend = state.backend(snapshot.app)
+            backend = state._backend or state.backend(snapshot.app)
             load = state.load_for(call.fn) if state.counts_apart else state.load
             load.add(future)  # whether or not there is room: it was accepted
             backend.submit(call)
@@ -766,8 +785,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             call._let_go()
             future._fail(error.with_traceback(None))
         else:
-            if signals.job_submitted.receivers:
-                future._announce(signals.job_submitted, snapshot)
+            if _hear_of_submitted:
+                future._announce(signals.job_submitted, snapshot, variables)
         finally:
             del future  # see FutureProxy.result()
 
@@ -1146,7 +1165,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         name = name_of(fn)
 
         def start(fn: Callable[..., Any], args: tuple[Any, ...]) -> FutureProxy[Any]:
-            return self._start(*captured, fn, args, {}, name=name)
+            return self._start(captured, fn, args, {}, name=name)
 
         arguments: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
         if chunksize > 1 and not is_async_callable(fn):
@@ -1330,7 +1349,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     @property
     def _work_queue(self) -> SimpleQueue[Any]:
         app, state = self._current()
-        backend = state.backend(app)
+        backend = state._backend or state.backend(app)
         if isinstance(backend, ThreadBackend):
             return backend.queue
         raise AttributeError(f"{type(backend).__name__} has no queue of its own")

@@ -45,7 +45,7 @@ from typing_extensions import Self
 from typing_extensions import TypeVar as TypeVarWithDefault
 
 from . import signals
-from .context import ContextRules, ContextSnapshot, current_app_or_none
+from .context import ContextRules, ContextSnapshot, active_app_context, capture
 from .errors import DuplicateKeyError, ForkedFutureError, UnsupportedError
 from .load import Load
 from .logs import log_exception, without_data
@@ -290,6 +290,7 @@ class FutureProxy(Future[R]):
         "_started",
         "_status",
         "_submitted",
+        "_variables",
         "_watchers",
         "key",
         "name",
@@ -305,6 +306,7 @@ class FutureProxy(Future[R]):
         self,
         name: str = "",
         snapshot: ContextSnapshot | None = None,
+        variables: Context | None = None,
     ) -> None:
         # Not super().__init__(): that makes the Condition.
         self.name = name
@@ -314,6 +316,7 @@ class FutureProxy(Future[R]):
         self._result: Any = None
         self._exception: BaseException | None = None
         self._snapshot = snapshot
+        self._variables = variables  # not None if there is a snapshot
         self._app = None if snapshot is None else snapshot.app
         self._rules = _DEFAULT_RULES if snapshot is None else snapshot.rules
         self._followed: Future[R] | None = None
@@ -551,7 +554,7 @@ class FutureProxy(Future[R]):
         callbacks run on its loop, so they must not block), with contexts of its own like the ones
         active here now; outside of any, with those of the call. What it raises is logged.
         """
-        callback = _Callback(fn, self._snapshot_for_callback())
+        callback = _Callback(fn, *self._contexts_for_callback())
         if not self._watch(callback):
             callback(self)
 
@@ -593,13 +596,15 @@ class FutureProxy(Future[R]):
 
     def _add_default_callback(self, fn: Callable[[FutureProxy[Any]], object]) -> None:
         """Like :meth:`add_done_callback`, for a call that is not submitted yet."""
-        self._watchers.append(_Callback(fn, self._snapshot))
+        self._watchers.append(_Callback(fn, self._snapshot, self._variables))
 
     # -- settling, for the workers of this package -----------------------------------------------
 
     def _begin(self) -> bool:
         """Take the right to run the call; ``False`` if it was cancelled, or refused."""
-        if not self._take(_TO_START):
+        try:
+            self._watchers.remove(_TO_START)  # what _take() does, for each job
+        except ValueError:
             return False
         self._queued = None
         self._started = time.time()
@@ -704,7 +709,10 @@ class FutureProxy(Future[R]):
         self, status: str, result: R | None = None, exception: BaseException | None = None
     ) -> bool:
         """Decide the outcome and tell all who watch; ``False`` if it was decided before."""
-        if not self._take(_TO_SETTLE):
+        watchers = self._watchers
+        try:
+            watchers.remove(_TO_SETTLE)  # what _take() does, for each job
+        except ValueError:
             return False
         if (load := self._load) is not None:
             load.settle(self, status, exception)
@@ -712,7 +720,6 @@ class FutureProxy(Future[R]):
         self._exception = exception
         self._finished = time.time()
         self._status = status  # after the result: who sees the state may read it
-        watchers = self._watchers
         while watchers:
             try:
                 watcher = watchers.pop(0)
@@ -720,24 +727,32 @@ class FutureProxy(Future[R]):
                 break
             watcher(self)
         signal = signals.job_failed if exception is not None else _SIGNALS[status]
-        if signal.receivers and self._snapshot is not None:
-            self._announce(signal, self._snapshot)
+        if signal.receivers:
+            self._announce(signal, self._snapshot, self._variables)
         # Let go of what the call held.
-        self._snapshot = self._interruptible = self._followed = self._queued = None
+        self._snapshot = self._variables = None
+        self._interruptible = self._followed = self._queued = None
         return True
 
-    def _announce(self, signal: NamedSignal, snapshot: ContextSnapshot) -> None:
+    def _announce(
+        self, signal: NamedSignal, snapshot: ContextSnapshot | None, variables: Context | None
+    ) -> None:
         """Send a signal that has receivers, with contexts like those of the call."""
-        _Callback(partial(signals.announce, signal, snapshot.app), snapshot)(self)
-
-    def _snapshot_for_callback(self) -> ContextSnapshot | None:
-        app = current_app_or_none()
-        if app is not None:
-            return ContextSnapshot.capture(app, self._rules)
-        snapshot = self._snapshot  # read once: a worker may settle the future in between
         if snapshot is not None:
-            return snapshot
-        return None if self._app is None else ContextSnapshot(self._app, self._rules, Context())
+            announce = partial(signals.announce, signal, snapshot.app)
+            _Callback(announce, snapshot, variables)(self)
+
+    def _contexts_for_callback(self) -> tuple[ContextSnapshot | None, Context | None]:
+        app_context = active_app_context()
+        if app_context is not None:
+            return capture(app_context.app, self._rules, app_context)
+        # A worker may settle the future in between. It forgets the snapshot first: look at it last.
+        variables, snapshot = self._variables, self._snapshot
+        if snapshot is not None:
+            return snapshot, variables
+        if self._app is None:
+            return None, None
+        return ContextSnapshot(self._app, self._rules), Context()
 
     # -- for concurrent.futures.wait() and as_completed() ----------------------------------------
     # They lock ``_condition``, read ``_state`` and add to ``_waiters``, and rely on the state not
@@ -878,20 +893,24 @@ class _ProgressWatcher:
 class _Callback:
     """A done callback with the contexts it runs in."""
 
-    __slots__ = ("_fn", "_snapshot")
+    __slots__ = ("_fn", "_snapshot", "_variables")
 
     def __init__(
-        self, fn: Callable[[FutureProxy[Any]], object], snapshot: ContextSnapshot | None
+        self,
+        fn: Callable[[FutureProxy[Any]], object],
+        snapshot: ContextSnapshot | None,
+        variables: Context | None,
     ) -> None:
         self._fn = fn
         self._snapshot = snapshot
+        self._variables = variables
 
     def __call__(self, future: FutureProxy[Any]) -> None:
         try:
-            if self._snapshot is None:
+            if self._snapshot is None or self._variables is None:
                 self._fn(future)
             else:
-                self._snapshot.run(self._fn, future)
+                self._snapshot.run(self._variables, self._fn, future)
         except BaseException:
             # Nobody can catch what a callback raises: the worker that runs it must live on.
             logger = LOGGER if future._app is None else future._app.logger

@@ -79,7 +79,7 @@ class Load:
         self._failed = itertools.count()
         self._counts = {FINISHED: itertools.count(), CANCELLED_AND_NOTIFIED: itertools.count()}
 
-    def admit(self, future: _Counted, seconds: float | None, *, now: bool = True) -> None:
+    def admit(self, future: _Counted, seconds: float | None, now: bool = True) -> None:
         """Count a call from now on, if there is room.
 
         Args:

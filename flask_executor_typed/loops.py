@@ -54,6 +54,9 @@ R = TypeVar("R")
 _logger = logging.getLogger("flask_executor_typed")
 
 
+_CO_COROUTINE = inspect.CO_COROUTINE
+
+
 def is_async_callable(fn: Callable[..., object]) -> bool:
     """Whether calling ``fn`` gives a coroutine, as far as that can be told without calling it.
 
@@ -61,7 +64,7 @@ def is_async_callable(fn: Callable[..., object]) -> bool:
     ``__call__``, and what is marked as such (``asgiref.sync.sync_to_async``, for one).
     """
     if type(fn) is FunctionType and not fn.__dict__:  # the usual case, in a tenth of the time
-        return bool(fn.__code__.co_flags & inspect.CO_COROUTINE)
+        return bool(fn.__code__.co_flags & _CO_COROUTINE)
     # asgiref's function is inspect's on Python 3.12 and later; before, it knows its own mark too.
     return iscoroutinefunction(fn) or iscoroutinefunction(getattr(fn, "__call__", fn))  # noqa: B004
 
@@ -368,7 +371,7 @@ class _LoopThread:
             call.future.cancel()
         if call.begin():
             self._calls.add(call)
-            context = call.snapshot.variables.copy()
+            context = call.variables.copy()
             context.run(_use_own_sensitive_thread)
             _create_task(self.loop, call.run_async(self), context)
 

@@ -44,7 +44,12 @@ from flask.signals import (
 from werkzeug.routing import BaseConverter
 
 from flask_executor_typed import Executor, FutureProxy, without_resources
-from flask_executor_typed.context import ContextRules, ContextSnapshot
+from flask_executor_typed.context import (
+    ContextRules,
+    PushedContexts,
+    active_app_context,
+    capture,
+)
 
 from .conftest import TIMEOUT, until
 
@@ -177,8 +182,10 @@ def test_request_of_one_app_does_not_travel_with_a_job_of_another(
 def test_snapshot_for_one_app_takes_nothing_from_the_contexts_of_another(app: Flask) -> None:
     with app.test_request_context("/?id=7"):
         g.user = "of app"
-        snapshot = ContextSnapshot.capture(Flask("other"), ContextRules())
-        seen = snapshot.run(lambda: (current_app.name, items_of(g), has_request_context()))
+        snapshot, variables = capture(Flask("other"), ContextRules(), active_app_context())
+        seen = snapshot.run(
+            variables, lambda: (current_app.name, items_of(g), has_request_context())
+        )
     assert seen == ("other", {}, False)
 
 
@@ -1553,14 +1560,14 @@ def test_coroutine_that_is_freed_elsewhere_pops_nothing_there(app: Flask) -> Non
     """Its loop was closed, say. Garbage is collected in any thread, and in any request."""
     ended: list[BaseException | None] = []
     app.teardown_appcontext(ended.append)
-    snapshot = ContextSnapshot.capture(app, ContextRules())
+    snapshot, variables = capture(app, ContextRules(), active_app_context())
 
     def suspended() -> Iterator[None]:
-        with snapshot.pushed():
+        with PushedContexts(snapshot):
             yield
 
     job = suspended()
-    snapshot.variables.copy().run(next, job)
+    variables.run(next, job)
     with app.test_request_context():
         g.name = "view's"
         del job

@@ -190,7 +190,7 @@ class ProcessBackend(ClosableThreads):
             if not call.begin():
                 return worker
             if signals.job_started.receivers:
-                future._announce(signals.job_started, call.snapshot)
+                future._announce(signals.job_started, call.snapshot, call.variables)
             try:
                 return self._run(item, worker, running)
             except BaseException as error:  # no memory for the answer, say; other calls go on

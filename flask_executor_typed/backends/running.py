@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+from contextvars import Context
 from typing import Any
 
 from flask import Flask
@@ -119,7 +120,7 @@ class Runner:
         future.key = None if work.key is None else pickle.loads(work.key)
         future._progress_watchers = (lambda: self._report(future),)
         snapshot = self._snapshot(work, app)
-        call = _WorkersCall(fn, args, kwargs, snapshot, future, False, self._executor)
+        call = _WorkersCall(fn, args, kwargs, snapshot, Context(), future, False, self._executor)
         call.attempt = work.attempt
         is_async = is_async_callable(fn)
         is_cancelled = self._note_start(work.number, future)

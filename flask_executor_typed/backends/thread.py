@@ -103,6 +103,7 @@ class _ThreadPool:
         self._lock = threading.RLock()  # reentrant: a finalizer may shut down while it is held
         self._workers: list[threading.Thread] = []  # guarded by _lock; only grows
         self._ended = 0  # workers that have; guarded by _lock
+        self._may_grow = True  # whether there are fewer than _max_workers; guarded by _lock
         self._spares: list[threading.Thread] = []  # that run; guarded by _lock
         # What runs in each worker and spare; the lists are changed by their threads alone.
         self._running: dict[int, list[Call[Any]]] = {}
@@ -122,7 +123,7 @@ class _ThreadPool:
         if not self._closed:
             call.pool, future._queued = self, call
             self.queue.put(call)
-            if len(self._workers) < self._max_workers:
+            if self._may_grow:
                 self._start_worker_if_none_is_idle(future)
             if not self._closed:
                 return
@@ -139,7 +140,7 @@ class _ThreadPool:
             self._idle.pop()
             return
         with self._lock:
-            if self._closed or len(self._workers) >= self._max_workers:
+            if self._closed or not self._may_grow:
                 return
             try:
                 # Here rather than by the worker: by then the interpreter may be ending, and Python
@@ -154,6 +155,7 @@ class _ThreadPool:
                 self._owed += 1
             else:
                 self._workers.append(worker)
+                self._may_grow = len(self._workers) < self._max_workers
 
     def _work(self) -> None:
         self._prepare_thread()
@@ -165,7 +167,7 @@ class _ThreadPool:
                 call.run(loops)
                 calls.pop()
             del call  # an idle worker keeps nothing alive
-            if len(self._workers) < self._max_workers and not self._pays_back():
+            if self._may_grow and not self._pays_back():
                 self._idle.append(None)
         self.queue.put(None)  # the end marker goes round
         with self._lock:
@@ -227,7 +229,7 @@ class _ThreadPool:
             call is None
             or call.pool is not self
             or call.has_time_limit  # we could not go on when the time is up
-            or (len(self._workers) < self._max_workers and not self._owed)  # one was started for it
+            or (self._may_grow and not self._owed)  # one was started for it
             or len(calls) > _MAX_CALLS
             or _stack_is_deep()
             or not call.begin()
