@@ -116,13 +116,13 @@ class Call(Generic[R]):
     backend = "a loop"  # as what its future can interrupt; it can always
 
     __slots__ = (
-        "_inbox",
         "_is_wanted",
         "args",
         "attempt",
         "executor",
         "fn",
         "future",
+        "inbox",
         "inner",
         "kwargs",
         "limits",
@@ -165,11 +165,12 @@ class Call(Generic[R]):
         """The future of another call that the function returned: its outcome is this call's."""
         self.task: asyncio.Task[Any] | None = None
         """The task that runs the call, on a loop; read and written by the loop's thread alone."""
-        self._inbox: LoopInbox | None = None
+        self.inbox: LoopInbox | None = None
+        """Of the loop that runs the call, or is to: through it ``cancel()`` stops the coroutine."""
 
     def is_of(self, executor: object) -> bool:
         """Whether ``executor`` accepted the call, and it is not over."""
-        return getattr(self, "executor", None) is executor
+        return hasattr(self, "future") and self.executor is executor
 
     def cancel(self) -> None:
         """Cancel the call unless it is over."""
@@ -240,8 +241,9 @@ class Call(Generic[R]):
 
     # -- on a loop -------------------------------------------------------------------------------
 
-    async def run_async(self, loop: CallLoop) -> None:
+    async def run_async(self, loop: CallLoop, prepare_task: Callable[[], object]) -> None:
         """Run the call, which has begun, in the current task, and tell its loop when it is over."""
+        prepare_task()
         # One coroutine for all of it: another around it takes 400 bytes of each job that sleeps.
         # The task not before: one that is cancelled before its first step would never get here.
         self.task = asyncio.current_task()
@@ -256,7 +258,7 @@ class Call(Generic[R]):
                             self._announce_start()
                         try:
                             result: Any = self.fn(*self.args, **self.kwargs)
-                            if is_awaitable(result):
+                            if hasattr(type(result), "__await__"):  # is_awaitable(), inlined
                                 result = await result
                         except asyncio.CancelledError:
                             raise
@@ -338,8 +340,7 @@ class Call(Generic[R]):
         del self.future
         # Setting them is a tenth of the cost of deleting them, and nobody looks any more.
         nothing: Any = None
-        self.fn = self.args = self.kwargs = self.snapshot = self.variables = nothing
-        self.inner = self.executor = nothing
+        self.fn = self.args = self.kwargs = self.snapshot = self.variables = self.inner = nothing
 
     def follow(self, future: Future[R]) -> None:
         """Leave the outcome to the future of another executor, which runs the call."""
@@ -351,11 +352,6 @@ class Call(Generic[R]):
         if error is not None:
             self._log(error)
 
-    def interruptible_through(self, inbox: LoopInbox) -> None:
-        """Let the future's ``cancel()`` stop the coroutine on the loop of ``inbox``."""
-        self._inbox = inbox
-        self.future._interruptible = self
-
     def can_interrupt(self, *, kill: bool) -> bool:
         return True
 
@@ -363,8 +359,8 @@ class Call(Generic[R]):
         """Nothing: the call sees the request itself."""
 
     def interrupt(self, *, kill: bool = False) -> None:
-        if self._inbox is not None:
-            self._inbox.post(self._cancel_task)
+        if self.inbox is not None:
+            self.inbox.post(self._cancel_task)
 
     def _cancel_task(self) -> None:
         if self.task is not None:
@@ -417,7 +413,7 @@ def _run_in_context(call: Call[Any], loops: LoopServices) -> Any:
             call._announce_start()
         try:
             result: Any = call.fn(*call.args, **call.kwargs)
-            if not hasattr(type(result), "__await__"):  # is_awaitable(), here for each job
+            if not hasattr(type(result), "__await__"):  # is_awaitable(), inlined
                 pass
             elif is_of_another_call(result):
                 call.inner = result

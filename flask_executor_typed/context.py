@@ -201,12 +201,12 @@ class ContextSnapshot:
     def of(
         cls, app: Flask, rules: ContextRules, app_context: Any, request_context: Any
     ) -> ContextSnapshot:
-        """What these contexts hold for jobs of ``app``.
+        """What these contexts hold for jobs of ``app``, whose the app context is, if there is one.
 
-        ``g`` travels only if it is a ``g`` of ``app``; its values are shared, its names copied.
+        The values of ``g`` are shared, its names copied.
         """
         g_items = request = None
-        if rules.push_app and app_context is not None and app_context.app is app:
+        if rules.push_app and app_context is not None:
             values = getattr(app_context.g, "__dict__", None)  # it may be anybody's class
             g_items = None if values is None else _carried(values, rules.carry_g)
         has_request = request_context is not None and (not _MERGED or request_context.has_request)
@@ -216,11 +216,9 @@ class ContextSnapshot:
         shows_flask = request is not None or not has_request
         return cls(app, rules, g_items, request, request_context, shows_flask=shows_flask)
 
-    def is_of(
-        self, app: Flask, rules: ContextRules, app_context: Any, request_context: Any
-    ) -> bool:
+    def is_of(self, rules: ContextRules, app_context: Any, request_context: Any) -> bool:
         """Whether :meth:`of` would certainly give the same."""
-        if self.rules is not rules or self.parent is not request_context or self.app is not app:
+        if self.rules is not rules or self.parent is not request_context:
             return False
         if self.g_items is not None:
             if rules.carry_g is not without_resources:  # it may answer differently next time
@@ -256,12 +254,13 @@ class ContextSnapshot:
 def capture(app: Flask, rules: ContextRules, app_context: Any) -> tuple[ContextSnapshot, Context]:
     """What is current in this thread, for jobs of ``app``: contexts of Flask, and contextvars.
 
-    Jobs that are submitted while nothing changes share a snapshot.
+    ``app_context`` is the active one, which is one of ``app``, or ``None``. Jobs that are submitted
+    while nothing changes share a snapshot.
     """
     request_context = _request_slot.get(None)
     known = None if app_context is None else app_context.__dict__.get(_LAST)
     snapshot: ContextSnapshot | None = None if known is None else known()
-    if snapshot is None or not snapshot.is_of(app, rules, app_context, request_context):
+    if snapshot is None or not snapshot.is_of(rules, app_context, request_context):
         snapshot = ContextSnapshot.of(app, rules, app_context, request_context)
         if app_context is not None:
             # Only jobs keep it, so what the view deletes from g goes when they are done.
@@ -279,10 +278,9 @@ class PushedContexts:
 
     # A class, not a generator: this runs for every job.
 
-    __slots__ = ("_app_context", "_app_token", "_request_context", "_request_token", "_snapshot")
+    __slots__ = ("_app_context", "_request_context", "_request_token", "_snapshot")
 
     _app_context: Any
-    _app_token: Any
     _request_context: Any
     _request_token: Any
 
@@ -297,7 +295,7 @@ class PushedContexts:
             self._push()
             return
         self._app_context = app_context = _UnusedAppContext(snapshot)
-        self._app_token = _set_app_context(app_context)
+        _set_app_context(app_context)
         if snapshot.request is None:
             self._request_context = self._request_token = None
         else:
@@ -306,7 +304,7 @@ class PushedContexts:
 
     def _push(self) -> None:
         snapshot, request = self._snapshot, self._snapshot.request
-        self._app_context = self._app_token = self._request_context = self._request_token = None
+        self._app_context = self._request_context = self._request_token = None
         if snapshot.pushes_app:
             self._app_context = app_context = snapshot.app.app_context()
             _filled(app_context.g, snapshot.g_items)
@@ -324,9 +322,9 @@ class PushedContexts:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        app = self._snapshot.app
+        snapshot, app = self._snapshot, self._snapshot.app
         if (
-            self._app_token is not None
+            snapshot.is_plain
             and active_app_context() is self._app_context
             and not (app.teardown_appcontext_funcs or app.teardown_request_funcs)
             and not (_hear_of_requests_end or _hear_of_apps_end or _hear_of_pop)
@@ -348,8 +346,6 @@ class PushedContexts:
                 asyncio._set_running_loop(None)
             if _app_slot.get(None) is not self._app_context:
                 self._pop_what_is_left()
-            if self._app_token is not None:
-                self._app_context._cv_tokens = [self._app_token]
             if self._request_token is None:
                 self._app_context.pop(exc)
             else:

@@ -726,8 +726,8 @@ class FutureProxy(Future[R]):
             except IndexError:  # its waiter gave up just now
                 break
             watcher(self)
-        signal = signals.job_failed if exception is not None else _SIGNALS[status]
-        if signal.receivers:
+        if _hear_of_success or _hear_of_failure or _hear_of_cancelling:
+            signal = signals.job_failed if exception is not None else _SIGNALS[status]
             self._announce(signal, self._snapshot, self._variables)
         # Let go of what the call held.
         self._snapshot = self._variables = None
@@ -737,8 +737,8 @@ class FutureProxy(Future[R]):
     def _announce(
         self, signal: NamedSignal, snapshot: ContextSnapshot | None, variables: Context | None
     ) -> None:
-        """Send a signal that has receivers, with contexts like those of the call."""
-        if snapshot is not None:
+        """Send a signal, with contexts like those of the call."""
+        if signal.receivers and snapshot is not None:
             announce = partial(signals.announce, signal, snapshot.app)
             _Callback(announce, snapshot, variables)(self)
 
@@ -799,6 +799,11 @@ _SIGNALS: dict[str, NamedSignal] = {
     FINISHED: signals.job_succeeded,
     CANCELLED_AND_NOTIFIED: signals.job_cancelled,
 }
+
+
+_hear_of_success = signals.receivers_of(signals.job_succeeded)
+_hear_of_failure = signals.receivers_of(signals.job_failed)
+_hear_of_cancelling = signals.receivers_of(signals.job_cancelled)
 
 
 class _SharedState:

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
+from functools import partial
 from importlib import import_module
 from types import FunctionType
 from typing import Any, Generic, Protocol, TypeVar
@@ -85,6 +86,7 @@ class LoopPool:
         self._max_loops = max_loops
         self._lock = threading.RLock()  # reentrant: a finalizer may shut down while it is held
         self._threads: list[_LoopThread] = []  # guarded by _lock; only grows
+        self._only: _LoopThread | None = None  # the one there is, if there can be no more
         self._refusing = self._ended = False  # guarded by _lock
 
     def size(self) -> int:
@@ -97,7 +99,7 @@ class LoopPool:
         Raises:
             ExecutorClosedError: the pool was shut down.
         """
-        self._least_busy().submit(call)
+        (self._only or self._least_busy()).submit(call)
 
     def wait_for(self, awaitable: Awaitable[R]) -> R:
         """Await ``awaitable`` on a loop, for a plain thread, which blocks until it is done."""
@@ -142,6 +144,7 @@ class LoopPool:
                 raise
         else:
             self._threads.append(thread)
+            self._only = thread if self._max_loops == 1 else None
             if self._refusing:  # it is for a plain job that still runs, not for calls
                 thread.refuse(cancel_pending=False)
 
@@ -290,8 +293,8 @@ class _LoopThread:
         return len(self._calls) + len(self._inbox)
 
     def submit(self, call: Call[Any]) -> None:
-        call.interruptible_through(self._inbox)
         future = call.future  # the call forgets it when it is done, which may be any moment now
+        call.inbox, future._interruptible = self._inbox, call
         if not self._refusing:
             self._inbox.post(self._start, call)
             if not self._refusing:
@@ -305,12 +308,15 @@ class _LoopThread:
         outcome: FutureProxy[R] = FutureProxy()
         # asyncio keeps only weak references to tasks; this one lives as long as we wait for it.
         tasks: list[asyncio.Task[None]] = []
-        waiting, context = _settle(outcome, awaitable), copy_context()
-        self._inbox.post(lambda: tasks.append(_create_task(self.loop, waiting, context)))
+        run = _settle(outcome, awaitable)
+        starts = [partial(_create_task, run, loop=self.loop, context=copy_context())]
+        self._inbox.post(lambda: tasks.append(starts.pop()()))
         try:
             return outcome.result()
         finally:
-            del outcome  # see FutureProxy.result()
+            # See FutureProxy.result(). And the task has contexts.
+            del outcome
+            tasks.clear()
 
     def call_later(self, seconds: float, fn: Callable[[], object]) -> Callable[[], object]:
         when = self.loop.time() + seconds
@@ -371,9 +377,9 @@ class _LoopThread:
             call.future.cancel()
         if call.begin():
             self._calls.add(call)
-            context = call.variables.copy()
-            context.run(_use_own_sensitive_thread)
-            _create_task(self.loop, call.run_async(self), context)
+            run = call.run_async(self, _use_own_sensitive_thread)
+            # No name for the context, which what the job raises would keep by way of this frame.
+            _create_task(run, loop=self.loop, context=call.variables.copy())
 
     def call_is_over(self, call: Call[Any]) -> None:
         self._calls.discard(call)
@@ -616,7 +622,9 @@ class ViewLoop(_LoopThread):
 
     def _start_view(self, view: Coroutine[Any, Any, None], outcome: _Outcome[Any]) -> None:
         self._watch_generators()
-        outcome.task = _create_task(self.loop, self._tidy(view, outcome), copy_context())
+        outcome.task = _create_task(
+            self._tidy(view, outcome), loop=self.loop, context=copy_context()
+        )
 
     async def _tidy(self, view: Coroutine[Any, Any, None], outcome: _Outcome[Any]) -> None:
         try:
@@ -853,23 +861,19 @@ def _use_own_sensitive_thread() -> None:
 
 
 if sys.version_info >= (3, 12):
-
-    def _create_task(
-        loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None], context: Context
-    ) -> asyncio.Task[None]:
-        # Eager: a coroutine that never waits is done here and now, without a turn of the loop.
-        return asyncio.Task(coroutine, loop=loop, context=context, eager_start=True)
+    # Eager: a coroutine that never waits is done here and now, without a turn of the loop.
+    _create_task: Callable[..., asyncio.Task[None]] = partial(asyncio.Task, eager_start=True)
 
 elif sys.version_info >= (3, 11):
 
     def _create_task(
-        loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None], context: Context
+        coroutine: Coroutine[Any, Any, None], *, loop: asyncio.AbstractEventLoop, context: Context
     ) -> asyncio.Task[None]:
         return loop.create_task(coroutine, context=context)
 
 else:
 
     def _create_task(
-        loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None], context: Context
+        coroutine: Coroutine[Any, Any, None], *, loop: asyncio.AbstractEventLoop, context: Context
     ) -> asyncio.Task[None]:
         return context.run(loop.create_task, coroutine)  # the task runs in a copy of it

@@ -179,14 +179,25 @@ def test_request_of_one_app_does_not_travel_with_a_job_of_another(
     assert seen == ("other", "of other", False)
 
 
-def test_snapshot_for_one_app_takes_nothing_from_the_contexts_of_another(app: Flask) -> None:
-    with app.test_request_context("/?id=7"):
-        g.user = "of app"
-        snapshot, variables = capture(Flask("other"), ContextRules(), active_app_context())
-        seen = snapshot.run(
-            variables, lambda: (current_app.name, items_of(g), has_request_context())
-        )
-    assert seen == ("other", {}, False)
+def test_request_that_comes_or_goes_between_two_submits_is_for_the_second_job_as_it_is_then(
+    app: Flask, executor: Executor
+) -> None:
+    go_on = threading.Event()
+
+    def job() -> str | None:
+        assert go_on.wait(TIMEOUT)
+        return request.path if has_request_context() else None
+
+    futures: list[FutureProxy[str | None]] = []
+    with app.app_context():
+        for path in "/first", "/second":
+            futures.append(executor.submit(job))
+            with app.test_request_context(path):
+                futures.append(executor.submit(job))
+        futures.append(executor.submit(job))
+        go_on.set()
+        paths = [future.result(TIMEOUT) for future in futures]
+    assert paths == [None, "/first", None, "/second", None]
 
 
 @both_kinds
@@ -245,13 +256,17 @@ def test_each_job_of_a_request_gets_what_g_holds_when_it_is_submitted(
     app: Flask, executor: Executor, kind: Callable[[Job], Job]
 ) -> None:
     release = threading.Event()
+    items_of_last: list[Any] = []
     states: list[dict[str, Any]] = [
+        {},
         {"items": [], "flag": 1},
         {"items": [], "flag": 1},  # another list
         {"items": [], "flag": True},  # equal, and another thing
         {"items": []},
         {"flag": True},
         {"flag": True, "items": None},
+        {"flag": True, "items": items_of_last},
+        {"items": items_of_last},  # one is gone, and the other the same
     ]
 
     def job() -> dict[str, Any]:
@@ -275,9 +290,17 @@ def test_each_job_of_a_request_gets_what_g_holds_when_it_is_submitted(
 
 def test_carry_g_function_is_asked_for_each_job(app: Flask) -> None:
     answers = iter([True, False, True])
+    go_on = threading.Event()
+
+    def job() -> set[str]:
+        assert go_on.wait(TIMEOUT)
+        return names_in_g()
+
     with Executor(app, carry_g=lambda name, value: next(answers)) as executor, app.app_context():
         g.user = "me"
-        assert [run(executor, names_in_g) for _ in range(3)] == [{"user"}, set(), {"user"}]
+        futures = [executor.submit(job) for _ in range(3)]
+        go_on.set()
+        assert [future.result(TIMEOUT) for future in futures] == [{"user"}, set(), {"user"}]
 
 
 def test_what_a_view_deletes_from_g_is_freed_when_its_jobs_are_done(
@@ -296,15 +319,27 @@ def test_what_a_view_deletes_from_g_is_freed_when_its_jobs_are_done(
 
 
 @both_kinds
-def test_executors_that_carry_different_things_of_one_g_take_turns(
+def test_executors_that_give_their_jobs_different_things_take_turns(
     app: Flask, kind: Callable[[Job], Job]
 ) -> None:
+    app.config["NO_REQUEST_EXECUTOR_PUSH_REQUEST_CONTEXT"] = False
+    go_on = threading.Event()
+
+    def job() -> tuple[set[str], bool]:
+        assert go_on.wait(TIMEOUT)
+        return names_in_g(), has_request_context()
+
     few, many = Executor(app, carry_g=("user",)), Executor(app, name="many")
-    with few, many, app.app_context():
+    no_request = Executor(app, name="no_request")
+    with few, many, no_request, app.test_request_context():
         g.user, g.number = "me", 7
-        for _ in range(2):
-            assert run(few, kind(names_in_g)) == {"user"}
-            assert run(many, kind(names_in_g)) == {"user", "number"}
+        futures = [start(each, kind(job)) for _ in range(2) for each in (few, many, no_request)]
+        go_on.set()
+        assert [future.result(TIMEOUT) for future in futures] == 2 * [
+            ({"user"}, True),
+            ({"user", "number"}, True),
+            ({"user", "number"}, False),
+        ]
 
 
 @pytest.mark.parametrize("make_context", [Flask.app_context, Flask.test_request_context])
@@ -1016,25 +1051,23 @@ def test_teardown_functions_of_the_requests_blueprint_run(
 
 
 @pytest.mark.skipif(find_spec("blinker") is None, reason="blinker is not installed")
+@pytest.mark.parametrize(
+    "signal",
+    [appcontext_pushed, request_tearing_down, appcontext_tearing_down, appcontext_popped],
+    ids=lambda signal: signal.name,
+)
 @both_kinds
-def test_flasks_own_signals_of_teardown_are_sent_once_per_job(
-    app: Flask, executor: Executor, kind: Callable[[Job], Job]
+def test_each_of_flasks_own_signals_of_contexts_is_sent_once_per_job(
+    app: Flask, executor: Executor, kind: Callable[[Job], Job], signal: Any
 ) -> None:
-    heard: list[tuple[str, bool]] = []
+    heard: list[bool] = []
 
-    def of_request(sender: Flask, **_: object) -> None:
-        heard.append(("request", in_worker()))
+    def listen(sender: Flask, **_: object) -> None:
+        heard.append(in_worker())
 
-    def of_app(sender: Flask, **_: object) -> None:
-        heard.append(("app", in_worker()))
-
-    with (
-        request_tearing_down.connected_to(of_request, app),
-        appcontext_tearing_down.connected_to(of_app, app),
-        app.test_request_context(),
-    ):
+    with app.test_request_context(), signal.connected_to(listen, app):
         run(executor, kind(lambda: None))
-        assert heard == [("request", True), ("app", True)]
+        assert heard == [True]
 
 
 @both_kinds
@@ -1050,27 +1083,6 @@ def test_context_of_another_app_that_a_job_leaves_behind_is_torn_down(
     with app.test_request_context():
         run(executor, kind(lambda: other.app_context().push()))
     assert torn_down == ["other"]
-
-
-@pytest.mark.skipif(find_spec("blinker") is None, reason="blinker is not installed")
-@both_kinds
-def test_flasks_own_signals_of_push_and_pop_are_sent_once_per_job(
-    app: Flask, executor: Executor, kind: Callable[[Job], Job]
-) -> None:
-    heard: list[str] = []
-
-    def of_push(sender: Flask, **_: object) -> None:
-        heard.append("push")
-
-    def of_pop(sender: Flask, **_: object) -> None:
-        heard.append("pop")
-
-    with app.test_request_context():
-        with appcontext_pushed.connected_to(of_push, app):
-            run(executor, kind(lambda: None))
-        with appcontext_popped.connected_to(of_pop, app):
-            run(executor, kind(lambda: None))
-    assert heard == ["push", "pop"]
 
 
 @pytest.mark.filterwarnings("ignore:The 'do_teardown_appcontext'")  # on Flask 3.2

@@ -182,6 +182,38 @@ def test_coroutine_that_cancels_itself_is_announced_as_cancelled(
 
 
 @needs_blinker
+@pytest.mark.parametrize(
+    ("signal", "announced"),
+    [
+        (job_submitted, {"succeeds", "fails", "cancels itself"}),
+        (job_started, {"succeeds", "fails", "cancels itself"}),
+        (job_succeeded, {"succeeds"}),
+        (job_failed, {"fails"}),
+        (job_cancelled, {"cancels itself"}),
+    ],
+    ids=lambda given: getattr(given, "name", ""),
+)
+def test_signal_is_sent_although_nobody_hears_the_others(
+    app: Flask, signal: Any, announced: set[str]
+) -> None:
+    heard: list[str] = []
+
+    def listen(sender: Flask, future: FutureProxy[object]) -> None:
+        heard.append(future.name)
+
+    async def end(error: BaseException | None) -> None:
+        if error is not None:
+            raise error
+
+    ends = {"succeeds": None, "fails": LookupError(), "cancels itself": asyncio.CancelledError()}
+    with signal.connected_to(listen, app), Executor(app) as executor:
+        for name, error in ends.items():
+            executor.using(name=name).submit(end, error)
+        executor.shutdown()
+    assert sorted(heard) == sorted(announced)
+
+
+@needs_blinker
 def test_every_mapped_call_is_announced(app: Flask, heard: list[Heard]) -> None:
     with Executor(app) as executor:
         assert list(executor.map(str, range(5))) == ["0", "1", "2", "3", "4"]
