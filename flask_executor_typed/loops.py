@@ -406,8 +406,9 @@ class _LoopThread:
 
     def _finish_if_none_does(self) -> None:
         if self._finishing is None:
-            # Not by the loop, whose factory would take it for a task of the view that runs.
-            self._finishing = asyncio.Task(self._finish(), loop=self.loop)
+            # Not by the loop, whose factory would take it for a task of the view that runs. And in
+            # a context of its own: it stays, and the last job's has an app.
+            self._finishing = Context().run(lambda: asyncio.Task(self._finish(), loop=self.loop))
 
     def _has_blocking_threads(self) -> bool:
         """Whether the pool of ``asyncio.to_thread`` has any, or is another that a job has set."""

@@ -428,6 +428,30 @@ def test_callbacks_are_freed_when_they_were_called(executor: Executor, freed: Fr
     freed.check(2)
 
 
+def test_app_is_freed_when_its_last_job_was_a_coroutine_that_ended_after_shutdown() -> None:
+    executor: Executor = Executor()  # it outlives the app
+    begun, go_on = threading.Event(), threading.Event()
+
+    async def job() -> None:
+        begun.set()
+        await asyncio.to_thread(go_on.wait, TIMEOUT)
+
+    def use_an_app() -> weakref.ref[Flask]:
+        app = Flask("short-lived")
+        executor.init_app(app)
+        with app.app_context():
+            executor.submit(job)
+            assert begun.wait(TIMEOUT)
+            executor.shutdown(wait=False)
+            go_on.set()
+            executor.shutdown()
+        return weakref.ref(app)
+
+    app = use_an_app()
+    gc.collect()
+    assert app() is None
+
+
 def test_executor_keeps_no_more_futures_by_key_than_it_is_told(app: Flask, freed: Freed) -> None:
     app.config["EXECUTOR_FUTURES_MAX_LENGTH"] = 3
     with Executor(app) as executor:
