@@ -110,6 +110,10 @@ class _StackSlot:
 # Flask 2.0 and 2.1 keep two stacks, 2.2 to 3.1 two ContextVars, 3.2 one for both contexts.
 _names: dict[str, Any] = flask.globals.__dict__
 _MERGED = hasattr(AppContext, "has_request")
+if TYPE_CHECKING or not _MERGED:
+    from flask.ctx import RequestContext
+else:
+    RequestContext = object
 _HAS_STACKS = "_cv_app" not in _names
 _HAS_TOKENS = not _MERGED and not _HAS_STACKS
 _app_slot: Any = _StackSlot(_names["_app_ctx_stack"]) if _HAS_STACKS else _names["_cv_app"]
@@ -461,6 +465,8 @@ class _RequestSnapshot:
     @classmethod
     def of(cls, context: Any) -> _RequestSnapshot:
         """The snapshot of the last job if nothing has changed since, or a new one."""
+        if type(context) is _UnusedRequestContext:
+            context.complete()
         last: _RequestSnapshot | None = context.__dict__.get(_LAST_REQUEST)
         if last is None or not last.is_of(context):
             # ``_request`` on Flask 3.2, where ``request`` is a property that cannot be set
@@ -493,7 +499,8 @@ class _RequestSnapshot:
         except Exception:  # what came into the environ cannot be compared
             return False
 
-    def _request_copy(self) -> Request:
+    def request_copy(self) -> Request:
+        """A request for one run."""
         request: Request = object.__new__(self._kind)
         values, environ = self._values.copy(), self._environ.copy()
         # The connection belongs to the server. Werkzeug reads the body through ``stream``, made
@@ -518,14 +525,14 @@ class _RequestSnapshot:
         """
         context: Any = object.__new__(parent.__class__)
         values = parent.__dict__.copy()
-        values["request"] = self._request_copy()
+        values["request"] = self.request_copy()
         values["_after_request_functions"] = []
         object.__setattr__(context, "__dict__", values)
         return context
 
     def push_with(self, app_context: Any, parent: Any) -> None:
         """Push ``app_context`` as the one context that Flask 3.2 has for app and request."""
-        app_context._request = self._request_copy()
+        app_context._request = self.request_copy()
         app_context._session = parent._session
         app_context.url_adapter = None  # push() matches the URL only if there is one
         app_context.push()
@@ -652,11 +659,57 @@ def _filled(g: Any, items: dict[str, Any] | None) -> Any:
     return g
 
 
-class _UnusedRequestContext:
-    """A pushed request context that nobody has looked at: it becomes one when somebody does."""
+class _UnusedRequestContext(RequestContext):
+    """A pushed request context of Flask before 3.2, of which there is nothing at first."""
 
     def __init__(self, snapshot: ContextSnapshot) -> None:
-        self._snapshot = snapshot
+        self._snapshot: Any = snapshot
+        if type(snapshot.parent) is not RequestContext:
+            object.__setattr__(self, "__class__", _UnknownRequestContext)
+
+    @_later
+    def request(self) -> object:
+        snapshot = self._snapshot
+        # Without one another thread has completed this: then there is a request, and it stays.
+        return None if snapshot is None else snapshot.request.request_copy()
+
+    @_later
+    def _after_request_functions(self) -> object:
+        return []
+
+    # As if pushed by its own push(): what the job pushes once more is not the last to go.
+
+    @_later
+    def _cv_tokens(self) -> object:
+        return _Tokens([_request_token])
+
+    @_later
+    def _implicit_app_ctx_stack(self) -> object:  # of Flask 2.0 and 2.1
+        return [None]
+
+    def __getattr__(self, name: str) -> Any:
+        snapshot = self.__dict__.get("_snapshot")
+        # What could not be made is not to be replaced by the submitter's.
+        if snapshot is None or name in _UnusedRequestContext.__dict__:
+            return object.__getattribute__(self, name)
+        return self.__dict__.setdefault(name, getattr(snapshot.parent, name))
+
+    def copy(self) -> Any:
+        self.complete()
+        return self.copy()  # of the class that it has now
+
+    def complete(self) -> None:
+        """Let go of the context of the submitter, or a job would keep all before it."""
+        snapshot = self._snapshot
+        if snapshot is not None:
+            for name in tuple(snapshot.parent.__dict__):
+                getattr(self, name)
+            object.__setattr__(self, "__class__", RequestContext)
+            self._snapshot = None
+
+
+class _UnknownRequestContext:
+    """A pushed request context of a class of its own, which it becomes when somebody looks."""
 
     def __getattribute__(self, name: str) -> Any:
         values: dict[str, Any] = object.__getattribute__(self, "__dict__")

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
 from contextvars import ContextVar, copy_context
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from flask import (
     Flask,
     Response,
     after_this_request,
+    copy_current_request_context,
     current_app,
     g,
     has_app_context,
@@ -75,6 +77,10 @@ def coroutine(fn: Job) -> Job:
 
 
 both_kinds = pytest.mark.parametrize("kind", [plain, coroutine])
+
+has_two_contexts = pytest.mark.skipif(
+    hasattr(AppContext, "has_request"), reason="Flask 3.2 has one context for app and request"
+)
 
 
 def start(executor: Executor, fn: Job, *args: Any) -> FutureProxy[Any]:
@@ -695,6 +701,187 @@ def test_request_context_of_a_job_is_one_of_flasks_to_whoever_looks_at_it(
     with app.test_request_context("/x"):
         context_kind: type[Any] = request_context().__class__
         assert run(executor, kind(job)) == (True, "/x/x")
+
+
+@both_kinds
+def test_function_that_a_job_copies_its_request_context_for_sees_the_jobs_request(
+    app: Flask, executor: Executor, kind: Callable[[Job], Job]
+) -> None:
+    def look() -> tuple[Any, ...]:
+        return itself(request), itself(session)
+
+    def job() -> tuple[Any, ...]:
+        return copy_current_request_context(look)(), look()
+
+    with app.test_request_context():
+        in_copy, in_job = run(executor, kind(job))
+        assert in_copy[0] is in_job[0] is not itself(request)
+        assert in_copy[1] is in_job[1] is itself(session)
+
+
+@has_two_contexts
+@both_kinds
+def test_job_gets_a_request_context_of_the_apps_own_class(
+    app: Flask, executor: Executor, kind: Callable[[Job], Job]
+) -> None:
+    from flask.ctx import RequestContext
+
+    class OwnContext(RequestContext):
+        def copy(self) -> Any:
+            return "own"
+
+    def make(environ: dict[str, Any]) -> RequestContext:
+        return OwnContext(app, environ)
+
+    def job() -> tuple[Any, ...]:
+        return request_context().copy(), request.path, isinstance(request_context(), OwnContext)
+
+    vars(app)["request_context"] = make
+    with app.test_request_context("/x"):
+        assert run(executor, kind(job)) == ("own", "/x", True)
+
+
+@has_two_contexts
+@both_kinds
+def test_what_a_job_sets_on_its_request_context_stays_with_it(
+    app: Flask, executor: Executor, kind: Callable[[Job], Job]
+) -> None:
+    def job() -> tuple[Any, ...]:
+        context: Any = request_context()
+        context.flashes = ["job's"]  # before it looks at anything
+        seen = context.by_view, request.path, context.flashes
+        context.by_view = "job's"
+        return *seen, hasattr(context, "by_nobody")
+
+    with app.test_request_context("/x"):
+        context = request_context()
+        context.by_view, context.flashes = "view's", ["view's"]
+        for _ in range(2):
+            assert run(executor, kind(job)) == ("view's", "/x", ["job's"], False)
+        assert (context.by_view, context.flashes) == ("view's", ["view's"])
+
+
+@has_two_contexts
+@both_kinds
+def test_job_that_uses_the_session_only_does_without_a_request(
+    app: Flask, executor: Executor, kind: Callable[[Job], Job]
+) -> None:
+    def job() -> tuple[Any, ...]:
+        return session["user"], "request" in vars(request_context())
+
+    app.secret_key = "tests"
+    with app.test_request_context():
+        session["user"] = "me"
+        assert run(executor, kind(job)) == ("me", False)
+
+
+def test_threads_of_a_job_that_submit_or_look_first_get_the_same_request(
+    app: Flask, executor: Executor
+) -> None:
+    together = threading.Barrier(4)
+
+    def look() -> Any:
+        together.wait(TIMEOUT)
+        return itself(request), request_context().url_adapter
+
+    def submit_and_look() -> Any:
+        together.wait(TIMEOUT)
+        executor.submit(int)
+        return itself(request), request_context().url_adapter
+
+    def job() -> set[int]:
+        with ThreadPoolExecutor(4) as pool:
+            fns = [look, submit_and_look] * 2
+            uses = [pool.submit(copy_context().run, fn) for fn in fns]
+            return {id(each) for future in uses for each in future.result(TIMEOUT)}
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with app.test_request_context():
+            for _ in range(50):
+                assert len(run(executor, job)) == 2
+    finally:
+        sys.setswitchinterval(interval)
+
+
+@has_two_contexts
+def test_thread_that_began_to_look_before_another_submitted_gets_what_is_there(
+    app: Flask, executor: Executor
+) -> None:
+    def job() -> None:
+        context = request_context()
+        kind = context.__class__
+        look_up: dict[str, Any] = {**vars(kind)}
+        executor.submit(int)  # by the other thread: now all of the context is there
+        assert look_up["request"].__get__(context, kind) is itself(request)
+        assert look_up["__getattr__"](context, "url_adapter") is context.url_adapter
+
+    with app.test_request_context():
+        run(executor, job)
+
+
+@both_kinds
+def test_job_whose_request_cannot_be_made_does_not_get_the_views(
+    app: Flask, executor: Executor, kind: Callable[[Job], Job]
+) -> None:
+    with app.test_request_context(method="POST", data={"file": (BytesIO(b"content"), "name")}):
+        del request.files["file"].headers  # of which each job gets its own
+        error = start(executor, kind(lambda: itself(request))).exception(TIMEOUT)
+        assert type(error) is AttributeError
+
+
+@both_kinds
+def test_job_submitted_by_a_job_that_looked_at_nothing_sees_it_all(
+    app: Flask, executor: Executor, kind: Callable[[Job], Job]
+) -> None:
+    def inner() -> tuple[Any, ...]:
+        return request.args["id"], session["n"], url_for("view"), itself(request)
+
+    def outer() -> tuple[Any, ...]:
+        future = start(executor, kind(inner))
+        return future, inner()
+
+    app.secret_key = "tests"
+    app.add_url_rule("/view", "view")
+    with app.test_request_context("/?id=7"):
+        session["n"] = 1
+        future, in_outer = run(executor, kind(outer))
+        in_inner = future.result(TIMEOUT)
+        assert in_inner[:-1] == in_outer[:-1] == ("7", 1, "/view")
+        assert in_inner[-1] is not in_outer[-1]
+
+
+@both_kinds
+def test_request_of_a_job_stays_the_same_when_it_submits_another(
+    app: Flask, executor: Executor, kind: Callable[[Job], Job]
+) -> None:
+    def job() -> bool:
+        before = itself(request)
+        start(executor, int)
+        return before is itself(request)
+
+    with app.test_request_context():
+        assert run(executor, kind(job))
+
+
+@pytest.mark.parametrize("data", [None, {"name": "me"}])
+@both_kinds
+def test_job_that_closes_the_streams_of_its_request_leaves_those_of_the_others_open(
+    app: Flask, executor: Executor, kind: Callable[[Job], Job], data: dict[str, str] | None
+) -> None:
+    def job() -> tuple[Any, ...]:
+        seen = request.stream.read(), request.form.get("name")
+        request.stream.close()
+        if data is None:
+            assert request.environ["wsgi.input"].read() == b""
+            request.environ["wsgi.input"].close()
+        return seen
+
+    with app.test_request_context(method="POST", data=data):
+        name = request.form.get("name")
+        for _ in range(3):
+            assert run(executor, kind(job)) == (b"", name)
 
 
 @both_kinds
