@@ -483,20 +483,20 @@ class _RequestSnapshot:
         self._was_read = getattr(self._values.get("stream"), "is_exhausted", False)
 
     def is_of(self, context: Any) -> bool:
-        if self._can_be_compared is None:  # not before: most requests submit one job
-            kinds: Any = map(type, self._environ.values())
-            self._can_be_compared = _is_flasks_own(self._values) and all(
-                kind in _IMMUTABLE or kind.__eq__ is object.__eq__ for kind in kinds
-            )
         request: Any = context._request if _MERGED else context.request
         values: dict[str, Any] = request.__dict__
         try:
+            if self._can_be_compared is None:  # not before: most requests submit one job
+                kinds: set[Any] = set(map(type, self._environ.values()))
+                self._can_be_compared = _is_flasks_own(self._values) and all(
+                    kind in _IMMUTABLE or kind.__eq__ is object.__eq__ for kind in kinds
+                )
             return (
                 self._can_be_compared
                 and values == self._values
                 and values["environ"] == self._environ
             )
-        except Exception:  # what came into the environ cannot be compared
+        except Exception:  # what came into the environ, or its type, cannot be compared
             return False
 
     def request_copy(self) -> Request:
@@ -566,12 +566,10 @@ def _is_flasks_own(values: dict[str, Any]) -> bool:
     A list that a view puts on the request for each of its jobs is another one each time, although
     both are empty and so equal. And a stream changes as it is read.
     """
-    return "stream" not in values and all(
-        name in _SET_BY_INIT or hasattr(Request, name) for name in values
-    )
+    return "stream" not in values and _FLASKS_OWN.issuperset(values)
 
 
-_SET_BY_INIT = frozenset(vars(Request({}))) | {"url_rule", "view_args", "json_module"}
+_FLASKS_OWN = frozenset({*dir(Request), *vars(Request({})), "url_rule", "view_args", "json_module"})
 
 _IMMUTABLE = frozenset({bool, int, float, str, bytes, tuple, NoneType})
 
@@ -752,12 +750,12 @@ def _is_plain(name: str, value: object) -> bool:
 class _RebuiltRequest:
     """A request that came from another process."""
 
-    def is_of(self, context: Any) -> bool:
-        return False
-
     def __init__(self, app: Flask, portable: PortableRequest) -> None:
         self._app = app
         self._portable = portable
+
+    def is_of(self, context: Any) -> bool:
+        return False
 
     def portable(self, parent: Any) -> PortableRequest:
         return self._portable

@@ -658,10 +658,26 @@ def test_value_that_cannot_be_compared_does_not_keep_a_request_from_submitting(
 
         __hash__ = None  # type: ignore[assignment]  # as Python makes it for such a class
 
+    class Unhashable(type):
+        __hash__ = None  # type: ignore[assignment]
+
+    class OfUnhashableType(metaclass=Unhashable): ...
+
+    values = ["plain", Incomparable(), OfUnhashableType()]
+    go_on = threading.Event()
+
+    def job() -> object:
+        assert go_on.wait(TIMEOUT)
+        return request.environ["value"]
+
     with app.test_request_context():
-        for value in ["plain", "plain", Incomparable(), Incomparable()]:
+        futures: list[FutureProxy[object]] = []
+        for value in values:
             request.environ["value"] = value
-            assert run(executor, lambda: request.environ["value"]) is value
+            futures += [executor.submit(job), executor.submit(job)]
+        go_on.set()
+        assert [future.result(TIMEOUT) for future in futures[::2]] == values
+        assert [future.result(TIMEOUT) for future in futures[1::2]] == values
 
 
 def test_threads_of_a_job_that_are_the_first_to_use_its_request_get_the_same_one(
