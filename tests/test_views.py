@@ -18,6 +18,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+from asgiref.local import Local
 from asgiref.sync import AsyncSingleThreadContext, async_to_sync, sync_to_async
 from asgiref.wsgi import WsgiToAsgi
 from flask import Flask, Response, g, request, session, stream_with_context
@@ -184,6 +185,60 @@ def test_thread_sensitive_code_runs_in_the_thread_of_the_request(either_app: Fla
         return [await ident(), await in_task, await in_bare_task]
 
     assert call(either_app, view) == [threading.get_ident()] * 3
+
+
+def test_thread_sensitive_code_of_some_views_leaves_the_others_alone(either_app: Flask) -> None:
+    async def with_it() -> int:
+        return await sync_to_async(threading.get_ident)()
+
+    async def without_it() -> int:
+        await asyncio.sleep(0)
+        return threading.get_ident()
+
+    here = threading.get_ident()
+    views = [without_it, with_it, with_it, without_it, without_it, with_it]
+    assert [call(either_app, view) == here for view in views] == [view is with_it for view in views]
+
+
+def test_task_that_outlives_nested_bridges_still_finds_the_thread_of_the_request(
+    either_app: Flask,
+) -> None:
+    tasks: list[asyncio.Task[int]] = []
+
+    async def late() -> int:
+        await asyncio.sleep(0.001)
+        return await sync_to_async(threading.get_ident)()
+
+    async def nested() -> None:
+        tasks.append(asyncio.create_task(late()))
+
+    async def view() -> int:
+        await sync_to_async(async_to_sync(nested))()
+        return await tasks[0]
+
+    assert call(either_app, view) == threading.get_ident()
+
+
+def test_bridges_do_not_look_for_the_loop_of_a_view_that_is_over(either_app: Flask) -> None:
+    async def view() -> asyncio.AbstractEventLoop:
+        await sync_to_async(int)()
+        return asyncio.get_running_loop()
+
+    loop = call(either_app, view)
+    assert async_to_sync(running_loop)() is not loop
+
+
+def test_locals_of_asgiref_are_those_of_the_request(either_app: Flask) -> None:
+    data = Local()
+    data.before = "request"
+
+    async def view() -> str:
+        data.inside = "view"
+        await asyncio.sleep(0)
+        return str(data.before)
+
+    assert call(either_app, view) == "request"
+    assert (data.before, data.inside) == ("request", "view")
 
 
 def test_other_code_of_sync_to_async_runs_beside_it(either_app: Flask) -> None:
