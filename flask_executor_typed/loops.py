@@ -506,10 +506,10 @@ class _LoopThread:
 
 
 class _WaitingThread(Generic[R]):
-    """A thread that waits for a view: to asgiref, a future, and an executor for code of the view.
+    """A thread that waits for a view, which is a future to asgiref.
 
     Few views have thread-sensitive code, so the thread waits on a plain lock, and with asgiref's
-    executor only from the moment when somebody looks at that.
+    executor only from the moment when somebody wants that.
     """
 
     __slots__ = (
@@ -581,17 +581,35 @@ class _WaitingThread(Generic[R]):
         if self._over:
             fn(self)
 
-    def __getattr__(self, name: str) -> Any:
-        """What the executor has: ``submit``, and more for that of a nested ``async_to_sync``."""
+    def executor(self) -> CurrentThreadExecutor | None:
+        """What runs code in this thread, or ``None`` if it has not waited with one."""
         # The view may end meanwhile, if this is not its loop. Whoever is first takes the lock: then
-        # asgiref's executor serves us, or nobody would ever run the code.
+        # the thread runs what the caller submits, or nobody would ever run it.
         with self._lock:
             if not self._wanted:
                 if self._over:
-                    raise RuntimeError("the async view is over whose thread was to run this code")
+                    return None
                 self._wanted = True
                 self._woken.release()
-        return getattr(self._executor, name)
+        return self._executor
+
+
+class _ThreadOfView:
+    """To asgiref, the executor for thread-sensitive code of all views of a loop.
+
+    It is that of the thread that waits for the view that runs.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: _WaitingThread[Any] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        """``submit``, and what the executor of a nested ``async_to_sync`` looks at."""
+        waiting = self.waiting
+        executor = None if waiting is None else waiting.executor()
+        if executor is None:
+            raise RuntimeError("the async view is over in whose thread this code was to run")
+        return getattr(executor, name)
 
 
 class _ThisThread(threading.local):
@@ -619,6 +637,8 @@ class ViewLoop(_LoopThread):
         self._abandoned: float | None = None  # after so many seconds of a shutdown; set once
         self._lock = threading.Lock()  # of threads that wait
         self._context = Context()  # for what starts views; entered by the loop's thread only
+        self._thread_of_view: Any = _ThreadOfView()
+        self._value_for_views: Any = None  # of the context variable by which code finds that
         super().__init__(name, pool_name, new_loop)
         self.loop.set_task_factory(self._make_task)
 
@@ -642,8 +662,9 @@ class ViewLoop(_LoopThread):
         """
         coroutine, error = fn(*args, **kwargs), sys.exc_info()[1]
         waiting = _WaitingThread[R](self._lock)
+        before, self._thread_of_view.waiting = self._thread_of_view.waiting, waiting
         # For tasks without our context.
-        AsyncToSync.loop_thread_executors[self.loop] = cast("CurrentThreadExecutor", waiting)
+        AsyncToSync.loop_thread_executors[self.loop] = self._thread_of_view
         try:
             self.loop.call_soon_threadsafe(
                 self._start_view,
@@ -660,6 +681,7 @@ class ViewLoop(_LoopThread):
             raise JobAbandonedError(name_of(fn), self._abandoned, begun=True) from cancelled
         finally:
             AsyncToSync.loop_thread_executors.pop(self.loop, None)
+            self._thread_of_view.waiting = before
             if waiting.context is not None:
                 _adopt(waiting.context)
 
@@ -675,7 +697,7 @@ class ViewLoop(_LoopThread):
         try:
             try:
                 _adopt(copy_context())
-                AsyncToSync.executors.current = waiting
+                self._let_code_find_its_thread()
                 if error is None:
                     result = await coroutine
                 else:
@@ -692,6 +714,13 @@ class ViewLoop(_LoopThread):
                 await self._clean_up()
         finally:
             waiting.announce()
+
+    def _let_code_find_its_thread(self) -> None:
+        if self._value_for_views is None:
+            AsyncToSync.executors.current = self._thread_of_view
+            self._value_for_views = _waiting_thread.get()  # which is for this thread
+        else:
+            _waiting_thread.set(self._value_for_views)  # the same, but costs a tenth
 
     async def _clean_up(self) -> None:
         """End what a view left behind as ``asyncio.run`` does in stock Flask: tasks go first.

@@ -11,7 +11,7 @@ import traceback
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from contextvars import Context, ContextVar
+from contextvars import Context, ContextVar, copy_context
 from importlib.metadata import version
 from pathlib import Path
 from textwrap import dedent
@@ -597,6 +597,23 @@ def test_async_teardown_after_a_coroutine_job_works(app: Flask, executor: Execut
     assert executor.submit(asyncio.sleep, 0, "done").result(TIMEOUT) == "done"
     executor.shutdown()
     assert seen == ["executor-view-loop-0"]
+
+
+@pytest.mark.parametrize("sensitive", [False, True])
+def test_thread_sensitive_code_of_a_view_that_is_over_is_refused(
+    app: Flask, executor: Executor, sensitive: bool
+) -> None:
+    async def view() -> tuple[asyncio.AbstractEventLoop, Context]:
+        if sensitive:
+            await sync_to_async(int)()
+        return asyncio.get_running_loop(), copy_context()
+
+    loop, context = call(app, view)
+    late = sync_to_async(threading.get_ident)()
+    future = context.run(asyncio.run_coroutine_threadsafe, late, loop)
+    with pytest.raises(RuntimeError) as caught:
+        future.result(TIMEOUT)
+    assert str(caught.value) == ("the async view is over in whose thread this code was to run")
 
 
 # The end
