@@ -970,6 +970,7 @@ def _use_own_sensitive_thread() -> None:
         AsyncToSync.executors.current = None
 
 
+# Tasks of our own are not made by the loop, whose factory is for those that a view or a job starts.
 if sys.version_info >= (3, 12):
 
     def _create_task(
@@ -983,11 +984,11 @@ elif sys.version_info >= (3, 11):
     def _create_task(
         loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None], context: Context
     ) -> asyncio.Task[None]:
-        return loop.create_task(coroutine, context=context)
+        return asyncio.Task(coroutine, loop=loop, context=context)
 
 else:
 
     def _create_task(
         loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None], context: Context
     ) -> asyncio.Task[None]:
-        return context.run(loop.create_task, coroutine)  # the task runs in a copy of it
+        return context.run(lambda: asyncio.Task(coroutine, loop=loop))  # which copies it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -614,6 +615,37 @@ def test_thread_sensitive_code_of_a_view_that_is_over_is_refused(
     with pytest.raises(RuntimeError) as caught:
         future.result(TIMEOUT)
     assert str(caught.value) == ("the async view is over in whose thread this code was to run")
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads here")
+def test_view_that_is_interrupted_leaves_the_loop_to_the_next_one() -> None:
+    ended = run_script("""
+        import signal
+        from asgiref.sync import sync_to_async
+        app.config["EXECUTOR_ASYNC_VIEWS"] = True
+        executor.init_app(app)
+        go_on = asyncio.Event()
+        after = []
+
+        async def view():
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            await go_on.wait()
+            after.append(await sync_to_async(threading.get_ident)())
+
+        async def next_view():
+            go_on.set()
+            while len(after) < 2:
+                await asyncio.sleep(0)
+            return threading.current_thread().name
+
+        for _ in range(2):
+            try:
+                app.ensure_sync(view)()
+            except KeyboardInterrupt:
+                print("interrupted")
+        print(app.ensure_sync(next_view)(), set(after) == {threading.get_ident()})
+    """)
+    assert ended == Ended(0, "interrupted\ninterrupted\nexecutor-view-loop-0 True\n", "")
 
 
 # The end
