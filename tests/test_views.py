@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from asgiref.local import Local
-from asgiref.sync import AsyncSingleThreadContext, async_to_sync, sync_to_async
+from asgiref.sync import AsyncSingleThreadContext, AsyncToSync, async_to_sync, sync_to_async
 from asgiref.wsgi import WsgiToAsgi
 from flask import Flask, Response, g, request, session, stream_with_context
 from flask.testing import FlaskClient
@@ -215,9 +215,9 @@ def test_task_that_outlives_nested_bridges_still_finds_the_thread_of_the_request
 
     async def view() -> int:
         await sync_to_async(async_to_sync(nested))()
-        return await tasks[0]
+        return await tasks.pop()
 
-    assert call(either_app, view) == threading.get_ident()
+    assert [call(either_app, view) for _ in range(2)] == [threading.get_ident()] * 2
 
 
 def test_bridges_do_not_look_for_the_loop_of_a_view_that_is_over(either_app: Flask) -> None:
@@ -615,6 +615,51 @@ def test_thread_sensitive_code_of_a_view_that_is_over_is_refused(
     with pytest.raises(RuntimeError) as caught:
         future.result(TIMEOUT)
     assert str(caught.value) == ("the async view is over in whose thread this code was to run")
+
+
+def test_code_for_the_thread_of_a_view_is_refused_from_the_end_of_the_view_on(
+    app: Flask, executor: Executor
+) -> None:
+    refused: list[str] = []
+    seen = threading.Event()
+
+    def submit_late(_: object) -> None:  # perhaps before the thread is awake
+        try:
+            AsyncToSync.executors.current.submit(int)
+        except RuntimeError as error:
+            refused.append(str(error))
+        seen.set()
+
+    async def view() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.add_done_callback(submit_late)
+
+    for number in range(1, 20):
+        call(app, view)
+        assert seen.wait(TIMEOUT)
+        seen.clear()
+        assert len(refused) == number
+    assert set(refused) == {"the async view is over in whose thread this code was to run"}
+
+
+def test_exception_of_a_view_is_freed_with_its_last_reference(
+    app: Flask, executor: Executor, no_collection: None
+) -> None:
+    class Error(Exception):
+        """One that can be referred to weakly."""
+
+    async def fail() -> None:
+        raise Error
+
+    def failure() -> weakref.ref[Exception]:
+        try:
+            call(app, fail)
+        except Error as error:
+            return weakref.ref(error)
+        raise AssertionError
+
+    assert failure()() is None
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads here")
