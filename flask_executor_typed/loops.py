@@ -905,15 +905,15 @@ async def _settle(outcome: FutureProxy[R], awaitable: Awaitable[R]) -> None:
         del outcome  # see FutureProxy.result()
 
 
-def _variable_of_waiting_thread() -> tuple[ContextVar[Any], type]:
+def _variable_of_waiting_thread() -> tuple[ContextVar[Any], type[object]]:
     """The variable by which ``sync_to_async`` finds the thread that waits in ``async_to_sync``.
 
     And the type of its value, which that of any ``Local`` of asgiref has.
     """
     context = Context()
     context.run(setattr, AsyncToSync.executors, "current", None)
-    ((variable, value),) = context.items()
-    return variable, type(value)
+    variable: ContextVar[object] = next(iter(context))
+    return variable, type(context[variable])
 
 
 _waiting_thread, _TypeOfLocals = _variable_of_waiting_thread()

@@ -670,10 +670,17 @@ def test_view_that_is_interrupted_leaves_the_loop_to_the_next_one() -> None:
         app.config["EXECUTOR_ASYNC_VIEWS"] = True
         executor.init_app(app)
         go_on = asyncio.Event()
-        after = []
+        armed, after = [], []
+
+        def interrupt(*_):
+            if armed:
+                armed.pop()
+                raise KeyboardInterrupt
 
         async def view():
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            while armed:  # Python does not see a signal in the moment when it begins to wait
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+                await asyncio.sleep(0.01)
             await go_on.wait()
             after.append(await sync_to_async(threading.get_ident)())
 
@@ -683,7 +690,9 @@ def test_view_that_is_interrupted_leaves_the_loop_to_the_next_one() -> None:
                 await asyncio.sleep(0)
             return threading.current_thread().name
 
+        signal.signal(signal.SIGINT, interrupt)
         for _ in range(2):
+            armed.append(True)
             try:
                 app.ensure_sync(view)()
             except KeyboardInterrupt:
