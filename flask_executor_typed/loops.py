@@ -15,13 +15,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from concurrent.futures import Future
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from importlib import import_module
 from types import FunctionType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 from weakref import ref
 
+import asgiref.sync
 from asgiref.current_thread_executor import CurrentThreadExecutor
 from asgiref.sync import (
     AsyncToSync,
@@ -510,36 +512,46 @@ class _LoopThread:
         """A task was started that is no resident's."""
 
 
-class _Outcome(Generic[R]):
-    """What a view returned or raised, announced when the loop is tidied up. A future to asgiref."""
+class _WaitingThread(Generic[R]):
+    """A thread that waits for a view, which is a future to asgiref.
 
-    __slots__ = ("_announced", "_callback", "_error", "_result", "task")
+    Few views have thread-sensitive code, so the thread waits on a plain lock, and with asgiref's
+    executor only from the moment when somebody wants that.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = (
+        "_callback",
+        "_error",
+        "_executor",
+        "_lock",
+        "_over",
+        "_result",
+        "_wanted",
+        "_woken",
+        "context",
+        "task",
+    )
+
+    def __init__(self, lock: threading.Lock) -> None:
         self.task: asyncio.Task[None] | None = None  # asyncio keeps only weak references
+        self.context: Context | None = None  # as the view left it
         self._result: Any = None
         self._error: BaseException | None = None
         self._callback: Callable[[Any], object] | None = None
-        self._announced = False
+        self._lock = lock
+        self._over = self._wanted = False  # guarded by _lock; never unset
+        self._woken = threading.Lock()  # released with the first of these two
+        self._woken.acquire()
+        self._executor = _this_thread.spare or CurrentThreadExecutor(None)
+        _this_thread.spare = None
 
-    def set_result(self, result: R) -> None:
-        self._result = result
-
-    def set_exception(self, error: BaseException) -> None:
-        self._error = error
-
-    def announce(self) -> None:
-        self._announced = True
-        if self._callback is not None:
-            self._callback(self)
-
-    def add_done_callback(self, fn: Callable[[Any], object]) -> None:
-        # In another thread than announce(), so perhaps both call it; asgiref's does not mind.
-        self._callback = fn
-        if self._announced:
-            fn(self)
-
-    def result(self) -> R:
+    def wait(self) -> R:
+        """Block until the view is over, and return or raise what it did."""
+        self._woken.acquire()
+        if self._wanted:
+            self._run_code()
+        else:
+            _this_thread.spare = self._executor
         try:
             if self._error is not None:
                 raise self._error
@@ -548,13 +560,71 @@ class _Outcome(Generic[R]):
         finally:
             self._error = None  # its traceback refers to us
 
+    def _run_code(self) -> None:
+        here = SyncToAsync.threadlocal
+        before = getattr(here, "main_event_loop", None), getattr(here, "task_context", None)
+        try:
+            self._executor.run_until_future(cast("Future[R]", self))
+        finally:
+            here.main_event_loop, here.task_context = before  # the code has left these behind
 
-def _adopt(context: Context) -> None:
-    """Give the context variables here the values that they have in ``context``."""
-    missing = object()
-    for variable, value in context.items():
-        if variable.get(missing) is not value:
-            variable.set(value)
+    def set_result(self, result: R) -> None:
+        self._result = result
+
+    def set_exception(self, error: BaseException) -> None:
+        self._error = error
+
+    def announce(self) -> None:
+        with self._lock:
+            self._over = True
+        if not self._wanted:
+            self._woken.release()
+        elif self._callback is not None:
+            self._callback(self)
+
+    def add_done_callback(self, fn: Callable[[Any], object]) -> None:
+        # In another thread than announce(), so perhaps both call it; asgiref's does not mind.
+        self._callback = fn
+        if self._over:
+            fn(self)
+
+    def executor(self) -> CurrentThreadExecutor | None:
+        """What runs code in this thread, or ``None`` if it has not waited with one."""
+        # The view may end meanwhile, if this is not its loop. Whoever is first takes the lock: then
+        # the thread runs what the caller submits, or nobody would ever run it.
+        with self._lock:
+            if not self._wanted:
+                if self._over:
+                    return None
+                self._wanted = True
+                self._woken.release()
+        return self._executor
+
+
+class _ThreadOfView:
+    """To asgiref, the executor for thread-sensitive code of all views of a loop.
+
+    It is that of the thread that waits for the view that runs.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: _WaitingThread[Any] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        """``submit``, and what the executor of a nested ``async_to_sync`` looks at."""
+        waiting = self.waiting
+        executor = None if waiting is None else waiting.executor()
+        if executor is None:
+            raise RuntimeError("the async view is over in whose thread this code was to run")
+        return getattr(executor, name)
+
+
+class _ThisThread(threading.local):
+    spare: CurrentThreadExecutor | None = None
+    """One that nobody has looked at, so that it is as good as new."""
+
+
+_this_thread = _ThisThread()
 
 
 class ViewLoop(_LoopThread):
@@ -572,6 +642,10 @@ class ViewLoop(_LoopThread):
         self._closing: set[asyncio.Task[Any]] = set()
         self._loops_firstiter: Callable[[AsyncGenerator[Any, Any]], object] | None = None
         self._abandoned: float | None = None  # after so many seconds of a shutdown; set once
+        self._lock = threading.Lock()  # of threads that wait
+        self._context = Context()  # for what starts views; entered by the loop's thread only
+        self._thread_of_view: Any = _ThreadOfView()
+        self._value_for_views: Any = None  # of the context variable by which code finds that
         super().__init__(name, pool_name, new_loop)
         self.loop.set_task_factory(self._make_task)
 
@@ -590,50 +664,70 @@ class ViewLoop(_LoopThread):
     def run(self, fn: Callable[..., Awaitable[R]], args: Any, kwargs: Any) -> R:
         """Call ``fn`` on the loop, and serve its thread-sensitive code until it is done.
 
-        What ``async_to_sync`` does, with asgiref's own parts, so that the two understand each
-        other. By itself it takes three turns of the loop; that was half of the overhead.
+        What ``async_to_sync`` does, and in such a way that asgiref's other parts know where they
+        are. By itself it takes three turns of the loop; that was half of the overhead.
         """
-        here = SyncToAsync.threadlocal
-        before = getattr(here, "main_event_loop", None), getattr(here, "task_context", None)
-        outer = getattr(AsyncToSync.executors, "current", None)
-        context = [copy_context()]
-        outcome: Any = _Outcome[R]()  # as much of a future as the two below need
+        coroutine, error = fn(*args, **kwargs), sys.exc_info()[1]
+        waiting = _WaitingThread[R](self._lock)
+        before, self._thread_of_view.waiting = self._thread_of_view.waiting, waiting
+        # For tasks without our context.
+        AsyncToSync.loop_thread_executors[self.loop] = self._thread_of_view
         try:
-            waiting = CurrentThreadExecutor(outer)
-            AsyncToSync.executors.current = waiting
-            AsyncToSync.loop_thread_executors[self.loop] = waiting  # for tasks without our context
-            view = AsyncToSync(fn).main_wrap(
-                outcome, sys.exc_info(), None, context, fn(*args, **kwargs)
+            self.loop.call_soon_threadsafe(
+                self._start_view,
+                self._run_view(coroutine, waiting, error),
+                waiting,
+                copy_context(),
+                context=self._context,
             )
-            self.loop.call_soon_threadsafe(self._start_view, view, outcome)
-            waiting.run_until_future(outcome)
-            result: R = outcome.result()
-            return result
-        except asyncio.CancelledError as error:
+            return waiting.wait()
+        except asyncio.CancelledError as cancelled:
             if self._abandoned is None:
                 raise
             # No server expects a CancelledError, and gunicorn's worker would end with it.
-            raise JobAbandonedError(name_of(fn), self._abandoned, begun=True) from error
+            raise JobAbandonedError(name_of(fn), self._abandoned, begun=True) from cancelled
         finally:
-            _adopt(context[0])
-            AsyncToSync.executors.current = outer
             AsyncToSync.loop_thread_executors.pop(self.loop, None)
-            # Code of the view that ran in this thread has left these behind.
-            here.main_event_loop, here.task_context = before
+            self._thread_of_view.waiting = before
+            if waiting.context is not None:
+                _adopt(waiting.context)
 
-    def _start_view(self, view: Coroutine[Any, Any, None], outcome: _Outcome[Any]) -> None:
+    def _start_view(
+        self, view: Coroutine[Any, Any, None], waiting: _WaitingThread[Any], context: Context
+    ) -> None:
         self._watch_generators()
-        outcome.task = _create_task(
-            self._tidy(view, outcome), loop=self.loop, context=copy_context()
-        )
+        waiting.task = _create_task(view, loop=self.loop, context=context)
 
-    async def _tidy(self, view: Coroutine[Any, Any, None], outcome: _Outcome[Any]) -> None:
+    async def _run_view(
+        self, coroutine: Awaitable[R], waiting: _WaitingThread[R], error: BaseException | None
+    ) -> None:
         try:
-            await view
+            try:
+                _adopt(copy_context())
+                self._let_code_find_its_thread()
+                if error is None:
+                    result = await coroutine
+                else:
+                    try:
+                        raise error  # so that the view finds it in sys.exc_info()
+                    except BaseException:
+                        result = await coroutine
+            except BaseException as raised:
+                waiting.set_exception(raised)
+            else:
+                waiting.set_result(result)
+            waiting.context = copy_context()
             if self._tasks or self._generators or self._dropped or self._closing:
                 await self._clean_up()
         finally:
-            outcome.announce()
+            waiting.announce()
+
+    def _let_code_find_its_thread(self) -> None:
+        if self._value_for_views is None:
+            AsyncToSync.executors.current = self._thread_of_view
+            self._value_for_views = _waiting_thread.get()  # which is for this thread
+        else:
+            _waiting_thread.set(self._value_for_views)  # the same, but costs a tenth
 
     async def _clean_up(self) -> None:
         """End what a view left behind as ``asyncio.run`` does in stock Flask: tasks go first.
@@ -818,14 +912,36 @@ async def _settle(outcome: FutureProxy[R], awaitable: Awaitable[R]) -> None:
         del outcome  # see FutureProxy.result()
 
 
-def _variable_of_waiting_thread() -> ContextVar[Any]:
-    """The variable by which ``sync_to_async`` finds the thread that waits in ``async_to_sync``."""
+def _variable_of_waiting_thread() -> tuple[ContextVar[Any], type[object]]:
+    """The variable by which ``sync_to_async`` finds the thread that waits in ``async_to_sync``.
+
+    And the type of its value, which that of any ``Local`` of asgiref has.
+    """
     context = Context()
     context.run(setattr, AsyncToSync.executors, "current", None)
-    return next(iter(context))
+    variable: ContextVar[object] = next(iter(context))
+    return variable, type(context[variable])
 
 
-_waiting_thread = _variable_of_waiting_thread()
+_waiting_thread, _TypeOfLocals = _variable_of_waiting_thread()
+
+
+def _adopt(context: Context) -> None:
+    """Give the context variables here the values that they have in ``context``.
+
+    But for the thread that waits here, if one does.
+    """
+    missing = object()
+    for variable, value in context.items():
+        if variable is _waiting_thread:
+            continue
+        if type(value) is _TypeOfLocals:
+            waiting = _waiting_thread.get(None)
+            asgiref.sync._restore_context(context)
+            _waiting_thread.set(waiting)
+            return
+        if variable.get(missing) is not value:
+            variable.set(value)
 
 
 class _OwnThread(ThreadSensitiveContext):
@@ -861,6 +977,7 @@ def _use_own_sensitive_thread() -> None:
         AsyncToSync.executors.current = None
 
 
+# Tasks of our own are not made by the loop, whose factory is for those that a view or a job starts.
 if sys.version_info >= (3, 12):
     # Eager: a coroutine that never waits is done here and now, without a turn of the loop.
     _create_task: Callable[..., asyncio.Task[None]] = partial(asyncio.Task, eager_start=True)
@@ -870,11 +987,11 @@ elif sys.version_info >= (3, 11):
     def _create_task(
         coroutine: Coroutine[Any, Any, None], *, loop: asyncio.AbstractEventLoop, context: Context
     ) -> asyncio.Task[None]:
-        return loop.create_task(coroutine, context=context)
+        return asyncio.Task(coroutine, loop=loop, context=context)
 
 else:
 
     def _create_task(
         coroutine: Coroutine[Any, Any, None], *, loop: asyncio.AbstractEventLoop, context: Context
     ) -> asyncio.Task[None]:
-        return context.run(loop.create_task, coroutine)  # the task runs in a copy of it
+        return context.run(lambda: asyncio.Task(coroutine, loop=loop))  # which copies it

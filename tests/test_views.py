@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import sys
 import threading
 import traceback
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from contextvars import Context, ContextVar
+from contextvars import Context, ContextVar, copy_context
 from importlib.metadata import version
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 import pytest
-from asgiref.sync import AsyncSingleThreadContext, async_to_sync, sync_to_async
+from asgiref.local import Local
+from asgiref.sync import AsyncSingleThreadContext, AsyncToSync, async_to_sync, sync_to_async
 from asgiref.wsgi import WsgiToAsgi
 from flask import Flask, Response, g, request, session, stream_with_context
 from flask.testing import FlaskClient
@@ -184,6 +186,60 @@ def test_thread_sensitive_code_runs_in_the_thread_of_the_request(either_app: Fla
         return [await ident(), await in_task, await in_bare_task]
 
     assert call(either_app, view) == [threading.get_ident()] * 3
+
+
+def test_thread_sensitive_code_of_some_views_leaves_the_others_alone(either_app: Flask) -> None:
+    async def with_it() -> int:
+        return await sync_to_async(threading.get_ident)()
+
+    async def without_it() -> int:
+        await asyncio.sleep(0)
+        return threading.get_ident()
+
+    here = threading.get_ident()
+    views = [without_it, with_it, with_it, without_it, without_it, with_it]
+    assert [call(either_app, view) == here for view in views] == [view is with_it for view in views]
+
+
+def test_task_that_outlives_nested_bridges_still_finds_the_thread_of_the_request(
+    either_app: Flask,
+) -> None:
+    tasks: list[asyncio.Task[int]] = []
+
+    async def late() -> int:
+        await asyncio.sleep(0.001)
+        return await sync_to_async(threading.get_ident)()
+
+    async def nested() -> None:
+        tasks.append(asyncio.create_task(late()))
+
+    async def view() -> int:
+        await sync_to_async(async_to_sync(nested))()
+        return await tasks.pop()
+
+    assert [call(either_app, view) for _ in range(2)] == [threading.get_ident()] * 2
+
+
+def test_bridges_do_not_look_for_the_loop_of_a_view_that_is_over(either_app: Flask) -> None:
+    async def view() -> asyncio.AbstractEventLoop:
+        await sync_to_async(int)()
+        return asyncio.get_running_loop()
+
+    loop = call(either_app, view)
+    assert async_to_sync(running_loop)() is not loop
+
+
+def test_locals_of_asgiref_are_those_of_the_request(either_app: Flask) -> None:
+    data = Local()
+    data.before = "request"
+
+    async def view() -> str:
+        data.inside = "view"
+        await asyncio.sleep(0)
+        return str(data.before)
+
+    assert call(either_app, view) == "request"
+    assert (data.before, data.inside) == ("request", "view")
 
 
 def test_other_code_of_sync_to_async_runs_beside_it(either_app: Flask) -> None:
@@ -542,6 +598,108 @@ def test_async_teardown_after_a_coroutine_job_works(app: Flask, executor: Execut
     assert executor.submit(asyncio.sleep, 0, "done").result(TIMEOUT) == "done"
     executor.shutdown()
     assert seen == ["executor-view-loop-0"]
+
+
+@pytest.mark.parametrize("sensitive", [False, True])
+def test_thread_sensitive_code_of_a_view_that_is_over_is_refused(
+    app: Flask, executor: Executor, sensitive: bool
+) -> None:
+    async def view() -> tuple[asyncio.AbstractEventLoop, Context]:
+        if sensitive:
+            await sync_to_async(int)()
+        return asyncio.get_running_loop(), copy_context()
+
+    loop, context = call(app, view)
+    late = sync_to_async(threading.get_ident)()
+    future = context.run(asyncio.run_coroutine_threadsafe, late, loop)
+    with pytest.raises(RuntimeError) as caught:
+        future.result(TIMEOUT)
+    assert str(caught.value) == ("the async view is over in whose thread this code was to run")
+
+
+def test_code_for_the_thread_of_a_view_is_refused_from_the_end_of_the_view_on(
+    app: Flask, executor: Executor
+) -> None:
+    refused: list[str] = []
+    seen = threading.Event()
+
+    def submit_late(_: object) -> None:  # perhaps before the thread is awake
+        try:
+            AsyncToSync.executors.current.submit(int)
+        except RuntimeError as error:
+            refused.append(str(error))
+        seen.set()
+
+    async def view() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.add_done_callback(submit_late)
+
+    for number in range(1, 20):
+        call(app, view)
+        assert seen.wait(TIMEOUT)
+        seen.clear()
+        assert len(refused) == number
+    assert set(refused) == {"the async view is over in whose thread this code was to run"}
+
+
+def test_exception_of_a_view_is_freed_with_its_last_reference(
+    app: Flask, executor: Executor, no_collection: None
+) -> None:
+    class Error(Exception):
+        """One that can be referred to weakly."""
+
+    async def fail() -> None:
+        raise Error
+
+    def failure() -> weakref.ref[Exception]:
+        try:
+            call(app, fail)
+        except Error as error:
+            return weakref.ref(error)
+        raise AssertionError
+
+    assert failure()() is None
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads here")
+def test_view_that_is_interrupted_leaves_the_loop_to_the_next_one() -> None:
+    ended = run_script("""
+        import signal
+        from asgiref.sync import sync_to_async
+        app.config["EXECUTOR_ASYNC_VIEWS"] = True
+        executor.init_app(app)
+        go_on = asyncio.Event()
+        armed, after = [], []
+
+        def interrupt(*_):
+            if armed:
+                armed.pop()
+                raise KeyboardInterrupt
+
+        async def view():
+            while armed:  # Python does not see a signal in the moment when it begins to wait
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+                await asyncio.sleep(0.01)
+            await go_on.wait()
+            after.append(await sync_to_async(threading.get_ident)())
+
+        async def next_view():
+            go_on.set()
+            while len(after) < 2:
+                await asyncio.sleep(0)
+            return threading.current_thread().name
+
+        signal.signal(signal.SIGINT, interrupt)
+        for _ in range(2):
+            armed.append(True)
+            try:
+                app.ensure_sync(view)()
+            except KeyboardInterrupt:
+                print("interrupted")
+        print(app.ensure_sync(next_view)(), set(after) == {threading.get_ident()})
+    """)
+    assert ended == Ended(0, "interrupted\ninterrupted\nexecutor-view-loop-0 True\n", "")
 
 
 # The end
