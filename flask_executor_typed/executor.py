@@ -1161,11 +1161,10 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         _check_count("chunksize", chunksize)
         if buffersize is not None:
             _check_count("buffersize", buffersize)
-        captured = self._capture()
-        name = name_of(fn)
+        captured, no_kwargs, name = self._capture(), dict[str, Any](), name_of(fn)
 
         def start(fn: Callable[..., Any], args: tuple[Any, ...]) -> FutureProxy[Any]:
-            return self._start(captured, fn, args, {}, name=name)
+            return self._start(captured, fn, args, no_kwargs, None, name)
 
         arguments: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
         if chunksize > 1 and not is_async_callable(fn):
@@ -1362,6 +1361,7 @@ class _Window:
         self, calls: Iterator[FutureProxy[Any]], size: int | None, *, chunked: bool
     ) -> None:
         self._calls = calls
+        self._has_more = size is not None
         self.chunked = chunked
         self.futures: deque[FutureProxy[Any]] = deque()
         try:
@@ -1372,9 +1372,10 @@ class _Window:
 
     def take(self, end: float | None) -> Any:
         """Give the next result away, and submit another call if one is left."""
-        result = _value_of(self.futures[0], end)
+        result = self.futures[0].result(None if end is None else end - time.monotonic())
         self.futures.popleft()
-        self.futures.extend(itertools.islice(self._calls, 1))
+        if self._has_more:
+            self.futures.extend(itertools.islice(self._calls, 1))
         return result
 
     def cancel(self) -> None:
