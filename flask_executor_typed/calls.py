@@ -17,7 +17,7 @@ from math import inf
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from . import signals
-from .context import ContextSnapshot, PushedContexts, running_call
+from .context import ContextSnapshot, PushedContexts, PushedInTask, running_call
 from .errors import JobAbandonedError, JobTimeoutError
 from .futures import FutureProxy, LoopInbox
 from .logs import log_exception
@@ -44,9 +44,12 @@ def name_of(fn: Callable[..., object]) -> str:
     return name_of(fn.func if isinstance(fn, functools.partial) else type(fn))
 
 
+_type_of: Callable[[object], type[object]] = type
+
+
 def is_awaitable(result: object) -> bool:
     """Whether a function returned something to be awaited, in a third of the time of inspect."""
-    return hasattr(type(result), "__await__")
+    return hasattr(_type_of(result), "__await__")
 
 
 def is_of_another_call(result: object) -> bool:
@@ -170,7 +173,7 @@ class Call(Generic[R]):
 
     def is_of(self, executor: object) -> bool:
         """Whether ``executor`` accepted the call, and it is not over."""
-        return hasattr(self, "future") and self.executor is executor
+        return self.executor is executor
 
     def cancel(self) -> None:
         """Cancel the call unless it is over."""
@@ -253,12 +256,12 @@ class Call(Generic[R]):
         try:
             while not future.done():  # cancelled, after its loop had begun it
                 try:
-                    with PushedContexts(self.snapshot):
+                    with PushedInTask(self.snapshot):
                         if _hear_of_start:
                             self._announce_start()
                         try:
                             result: Any = self.fn(*self.args, **self.kwargs)
-                            if hasattr(type(result), "__await__"):  # is_awaitable(), inlined
+                            if hasattr(_type_of(result), "__await__"):  # is_awaitable(), inlined
                                 result = await result
                         except asyncio.CancelledError:
                             raise
@@ -340,7 +343,8 @@ class Call(Generic[R]):
         del self.future
         # Setting them is a tenth of the cost of deleting them, and nobody looks any more.
         nothing: Any = None
-        self.fn = self.args = self.kwargs = self.snapshot = self.variables = self.inner = nothing
+        self.fn = self.args = self.kwargs = self.snapshot = self.variables = nothing
+        self.inner = self.executor = nothing
 
     def follow(self, future: Future[R]) -> None:
         """Leave the outcome to the future of another executor, which runs the call."""
@@ -413,7 +417,7 @@ def _run_in_context(call: Call[Any], loops: LoopServices) -> Any:
             call._announce_start()
         try:
             result: Any = call.fn(*call.args, **call.kwargs)
-            if not hasattr(type(result), "__await__"):  # is_awaitable(), inlined
+            if not hasattr(_type_of(result), "__await__"):  # is_awaitable(), inlined
                 pass
             elif is_of_another_call(result):
                 call.inner = result

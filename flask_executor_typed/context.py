@@ -16,7 +16,7 @@ from inspect import iscoroutinefunction
 from io import BufferedReader, BytesIO, RawIOBase
 from itertools import chain
 from types import NoneType, TracebackType
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import IO, TYPE_CHECKING, Any, ClassVar, NamedTuple, ParamSpec, Protocol, TypeVar
 from weakref import ref
 
 import flask.globals
@@ -46,6 +46,7 @@ __all__ = (
     "PortableContext",
     "PortableRequest",
     "PushedContexts",
+    "PushedInTask",
     "active_app_context",
     "capture",
     "running_call",
@@ -155,6 +156,10 @@ active_app_context: Callable[[], Any] = partial(_app_slot.get, None)
 """The app context of here and now, or ``None``. Its ``app`` is the app itself, never a proxy."""
 
 
+def _has_request(context: Any) -> bool:
+    return context is not None and (not _MERGED or context.has_request)
+
+
 class ContextSnapshot:
     """One moment's app, request and ``g``.
 
@@ -165,6 +170,7 @@ class ContextSnapshot:
 
     __slots__ = (
         "__weakref__",
+        "_has_request",
         "app",
         "g_items",
         "is_plain",
@@ -186,20 +192,22 @@ class ContextSnapshot:
         request: _JobsRequest | None = None,
         parent: Any = None,
         *,
-        shows_flask: bool = True,
+        has_request: bool = False,
     ) -> None:
         self.app = app
         self.rules: ContextRules = rules
         self.g_items: dict[str, Any] | None = g_items
         self.request: _JobsRequest | None = request
         self.parent: Any = parent
-        """The request context that was current."""
+        """The request context that was captured."""
         # Flask has no request without an app context.
         self.pushes_app: bool = rules.push_app or request is not None
         self.is_plain: bool = _HAS_TOKENS and self.pushes_app and _has_plain_contexts(app)
         """Whether what is pushed can be made when somebody looks at it."""
-        self.shows_flask: bool = shows_flask and self.pushes_app
-        """Whether contextvars of jobs may hold contexts of Flask, which this hides."""
+        # What a job is not to see its contextvars must not hold.
+        self.shows_flask: bool = self.pushes_app and (request is not None or not has_request)
+        """Whether they may hold contexts of Flask, which those of the job hide."""
+        self._has_request = has_request  # whether there was one
 
     @classmethod
     def of(
@@ -209,33 +217,41 @@ class ContextSnapshot:
 
         The values of ``g`` are shared, its names copied.
         """
-        g_items = request = None
+        g_items = request = parent = None
         if rules.push_app and app_context is not None:
             values = getattr(app_context.g, "__dict__", None)  # it may be anybody's class
             g_items = None if values is None else _carried(values, rules.carry_g)
-        has_request = request_context is not None and (not _MERGED or request_context.has_request)
+        has_request = _has_request(request_context)
         if rules.push_request and has_request and request_context.app is app:
-            request = _RequestSnapshot.of(request_context)
-        # What a job is not to see its contextvars must not hold.
-        shows_flask = request is not None or not has_request
-        return cls(app, rules, g_items, request, request_context, shows_flask=shows_flask)
+            request, parent = _RequestSnapshot.of(request_context), request_context
+        return cls(app, rules, g_items, request, parent, has_request=has_request)
 
     def is_of(self, rules: ContextRules, app_context: Any, request_context: Any) -> bool:
         """Whether :meth:`of` would certainly give the same."""
-        if self.rules is not rules or self.parent is not request_context:
+        if self.rules is not rules or not self._carries(app_context):
             return False
-        if self.g_items is not None:
-            if rules.carry_g is not without_resources:  # it may answer differently next time
-                return False
-            items, left = self.g_items, len(self.g_items)
+        if self.request is not None:
+            return self.parent is request_context and self.request.is_of(request_context)
+        has_request = _has_request(request_context)
+        return has_request is self._has_request and not (has_request and rules.push_request)
+
+    def _carries(self, app_context: Any) -> bool:
+        """Whether the items are those that ``g`` would give to a job now."""
+        items = self.g_items
+        if items is None:
+            return True
+        if self.rules.carry_g is not without_resources:  # it may answer differently next time
+            return False
+        left = len(items)
+        try:
             for name, value in app_context.g.__dict__.items():
                 if items.get(name, _missing) is value:
                     left -= 1
                 elif without_resources(name, value):
                     return False
-            if left:
-                return False
-        return self.request is None or self.request.is_of(request_context)
+        except RuntimeError:  # another thread has changed it meanwhile
+            return False
+        return not left
 
     def run(
         self, variables: Context, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
@@ -273,20 +289,23 @@ def capture(app: Flask, rules: ContextRules, app_context: Any) -> tuple[ContextS
 
 
 class PushedContexts:
-    """Makes a snapshot current until the ``with`` block ends, once.
+    """Makes a snapshot current in a ``with`` block, once.
 
     Use it in contextvars of its own, which nobody uses afterwards, as :meth:`ContextSnapshot.run`
-    does. Flask's teardown functions run when the block ends, with the block's exception; what they
-    raise is logged.
+    does: if nobody hears of the end of its contexts, they stay there. Flask's teardown functions
+    run when the block ends, with the block's exception; what they raise is logged.
     """
 
     # A class, not a generator: this runs for every job.
 
-    __slots__ = ("_app_context", "_request_context", "_request_token", "_snapshot")
+    __slots__ = ("_app_context", "_app_token", "_request_context", "_request_token", "_snapshot")
 
     _app_context: Any
+    _app_token: Any  # if the context is one that is made when somebody looks at it
     _request_context: Any
     _request_token: Any
+
+    variables_live_on: ClassVar[bool] = False
 
     def __init__(self, snapshot: ContextSnapshot) -> None:
         self._snapshot = snapshot
@@ -299,7 +318,7 @@ class PushedContexts:
             self._push()
             return
         self._app_context = app_context = _UnusedAppContext(snapshot)
-        _set_app_context(app_context)
+        self._app_token = _set_app_context(app_context)
         if snapshot.request is None:
             self._request_context = self._request_token = None
         else:
@@ -308,7 +327,7 @@ class PushedContexts:
 
     def _push(self) -> None:
         snapshot, request = self._snapshot, self._snapshot.request
-        self._app_context = self._request_context = self._request_token = None
+        self._app_context = self._app_token = self._request_context = self._request_token = None
         if snapshot.pushes_app:
             self._app_context = app_context = snapshot.app.app_context()
             _filled(app_context.g, snapshot.g_items)
@@ -326,14 +345,19 @@ class PushedContexts:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        snapshot, app = self._snapshot, self._snapshot.app
+        app = self._snapshot.app
         if (
-            snapshot.is_plain
+            self._app_token is not None
             and active_app_context() is self._app_context
             and not (app.teardown_appcontext_funcs or app.teardown_request_funcs)
             and not (_hear_of_requests_end or _hear_of_apps_end or _hear_of_pop)
         ):
-            return  # no code would run, and the contextvars go
+            # No code would run, and most contextvars go.
+            if self.variables_live_on:
+                if self._request_token is not None:
+                    _request_slot.reset(self._request_token)
+                _app_slot.reset(self._app_token)
+            return
         # A coroutine whose loop is gone is freed in the middle of something else.
         is_elsewhere = exc_type is GeneratorExit and active_app_context() is not self._app_context
         if self._app_context is not None and not is_elsewhere:
@@ -350,6 +374,8 @@ class PushedContexts:
                 asyncio._set_running_loop(None)
             if _app_slot.get(None) is not self._app_context:
                 self._pop_what_is_left()
+            if self._app_token is not None:
+                self._app_context._cv_tokens = [self._app_token]
             if self._request_token is None:
                 self._app_context.pop(exc)
             else:
@@ -369,11 +395,13 @@ class PushedContexts:
             if (
                 app.teardown_request_funcs
                 or _hear_of_requests_end
-                or type(app).do_teardown_request is not Flask.do_teardown_request
+                or type(self._snapshot.app).do_teardown_request is not Flask.do_teardown_request
             ):
                 app.do_teardown_request(exc)
         finally:
             _request_slot.reset(self._request_token)
+            if _HAS_TOKENS:  # whoever pushes it from now on is the first again
+                self._request_context._cv_tokens = []
             self._app_context.pop(exc)
 
     def _pop_what_is_left(self) -> None:
@@ -388,6 +416,14 @@ class PushedContexts:
                         self._snapshot.app.logger, "teardown after a background job failed"
                     )
                     break
+
+
+class PushedInTask(PushedContexts):
+    """The same in contextvars that live on for a while, as those of a task do."""
+
+    __slots__ = ()
+
+    variables_live_on = True
 
 
 def _has_async_teardown(app: Flask) -> bool:
@@ -584,7 +620,7 @@ _LAST_REQUEST = "flask_executor_typed.request"
 
 
 class _Later:
-    """A value of an app context that is made when somebody looks at it."""
+    """A value of a context that is made when somebody looks at it."""
 
     def __init__(self, make: Callable[[Any], object]) -> None:
         self._make = make
@@ -639,10 +675,10 @@ def _request_token() -> object:
 def _carried(values: dict[str, Any], carry_g: Callable[[str, object], bool]) -> dict[str, Any]:
     """What a ``g`` gives to a job."""
     if carry_g is not without_resources:
-        return {name: value for name, value in values.items() if carry_g(name, value)}
+        return {name: value for name, value in values.copy().items() if carry_g(name, value)}
     return {
         name: value
-        for name, value in values.items()
+        for name, value in values.copy().items()  # other threads may change it
         if type(value) in _PLAIN or without_resources(name, value)
     }
 
@@ -685,12 +721,18 @@ class _UnusedRequestContext(RequestContext):
     def _implicit_app_ctx_stack(self) -> object:  # of Flask 2.0 and 2.1
         return [None]
 
+    @_later
+    def _parents(self) -> object:  # all at once, as the submitter may change them meanwhile
+        return {} if self._snapshot is None else self._snapshot.parent.__dict__.copy()
+
     def __getattr__(self, name: str) -> Any:
-        snapshot = self.__dict__.get("_snapshot")
         # What could not be made is not to be replaced by the submitter's.
-        if snapshot is None or name in _UnusedRequestContext.__dict__:
+        if name == "_snapshot" or name in _UnusedRequestContext.__dict__:
             return object.__getattribute__(self, name)
-        return self.__dict__.setdefault(name, getattr(snapshot.parent, name))
+        parents: dict[str, Any] = getattr(self, "_parents", {})  # {}: completed by another
+        if name not in parents:
+            return object.__getattribute__(self, name)
+        return self.__dict__.setdefault(name, parents[name])
 
     def copy(self) -> Any:
         self.complete()
@@ -700,10 +742,11 @@ class _UnusedRequestContext(RequestContext):
         """Let go of the context of the submitter, or a job would keep all before it."""
         snapshot = self._snapshot
         if snapshot is not None:
-            for name in tuple(snapshot.parent.__dict__):
+            for name in tuple(self._parents):
                 getattr(self, name)
             object.__setattr__(self, "__class__", RequestContext)
             self._snapshot = None
+            self.__dict__.pop("_parents", None)
 
 
 class _UnknownRequestContext:

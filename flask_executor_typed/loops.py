@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import itertools
 import logging
 import os
 import sys
@@ -609,14 +610,22 @@ class _ThreadOfView:
 
     def __init__(self) -> None:
         self.waiting: _WaitingThread[Any] | None = None
+        self.running: set[int] = set()  # numbers of views; a view may outlive its thread's wait
 
     def __getattr__(self, name: str) -> Any:
         """``submit``, and what the executor of a nested ``async_to_sync`` looks at."""
-        waiting = self.waiting
-        executor = None if waiting is None else waiting.executor()
+        number, waiting, executor = _view_number.get(), self.waiting, None
+        # If the view is over whose code this is, another request's thread waits.
+        if waiting is not None and (number is None or number in self.running):
+            executor = waiting.executor()
         if executor is None:
             raise RuntimeError("the async view is over in whose thread this code was to run")
         return getattr(executor, name)
+
+
+_view_numbers = itertools.count()
+_view_number: ContextVar[int | None] = ContextVar("flask_executor_typed_view", default=None)
+"""Of the view whose code runs here. A number, which keeps nothing in contexts that outlive it."""
 
 
 class _ThisThread(threading.local):
@@ -701,9 +710,12 @@ class ViewLoop(_LoopThread):
     async def _run_view(
         self, coroutine: Awaitable[R], waiting: _WaitingThread[R], error: BaseException | None
     ) -> None:
+        number = next(_view_numbers)
+        self._thread_of_view.running.add(number)
         try:
             try:
                 _adopt(copy_context())
+                _view_number.set(number)
                 self._let_code_find_its_thread()
                 if error is None:
                     result = await coroutine
@@ -720,6 +732,7 @@ class ViewLoop(_LoopThread):
             if self._tasks or self._generators or self._dropped or self._closing:
                 await self._clean_up()
         finally:
+            self._thread_of_view.running.discard(number)
             waiting.announce()
 
     def _let_code_find_its_thread(self) -> None:
@@ -929,16 +942,17 @@ _waiting_thread, _TypeOfLocals = _variable_of_waiting_thread()
 def _adopt(context: Context) -> None:
     """Give the context variables here the values that they have in ``context``.
 
-    But for the thread that waits here, if one does.
+    But for those that tell whose code runs here, and which thread waits for it.
     """
     missing = object()
     for variable, value in context.items():
-        if variable is _waiting_thread:
+        if variable is _waiting_thread or variable is _view_number:
             continue
         if type(value) is _TypeOfLocals:
-            waiting = _waiting_thread.get(None)
+            waiting, number = _waiting_thread.get(None), _view_number.get()
             asgiref.sync._restore_context(context)
             _waiting_thread.set(waiting)
+            _view_number.set(number)
             return
         if variable.get(missing) is not value:
             variable.set(value)

@@ -649,6 +649,41 @@ def test_change_of_a_request_between_two_submits_is_seen_by_the_second_job_only(
         ]
 
 
+def test_request_of_a_job_is_no_other_jobs_or_views_although_one_before_had_none(
+    app: Flask, executor: Executor
+) -> None:
+    go_on = threading.Event()
+    futures: list[FutureProxy[Any]] = []
+    with app.app_context():
+        futures.append(executor.submit(go_on.wait, TIMEOUT))
+        with app.test_request_context():
+            futures += [executor.submit(lambda: itself(request)) for _ in range(2)]
+            go_on.set()
+            requests = [itself(request), *(future.result(TIMEOUT) for future in futures[1:])]
+    assert len(set(map(id, requests))) == 3
+
+
+@pytest.mark.parametrize("of_another_app", [False, True])
+def test_job_that_gets_no_request_keeps_none_alive(app: Flask, of_another_app: bool) -> None:
+    app.config["EXECUTOR_PUSH_REQUEST_CONTEXT"] = of_another_app
+    app.config["EXECUTOR_MAX_WORKERS"] = 1
+    other, go_on = Flask("other"), threading.Event()
+
+    def submit() -> tuple[weakref.ref[Any], FutureProxy[bool]]:
+        with (other if of_another_app else app).test_request_context():
+            alive = weakref.ref(itself(request))
+            with app.app_context():
+                return alive, executor.submit(has_request_context)
+
+    with Executor(app) as executor:
+        executor.submit(go_on.wait, TIMEOUT)
+        alive, future = submit()
+        gc.collect()  # Flask's own cycles
+        assert alive() is None
+        go_on.set()
+        assert future.result(TIMEOUT) is False
+
+
 def test_value_that_cannot_be_compared_does_not_keep_a_request_from_submitting(
     app: Flask, executor: Executor
 ) -> None:
@@ -1271,6 +1306,86 @@ def test_each_of_flasks_own_signals_of_contexts_is_sent_once_per_job(
     with app.test_request_context(), signal.connected_to(listen, app):
         run(executor, kind(lambda: None))
         assert heard == [True]
+
+
+@pytest.mark.skipif(find_spec("blinker") is None, reason="blinker is not installed")
+@both_kinds
+def test_g_of_a_job_is_freed_with_it_although_somebody_hears_of_its_push(
+    app: Flask, executor: Executor, kind: Callable[[Job], Job]
+) -> None:
+    alive: list[weakref.ref[Marker]] = []
+
+    def job() -> None:
+        g.marker = Marker()
+        alive.append(weakref.ref(g.marker))
+
+    def listen(sender: Flask, **_: object) -> None: ...
+
+    gc.disable()
+    try:
+        with appcontext_pushed.connected_to(listen, app):
+            run(executor, kind(job))
+            until(lambda: alive[0]() is None)
+    finally:
+        gc.enable()
+
+
+@pytest.mark.skipif(find_spec("blinker") is None, reason="blinker is not installed")
+@both_kinds
+def test_context_of_a_job_is_gone_when_its_pop_is_announced(
+    app: Flask, executor: Executor, kind: Callable[[Job], Job]
+) -> None:
+    has_context: list[bool] = []
+
+    def listen(sender: Flask, **_: object) -> None:
+        has_context.append(has_app_context())
+
+    with appcontext_popped.connected_to(listen, app):
+        run(executor, kind(int))
+    assert has_context == [False]
+
+
+@pytest.mark.skipif(
+    not hasattr(flask.globals, "_cv_app"), reason="Flask 2.0 and 2.1 cannot pop it afterwards"
+)
+@both_kinds
+def test_request_context_of_a_job_is_torn_down_each_time_it_is_pushed_afterwards(
+    app: Flask, executor: Executor, kind: Callable[[Job], Job]
+) -> None:
+    torn_down: list[bool] = []
+
+    @app.teardown_request
+    def note(error: BaseException | None) -> None:
+        torn_down.append(in_worker())
+
+    with app.test_request_context():
+        context = run(executor, kind(request_context))
+    assert torn_down == [True, False]
+    for _ in range(2):
+        with context:
+            assert request.path == "/"
+    assert torn_down == [True, False, False, False]
+
+
+def test_g_of_a_coroutine_is_freed_before_its_callbacks_and_its_next_attempt(
+    app: Flask, executor: Executor
+) -> None:
+    alive: list[weakref.ref[Marker]] = []
+    seen: list[bool] = []
+
+    async def job() -> None:
+        seen.extend(marker() is not None for marker in alive)
+        g.marker = Marker()
+        alive.append(weakref.ref(g.marker))
+        if len(alive) == 1:
+            raise LookupError
+
+    with app.app_context():
+        future = executor.using(retries=1).submit(job)
+        future.add_done_callback(lambda _: seen.extend(marker() is not None for marker in alive))
+        future.result(TIMEOUT)
+        until(lambda: len(seen) == 3)
+    assert seen == [False, False, False]
 
 
 @both_kinds

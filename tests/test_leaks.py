@@ -428,6 +428,27 @@ def test_callbacks_are_freed_when_they_were_called(executor: Executor, freed: Fr
     freed.check(2)
 
 
+@pytest.mark.parametrize("fn", failing)
+def test_executor_that_is_dropped_ends_its_threads_although_a_failed_future_is_kept(
+    fn: Callable[..., Any],
+) -> None:
+    def use_an_executor() -> tuple[list[threading.Thread], FutureProxy[Any]]:
+        app = Flask("short-lived")
+        app.config["EXECUTOR_LOG_EXCEPTIONS"] = False
+        before = set(threading.enumerate())
+        executor: Executor = Executor()
+        executor.init_app(app)
+        future: FutureProxy[Any] = executor.submit(fn, Thing(), Thing())
+        future.exception(TIMEOUT)
+        del app.extensions["executor"]  # the future keeps the app
+        return list(set(threading.enumerate()) - before), future
+
+    threads, future = use_an_executor()
+    gc.collect()
+    until(lambda: not any(thread.is_alive() for thread in threads))
+    assert future.done()
+
+
 def test_app_is_freed_when_its_last_job_was_a_coroutine_that_ended_after_shutdown() -> None:
     executor: Executor = Executor()  # it outlives the app
     begun, go_on = threading.Event(), threading.Event()

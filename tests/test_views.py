@@ -617,6 +617,35 @@ def test_thread_sensitive_code_of_a_view_that_is_over_is_refused(
     assert str(caught.value) == ("the async view is over in whose thread this code was to run")
 
 
+def test_late_code_of_a_view_does_not_run_in_the_thread_of_the_next_request(
+    app: Flask, executor: Executor
+) -> None:
+    begun, go_on, over = threading.Event(), threading.Event(), threading.Event()
+    errors: list[str] = []
+
+    def late() -> None:
+        begun.set()
+        assert go_on.wait(TIMEOUT)
+        try:
+            asyncio.run(sync_to_async(threading.get_ident)())
+        except RuntimeError as error:
+            errors.append(str(error))
+        over.set()
+
+    async def leave_it_behind() -> None:
+        task = asyncio.ensure_future(sync_to_async(late, thread_sensitive=False)())
+        await asyncio.to_thread(begun.wait, TIMEOUT)
+        task.cancel()
+
+    async def next_view() -> bool:
+        go_on.set()
+        return await asyncio.to_thread(over.wait, TIMEOUT)
+
+    call(app, leave_it_behind)
+    assert call(app, next_view)
+    assert errors == ["the async view is over in whose thread this code was to run"]
+
+
 def test_code_for_the_thread_of_a_view_is_refused_from_the_end_of_the_view_on(
     app: Flask, executor: Executor
 ) -> None:
