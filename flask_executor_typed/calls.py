@@ -28,7 +28,6 @@ __all__ = (
     "Deadline",
     "Limits",
     "LoopServices",
-    "is_awaitable",
     "is_of_another_call",
     "name_of",
 )
@@ -44,12 +43,7 @@ def name_of(fn: Callable[..., object]) -> str:
     return name_of(fn.func if isinstance(fn, functools.partial) else type(fn))
 
 
-_type_of: Callable[[object], type[object]] = type
-
-
-def is_awaitable(result: object) -> bool:
-    """Whether a function returned something to be awaited, in a third of the time of inspect."""
-    return hasattr(_type_of(result), "__await__")
+_type_of: Callable[[object], type[object]] = type  # for type checkers
 
 
 def is_of_another_call(result: object) -> bool:
@@ -261,7 +255,7 @@ class Call(Generic[R]):
                             self._announce_start()
                         try:
                             result: Any = self.fn(*self.args, **self.kwargs)
-                            if hasattr(_type_of(result), "__await__"):  # is_awaitable(), inlined
+                            if hasattr(_type_of(result), "__await__"):
                                 result = await result
                         except asyncio.CancelledError:
                             raise
@@ -417,7 +411,7 @@ def _run_in_context(call: Call[Any], loops: LoopServices) -> Any:
             call._announce_start()
         try:
             result: Any = call.fn(*call.args, **call.kwargs)
-            if not hasattr(_type_of(result), "__await__"):  # is_awaitable(), inlined
+            if not hasattr(_type_of(result), "__await__"):  # the usual case
                 pass
             elif is_of_another_call(result):
                 call.inner = result
