@@ -205,6 +205,8 @@ class _AppState:
 
     def backend(self, app: Flask) -> Backend:
         """The backend of this process, made when it is first needed."""
+        if self._backend is not None:
+            return self._backend
         changes = ""
         with self._lock:
             if self._closed:
