@@ -83,6 +83,15 @@ has_two_contexts = pytest.mark.skipif(
 )
 
 
+@pytest.fixture
+def switching_often() -> Iterator[None]:
+    """Threads that take turns as often as they can, to meet each other's races."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
 def start(executor: Executor, fn: Job, *args: Any) -> FutureProxy[Any]:
     return executor.submit(fn, *args)
 
@@ -292,6 +301,38 @@ def test_each_job_of_a_request_gets_what_g_holds_when_it_is_submitted(
             state, items = states[index // 2], future.result(TIMEOUT)
             assert items.keys() == state.keys()
             assert all(items[name] is value for name, value in state.items())
+
+
+class Torn(dict[str, Any]):
+    """Values that other threads change all the time."""
+
+    def items(self) -> Any:
+        raise RuntimeError("dictionary changed size during iteration")
+
+
+class TornG:
+    __slots__ = ("_values",)
+
+    def __init__(self) -> None:
+        self._values = Torn(user="me")
+
+    __dict__: Any = property(lambda self: self._values)
+
+
+def test_g_that_other_threads_change_does_not_keep_jobs_from_being_submitted(
+    app: Flask, executor: Executor
+) -> None:
+    app.app_ctx_globals_class = TornG  # type: ignore[assignment]
+    go_on = threading.Event()
+
+    def job() -> str:
+        assert go_on.wait(TIMEOUT)
+        return str(g.__dict__["user"])
+
+    with app.app_context():
+        futures = [executor.submit(job) for _ in range(2)]
+        go_on.set()
+        assert [future.result(TIMEOUT) for future in futures] == ["me", "me"]
 
 
 def test_carry_g_function_is_asked_for_each_job(app: Flask) -> None:
@@ -715,6 +756,7 @@ def test_value_that_cannot_be_compared_does_not_keep_a_request_from_submitting(
         assert [future.result(TIMEOUT) for future in futures[1::2]] == values
 
 
+@pytest.mark.usefixtures("switching_often")
 def test_threads_of_a_job_that_are_the_first_to_use_its_request_get_the_same_one(
     app: Flask, executor: Executor
 ) -> None:
@@ -729,14 +771,9 @@ def test_threads_of_a_job_that_are_the_first_to_use_its_request_get_the_same_one
             uses = [pool.submit(copy_context().run, use) for _ in range(4)]
             return {id(each) for future in uses for each in future.result(TIMEOUT)}
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        with app.test_request_context():
-            for _ in range(50):
-                assert len(run(executor, job)) == 2
-    finally:
-        sys.setswitchinterval(interval)
+    with app.test_request_context():
+        for _ in range(50):
+            assert len(run(executor, job)) == 2
 
 
 @both_kinds
@@ -826,6 +863,7 @@ def test_job_that_uses_the_session_only_does_without_a_request(
         assert run(executor, kind(job)) == ("me", False)
 
 
+@pytest.mark.usefixtures("switching_often")
 def test_threads_of_a_job_that_submit_or_look_first_get_the_same_request(
     app: Flask, executor: Executor
 ) -> None:
@@ -846,14 +884,9 @@ def test_threads_of_a_job_that_submit_or_look_first_get_the_same_request(
             uses = [pool.submit(copy_context().run, fn) for fn in fns]
             return {id(each) for future in uses for each in future.result(TIMEOUT)}
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        with app.test_request_context():
-            for _ in range(50):
-                assert len(run(executor, job)) == 2
-    finally:
-        sys.setswitchinterval(interval)
+    with app.test_request_context():
+        for _ in range(50):
+            assert len(run(executor, job)) == 2
 
 
 @has_two_contexts
@@ -1326,6 +1359,7 @@ def test_g_of_a_job_is_freed_with_it_although_somebody_hears_of_its_push(
         with appcontext_pushed.connected_to(listen, app):
             run(executor, kind(job))
             until(lambda: alive[0]() is None)
+        assert len(alive) == 1
     finally:
         gc.enable()
 
