@@ -148,7 +148,7 @@ _hear_of_apps_end = receivers_of(appcontext_tearing_down)
 _hear_of_pop = receivers_of(appcontext_popped)
 
 
-# Bound once: that is a third of the cost of setting a context variable.
+# Bound once: each job sets them.
 _set_app_context, _set_request_context = _app_slot.set, _request_slot.set
 
 

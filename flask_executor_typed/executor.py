@@ -776,7 +776,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             state = self._states.get(snapshot.app)
             if state is None:  # the app is garbage, together with its last response
                 raise ExecutorClosedError(self._label)
-            backend = state._backend or state.backend(snapshot.app)
+            backend = state.backend(snapshot.app)
             load = state.load_for(call.fn) if state.counts_apart else state.load
             load.add(future)  # whether or not there is room: it was accepted
             backend.submit(call)
@@ -1350,7 +1350,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     @property
     def _work_queue(self) -> SimpleQueue[Any]:
         app, state = self._current()
-        backend = state._backend or state.backend(app)
+        backend = state.backend(app)
         if isinstance(backend, ThreadBackend):
             return backend.queue
         raise AttributeError(f"{type(backend).__name__} has no queue of its own")
