@@ -45,7 +45,7 @@ from typing_extensions import Self
 from typing_extensions import TypeVar as TypeVarWithDefault
 
 from . import signals
-from .context import ContextRules, ContextSnapshot, active_app_context, capture
+from .context import ContextRules, ContextSnapshot, active_app_context, capture, run_pushed
 from .errors import DuplicateKeyError, ForkedFutureError, UnsupportedError
 from .load import Load
 from .logs import log_exception, without_data
@@ -915,7 +915,7 @@ class _Callback:
             if self._snapshot is None or self._variables is None:
                 self._fn(future)
             else:
-                self._snapshot.run(self._variables, self._fn, future)
+                run_pushed(self._snapshot, self._variables, self._fn, future)
         except BaseException:
             # Nobody can catch what a callback raises: the worker that runs it must live on.
             logger = LOGGER if future._app is None else future._app.logger

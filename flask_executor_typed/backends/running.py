@@ -13,7 +13,7 @@ from typing import Any
 from flask import Flask
 
 from ..calls import Call, LoopServices
-from ..context import ContextRules, ContextSnapshot, PortableContext
+from ..context import ContextRules, ContextSnapshot, PortableContext, rebuild
 from ..errors import ConfigError, OutsideContextError, UnpicklableError
 from ..futures import FutureProxy
 from ..loops import LoopPool, is_async_callable
@@ -141,9 +141,9 @@ class Runner:
             if self._no_app is None:
                 self._no_app = app or Flask("flask_executor_typed")
             rules = ContextRules(push_app=False, push_request=False)
-            return PortableContext({}, None).bind(self._no_app, rules)
+            return ContextSnapshot(self._no_app, rules)
         portable: PortableContext = pickle.loads(work.context)
-        return portable.bind(app, self._rules)
+        return rebuild(portable, app, self._rules)
 
     def _note_start(self, number: int, future: FutureProxy[Any]) -> bool:
         """A call is about to run. Returns whether it is to end at once."""

@@ -1,0 +1,86 @@
+"""Takes a snapshot of the contexts that are active, or the last one if nothing has changed."""
+
+from __future__ import annotations
+
+from contextvars import Context, copy_context
+from typing import Any
+from weakref import ref
+
+from flask import Flask
+
+from .requests import RequestSnapshot
+from .rules import ContextRules, carried, without_resources
+from .slots import has_request, request_slot, without_flask
+from .snapshot import ContextSnapshot
+
+__all__ = ("capture",)
+
+_LAST_SNAPSHOT = "flask_executor_typed.snapshot"
+"""What an app context calls, among its attributes, the snapshot that was taken last."""
+
+
+def capture(app: Flask, rules: ContextRules, app_context: Any) -> tuple[ContextSnapshot, Context]:
+    """What is current in this thread, for jobs of ``app``: contexts of Flask, and contextvars.
+
+    ``app_context`` is the active one, which is one of ``app``, or ``None``. Jobs that are submitted
+    while nothing changes share a snapshot.
+    """
+    request_context = request_slot.get(None)
+    last = None if app_context is None else app_context.__dict__.get(_LAST_SNAPSHOT)
+    snapshot: ContextSnapshot | None = None if last is None else last()
+    if snapshot is None or not _is_as_now(snapshot, rules, app_context, request_context):
+        snapshot = _snapshot_of(app, rules, app_context, request_context)
+        if app_context is not None:
+            # Only jobs keep it, so what the view deletes from g goes when they are done.
+            app_context.__dict__[_LAST_SNAPSHOT] = ref(snapshot)
+    return snapshot, copy_context() if snapshot.shows_flask else without_flask()
+
+
+def _snapshot_of(
+    app: Flask, rules: ContextRules, app_context: Any, request_context: Any
+) -> ContextSnapshot:
+    """What these contexts hold. The values of ``g`` are shared, its names copied."""
+    g_items = request = captured = None
+    if rules.push_app and app_context is not None:
+        values = getattr(app_context.g, "__dict__", None)  # it may be anybody's class
+        g_items = None if values is None else carried(values, rules.carry_g)
+    had_request = has_request(request_context)
+    if rules.push_request and had_request and request_context.app is app:
+        request, captured = RequestSnapshot.of(request_context), request_context
+    return ContextSnapshot(app, rules, g_items, request, captured, had_request=had_request)
+
+
+def _is_as_now(
+    snapshot: ContextSnapshot, rules: ContextRules, app_context: Any, request_context: Any
+) -> bool:
+    """Whether a snapshot of this app context is certainly what a new one would be."""
+    if snapshot.rules is not rules or not _has_same_g(snapshot, app_context):
+        return False
+    if snapshot.request is not None:
+        return snapshot.request_context is request_context and snapshot.request.is_of(
+            request_context
+        )
+    has_one = has_request(request_context)
+    return has_one is snapshot.had_request and not (has_one and rules.push_request)
+
+
+def _has_same_g(snapshot: ContextSnapshot, app_context: Any) -> bool:
+    """Whether its items are those that ``g`` would give to a job now."""
+    items = snapshot.g_items
+    if items is None:
+        return True
+    if snapshot.rules.carry_g is not without_resources:  # it may answer differently next time
+        return False
+    left = len(items)
+    try:
+        for name, value in app_context.g.__dict__.items():
+            if items.get(name, _missing) is value:
+                left -= 1
+            elif without_resources(name, value):
+                return False
+    except RuntimeError:  # another thread has changed it meanwhile
+        return False
+    return not left
+
+
+_missing = object()

@@ -1,0 +1,211 @@
+"""Makes a snapshot current where a job runs, and takes it away again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextvars import Context, ContextVar
+from inspect import iscoroutinefunction
+from itertools import chain
+from types import TracebackType
+from typing import Any, ClassVar, ParamSpec, TypeVar
+
+from flask import Flask
+from flask.signals import (
+    appcontext_popped,
+    appcontext_pushed,
+    appcontext_tearing_down,
+    request_tearing_down,
+)
+
+from ..logs import log_exception
+from ..signals import receivers_of
+from .rules import with_items
+from .slots import HAS_TOKENS, IS_MERGED, active_app_context, app_slot, request_slot
+from .snapshot import ContextSnapshot
+from .unused import UnusedAppContext, UnusedRequestContext
+
+__all__ = ("PushedContexts", "PushedInTask", "run_pushed", "running_call")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+running_call: ContextVar[Any] = ContextVar("flask_executor_typed_call", default=None)
+"""The ``Call`` that runs here, or ``None``; one that is over has no ``future`` any more."""
+
+# They change in place when somebody connects.
+_push_receivers = receivers_of(appcontext_pushed)
+_request_teardown_receivers = receivers_of(request_tearing_down)
+_app_teardown_receivers = receivers_of(appcontext_tearing_down)
+_pop_receivers = receivers_of(appcontext_popped)
+
+# Bound once: each job sets them.
+_set_app_context, _set_request_context = app_slot.set, request_slot.set
+
+
+def run_pushed(
+    snapshot: ContextSnapshot,
+    variables: Context,
+    fn: Callable[P, R],
+    /,
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> R:
+    """Call ``fn`` with a snapshot pushed, in a copy of contextvars."""
+
+    def run() -> R:
+        running_call.set(None)  # not the job that was there when the snapshot was taken
+        with PushedContexts(snapshot):
+            return fn(*args, **kwargs)
+
+    return variables.copy().run(run)
+
+
+class PushedContexts:
+    """Makes a snapshot current in a ``with`` block, once.
+
+    Use it in contextvars of its own, which nobody uses afterwards, as :func:`run_pushed` does: if
+    nobody hears of the end of its contexts, they stay there. Flask's teardown functions run when
+    the block ends, with the block's exception; what they raise is logged.
+    """
+
+    # A class, not a generator: this runs for every job.
+
+    __slots__ = ("_app_context", "_app_token", "_request_context", "_request_token", "_snapshot")
+
+    _app_context: Any
+    _app_token: Any  # if the context is one that is made when somebody looks at it
+    _request_context: Any
+    _request_token: Any
+
+    variables_live_on: ClassVar[bool] = False
+
+    def __init__(self, snapshot: ContextSnapshot) -> None:
+        self._snapshot = snapshot
+
+    def __enter__(self) -> None:
+        # A new context goes on top although the copied contextvars already resolve current_app:
+        # what they hold is the submitter's own, and a job would write to a g still in use there.
+        snapshot = self._snapshot
+        if not snapshot.is_plain or _push_receivers:
+            self._push()
+            return
+        self._app_context = app_context = UnusedAppContext(snapshot)
+        self._app_token = _set_app_context(app_context)
+        if snapshot.request is None:
+            self._request_context = self._request_token = None
+        else:
+            self._request_context = request_context = UnusedRequestContext(snapshot)
+            self._request_token = _set_request_context(request_context)
+
+    def _push(self) -> None:
+        snapshot, request = self._snapshot, self._snapshot.request
+        self._app_context = self._app_token = self._request_context = self._request_token = None
+        if snapshot.pushes_app:
+            app_context: Any = snapshot.app.app_context()
+            self._app_context = app_context
+            with_items(app_context.g, snapshot.g_items)
+            if IS_MERGED and request is not None:
+                parts = request.make_parts(snapshot.request_context)
+                app_context._request, app_context._session, url_adapter = parts
+                app_context.url_adapter = None  # push() matches the URL only if there is one
+                app_context.push()
+                app_context.url_adapter = url_adapter
+            else:
+                app_context.push()
+        if request is not None and not IS_MERGED:
+            self._request_context = UnusedRequestContext(snapshot)
+            self._request_token = _set_request_context(self._request_context)
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        app = self._snapshot.app
+        if (
+            self._app_token is not None
+            and active_app_context() is self._app_context
+            and not (app.teardown_appcontext_funcs or app.teardown_request_funcs)
+            and not (_request_teardown_receivers or _app_teardown_receivers or _pop_receivers)
+        ):
+            # No code would run, and most contextvars go.
+            if self.variables_live_on:
+                if self._request_token is not None:
+                    request_slot.reset(self._request_token)
+                app_slot.reset(self._app_token)
+            return
+        # A coroutine whose loop is gone is freed in the middle of something else.
+        is_elsewhere = exc_type is GeneratorExit and active_app_context() is not self._app_context
+        if self._app_context is not None and not is_elsewhere:
+            self._pop(exc)
+
+    def _pop(self, exc: BaseException | None) -> None:
+        # On a loop's thread: Flask calls async teardown functions through asgiref, which refuses
+        # in a thread whose loop runs. Like any teardown function they hold up the loop.
+        loop = asyncio._get_running_loop()
+        if loop is not None and not _has_async_teardown(self._snapshot.app):
+            loop = None
+        try:
+            if loop is not None:
+                asyncio._set_running_loop(None)
+            if app_slot.get(None) is not self._app_context:
+                self._pop_what_is_left()
+            if self._app_token is not None:
+                self._app_context._cv_tokens = [self._app_token]
+            if self._request_token is None:
+                self._app_context.pop(exc)
+            else:
+                self._pop_both(exc)
+        except BaseException:
+            # The job is over and its result stands; a worker must survive any teardown.
+            self._log_failed_teardown()
+        finally:
+            if loop is not None:
+                asyncio._set_running_loop(loop)
+
+    def _pop_both(self, exc: BaseException | None) -> None:
+        # As Flask's own pop of a request context, but for closing the request, which is a copy;
+        # and when nobody wants to hear of its end, nobody is looked for: that is half of the cost.
+        app: Any = self._snapshot.app
+        try:
+            if (
+                app.teardown_request_funcs
+                or _request_teardown_receivers
+                or type(self._snapshot.app).do_teardown_request is not Flask.do_teardown_request
+            ):
+                app.do_teardown_request(exc)
+        finally:
+            request_slot.reset(self._request_token)
+            if HAS_TOKENS:  # whoever pushes it from now on is the first again
+                self._request_context._cv_tokens = []
+            self._app_context.pop(exc)
+
+    def _pop_what_is_left(self) -> None:
+        """Pop what the job pushed and did not pop, so that our own teardown sees our own ``g``."""
+        # Flask 3.2 has one slot, so that its app context is the one that counts.
+        ours = {request_slot: self._request_context, app_slot: self._app_context}
+        for slot, context in ours.items():
+            while (left := slot.get(None)) is not context and left is not None:
+                try:
+                    left.pop(None)
+                except BaseException:
+                    self._log_failed_teardown()
+                    break
+
+    def _log_failed_teardown(self) -> None:
+        log_exception(self._snapshot.app.logger, "teardown after a background job failed")
+
+
+class PushedInTask(PushedContexts):
+    """The same in contextvars that live on for a while, as those of a task do."""
+
+    __slots__ = ()
+
+    variables_live_on = True
+
+
+def _has_async_teardown(app: Flask) -> bool:
+    of_requests = chain.from_iterable(app.teardown_request_funcs.values())
+    return any(map(iscoroutinefunction, chain(app.teardown_appcontext_funcs, of_requests)))

@@ -1,0 +1,137 @@
+"""A captured request, from which each run of a job gets one of its own."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from types import NoneType
+from typing import Any
+
+from flask import Request
+from werkzeug.datastructures import EnvironHeaders, MultiDict
+
+from .bodies import UNREAD_BODY, announces_body, holds_form
+from .portable import PortableRequest
+from .slots import request_of, session_attribute
+from .unused import UnusedRequestContext
+from .uploads import shared_uploads
+
+__all__ = ("RequestSnapshot",)
+
+_LAST_REQUEST = "flask_executor_typed.request"
+"""What a context calls, among its attributes, the snapshot of its request that was taken last."""
+
+
+class RequestSnapshot:
+    """What a request held, from which a job gets a request of its own.
+
+    A shallow copy: what the view had read (form, JSON, data) is there, attributes set on it too;
+    ``session`` is the same object, as in Flask-Executor. It does not refer to the request context,
+    which keeps it for the next job that the request submits.
+    """
+
+    __slots__ = ("_attributes", "_can_be_compared", "_environ", "_kind", "_uploads", "_was_read")
+
+    @classmethod
+    def of(cls, context: Any) -> RequestSnapshot:
+        """The snapshot of the last job if nothing has changed since, or a new one."""
+        if type(context) is UnusedRequestContext:
+            context.complete()
+        last: RequestSnapshot | None = context.__dict__.get(_LAST_REQUEST)
+        if last is None or not last.is_of(context):
+            last = context.__dict__[_LAST_REQUEST] = cls(request_of(context))
+        return last
+
+    def __init__(self, request: Any) -> None:
+        self._kind: type[Request] = type(request)
+        self._uploads = shared_uploads(request) if request.__dict__.get("files") else None
+        self._attributes: dict[str, Any] = request.__dict__.copy()
+        self._environ: dict[str, Any] = self._attributes["environ"].copy()
+        self._can_be_compared: bool | None = None  # not known yet
+        self._was_read = getattr(self._attributes.get("stream"), "is_exhausted", False)
+
+    def is_of(self, context: Any) -> bool:
+        attributes: dict[str, Any] = request_of(context).__dict__
+        try:
+            if self._can_be_compared is None:  # not before: most requests submit one job
+                kinds: set[Any] = set(map(type, self._environ.values()))
+                self._can_be_compared = _are_flasks_own(self._attributes) and all(
+                    kind in _IMMUTABLE or kind.__eq__ is object.__eq__ for kind in kinds
+                )
+            return (
+                self._can_be_compared
+                and attributes == self._attributes
+                and attributes["environ"] == self._environ
+            )
+        except Exception:  # what came into the environ, or its type, cannot be compared
+            return False
+
+    def request_copy(self) -> Request:
+        """A request for one run."""
+        request: Request = object.__new__(self._kind)
+        attributes, environ = self._attributes.copy(), self._environ.copy()
+        # The connection belongs to the server. Werkzeug reads the body through ``stream``, made
+        # anew from the environ when it is missing; one that was read to its end stays so.
+        environ["wsgi.input"] = UNREAD_BODY if announces_body(environ) else BytesIO()
+        environ.pop("werkzeug.request", None)  # the view's
+        attributes["environ"], attributes["headers"] = environ, EnvironHeaders(environ)
+        if "_cached_data" in attributes or ("form" in attributes and holds_form(environ)):
+            attributes["stream"] = BytesIO()
+        elif not self._was_read:
+            attributes.pop("stream", None)
+        if self._uploads is not None:
+            attributes["files"] = MultiDict((name, upload.open()) for name, upload in self._uploads)
+        object.__setattr__(request, "__dict__", attributes)  # it may guard its own
+        return request
+
+    def make_context(self, captured: Any) -> Any:
+        # Flask's own way would match the URL again and build another URL adapter for every job:
+        # most of what a job costs in Flask-Executor.
+        context: Any = object.__new__(captured.__class__)
+        values = captured.__dict__.copy()
+        values["request"] = self.request_copy()
+        values["_after_request_functions"] = []
+        object.__setattr__(context, "__dict__", values)
+        return context
+
+    def make_parts(self, captured: Any) -> tuple[Any, Any, Any]:
+        return self.request_copy(), captured._session, captured.url_adapter
+
+    def portable(self, captured: Any) -> PortableRequest:
+        # Attributes that the view had set on the request stay behind.
+        attributes, environ = self._attributes, self._environ
+        form: MultiDict[str, str] | None = attributes.get("form")
+        body: bytes | None = attributes.get("_cached_data")
+        has_parsed_all = self._was_read or (form is not None and holds_form(environ))
+        if body is None and (has_parsed_all or not announces_body(environ)):
+            body = b""
+        rule = attributes.get("url_rule")
+        session = getattr(captured, session_attribute(captured))
+        return PortableRequest(
+            environ={name: value for name, value in environ.items() if _is_plain(name, value)},
+            body=body,
+            form=None if form is None else list(form.items(multi=True)),
+            has_uploads=self._uploads is not None,
+            rule=None if rule is None else (rule.endpoint, rule.rule),
+            view_args=attributes.get("view_args"),
+            session_kind=type(session),
+            session=dict(session or {}),
+        )
+
+
+def _are_flasks_own(attributes: dict[str, Any]) -> bool:
+    """Whether attributes of a request are only such as Flask sets, each once.
+
+    A list that a view puts on the request for each of its jobs is another one each time, although
+    both are empty and so equal. And a stream changes as it is read.
+    """
+    return "stream" not in attributes and _FLASKS_OWN.issuperset(attributes)
+
+
+_FLASKS_OWN = frozenset({*dir(Request), *vars(Request({})), "url_rule", "view_args", "json_module"})
+
+_IMMUTABLE = frozenset({bool, int, float, str, bytes, tuple, NoneType})
+
+
+def _is_plain(name: str, value: object) -> bool:
+    """Whether a value of a WSGI environ describes the request, rather than serves it."""
+    return name == "wsgi.version" or type(value) in {str, bytes, int, float, bool}

@@ -1,0 +1,104 @@
+"""Where Flask keeps the contexts that are active, and how its versions differ.
+
+The lowest module of this room. Flask 2.0 and 2.1 keep two stacks, 2.2 to 3.1 two ContextVars, 3.2
+one, of one context for both app and request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from functools import partial
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+import flask.globals
+from flask.ctx import AppContext
+from werkzeug.local import release_local
+
+__all__ = (
+    "HAS_STACKS",
+    "HAS_TOKENS",
+    "IS_MERGED",
+    "RequestContext",
+    "active_app_context",
+    "app_slot",
+    "has_request",
+    "request_of",
+    "request_slot",
+    "session_attribute",
+    "without_flask",
+)
+
+_names: dict[str, Any] = flask.globals.__dict__
+
+HAS_STACKS = "_cv_app" not in _names
+"""Flask 2.0 and 2.1."""
+
+IS_MERGED = hasattr(AppContext, "has_request")
+"""Flask 3.2."""
+
+HAS_TOKENS = not (HAS_STACKS or IS_MERGED)
+"""Flask 2.2 to 3.1: a context lists a token of each time that it was pushed."""
+
+if TYPE_CHECKING or not IS_MERGED:
+    from flask.ctx import RequestContext
+else:
+    RequestContext = object
+
+
+class _StackSlot:
+    """A context stack of Flask 2.0 and 2.1, used as the ContextVar that followed it."""
+
+    def __init__(self, stack: Any) -> None:
+        self.stack = stack
+
+    def get(self, default: None) -> Any:
+        return self.stack.top
+
+    def set(self, context: object) -> object:
+        return self.stack.push(context)
+
+    def reset(self, token: object) -> None:
+        self.stack.pop()
+
+
+app_slot: Any
+request_slot: Any  # the same one on Flask 3.2
+if HAS_STACKS:
+    app_slot = _StackSlot(_names["_app_ctx_stack"])
+    request_slot = _StackSlot(_names["_request_ctx_stack"])
+else:
+    app_slot = _names["_cv_app"]
+    request_slot = app_slot if IS_MERGED else _names["_cv_request"]
+
+
+active_app_context: Callable[[], Any] = partial(app_slot.get, None)
+"""The app context of here and now, or ``None``. Its ``app`` is the app itself, never a proxy."""
+
+request_of: Callable[[Any], Any] = attrgetter("_request" if IS_MERGED else "request")
+"""The request of a context that has one; of Flask 3.2 the other name is a property."""
+
+
+def has_request(context: Any) -> bool:
+    """Whether what is in the slot of requests is a context with a request."""
+    return context is not None and (not IS_MERGED or context.has_request)
+
+
+def session_attribute(context: object) -> str:
+    """Where a request context keeps its session; of Flask 3.1.3 on the other name is a property."""
+    return (
+        "_session" if isinstance(getattr(type(context), "session", None), property) else "session"
+    )
+
+
+def without_flask() -> Context:
+    """A copy of the current contextvars in which no context of Flask is active."""
+    clean = Context()
+    for variable, value in copy_context().items():
+        if variable is not app_slot and variable is not request_slot:
+            clean.run(variable.set, value)
+    if HAS_STACKS:  # their variables are buried in werkzeug, so empty them instead
+        clean.run(release_local, app_slot.stack)
+        clean.run(release_local, request_slot.stack)
+    return clean

@@ -1,0 +1,111 @@
+"""A snapshot: what jobs get of one moment's app, request and ``g``, as a value.
+
+capturing.py takes one, pushing.py makes it current in a worker.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from flask import Flask
+from flask.ctx import _AppCtxGlobals
+
+from .portable import PortableContext, PortableRequest
+from .rules import ContextRules
+from .slots import HAS_TOKENS
+
+__all__ = ("ContextSnapshot", "JobsRequest")
+
+
+class JobsRequest(Protocol):
+    """What the request of each run is made from.
+
+    ``captured`` is the :attr:`~ContextSnapshot.request_context` of the snapshot that it is in.
+    """
+
+    def make_context(self, captured: Any) -> Any:
+        """A request context for one run, to be made current by hand, on Flask before 3.2."""
+        ...
+
+    def make_parts(self, captured: Any) -> tuple[Any, Any, Any]:
+        """The request, session and URL adapter of a context for one run, on Flask 3.2."""
+        ...
+
+    def portable(self, captured: Any) -> PortableRequest:
+        """The request and its session as plain data."""
+        ...
+
+    def is_of(self, context: Any) -> bool:
+        """Whether this is certainly how the request of a context is now."""
+        ...
+
+
+class ContextSnapshot:
+    """One moment's app, request and ``g``.
+
+    It is never changed, so any thread may push it, many at once. Each push makes contexts of its
+    own: two runs never share ``g``, a request or a database session that an extension keeps by
+    context.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "app",
+        "g_items",
+        "had_request",
+        "is_plain",
+        "pushes_app",
+        "request",
+        "request_context",
+        "rules",
+        "shows_flask",
+    )
+
+    app: Flask
+    """The app itself, never a proxy."""
+
+    def __init__(
+        self,
+        app: Flask,
+        rules: ContextRules,
+        g_items: dict[str, Any] | None = None,
+        request: JobsRequest | None = None,
+        request_context: Any = None,
+        *,
+        had_request: bool = False,
+    ) -> None:
+        self.app = app
+        self.rules: ContextRules = rules
+        self.g_items: dict[str, Any] | None = g_items
+        self.request: JobsRequest | None = request
+        self.request_context: Any = request_context
+        """The submitter's, if ``request`` was captured from one."""
+        self.had_request: bool = had_request
+        """Whether the submitter had a request, captured or not."""
+        # Flask has no request without an app context.
+        self.pushes_app: bool = rules.push_app or request is not None
+        self.is_plain: bool = HAS_TOKENS and self.pushes_app and _has_plain_contexts(app)
+        """Whether what is pushed can be made when somebody looks at it: see unused.py."""
+        # What a job is not to see its contextvars must not hold.
+        self.shows_flask: bool = self.pushes_app and (request is not None or not had_request)
+        """Whether they may hold contexts of Flask, which those of the job hide."""
+
+    def portable(self, *, with_request: bool) -> PortableContext:
+        """What of this snapshot can be made anew in another process, as plain data."""
+        request = self.request if with_request else None
+        portable = None if request is None else request.portable(self.request_context)
+        return PortableContext(dict(self.g_items or {}), portable)
+
+
+_app_context = Flask.app_context  # as it was when this was imported: somebody may replace it
+
+
+def _has_plain_contexts(app: Flask) -> bool:
+    """Whether contexts of ``app`` are Flask's own, so that nobody sees when one is made or ends."""
+    kind = type(app)
+    return (
+        app.app_ctx_globals_class is _AppCtxGlobals
+        and getattr(app.app_context, "__func__", None) is _app_context
+        and kind.do_teardown_appcontext is Flask.do_teardown_appcontext
+        and kind.do_teardown_request is Flask.do_teardown_request
+    )
