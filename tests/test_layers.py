@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -103,6 +104,18 @@ def test_a_relative_import_is_resolved_from_the_package_of_its_file() -> None:
     assert list(absolute_names(PACKAGE / "backends" / "process.py", statement)) == [
         "flask_executor_typed.errors.NoAppError"
     ]
+
+
+def test_modules_of_context_import_only_those_before_them_in_its_map() -> None:
+    room = PACKAGE / "context"
+    the_map = ast.get_docstring(TREES[room / "__init__.py"]) or ""
+    order = ", ".join(re.findall(r"^- ([a-z, ]+):", the_map, re.MULTILINE)).split(", ")
+    assert sorted(order) == sorted(path.stem for path in room.glob("[!_]*.py"))
+    prefix = f"{PACKAGE.name}.context."
+    for number, module in enumerate(order):
+        names = imports(room / f"{module}.py")
+        within = {name.split(".")[2] for name in names if name.startswith(prefix)}
+        assert within <= set(order[:number]), module
 
 
 def importers_of(*roots: str) -> set[str]:

@@ -10,7 +10,7 @@ from flask import Flask
 
 from .requests import RequestSnapshot
 from .rules import ContextRules, carried, without_resources
-from .slots import has_request, request_slot, without_flask
+from .slots import active_request_context, has_request, without_flask
 from .snapshot import ContextSnapshot
 
 __all__ = ("capture",)
@@ -25,7 +25,7 @@ def capture(app: Flask, rules: ContextRules, app_context: Any) -> tuple[ContextS
     ``app_context`` is the active one, which is one of ``app``, or ``None``. Jobs that are submitted
     while nothing changes share a snapshot.
     """
-    request_context = request_slot.get(None)
+    request_context = active_request_context()
     last = None if app_context is None else app_context.__dict__.get(_LAST_SNAPSHOT)
     snapshot: ContextSnapshot | None = None if last is None else last()
     if snapshot is None or not _is_as_now(snapshot, rules, app_context, request_context):

@@ -39,8 +39,9 @@ _request_teardown_receivers = receivers_of(request_tearing_down)
 _app_teardown_receivers = receivers_of(appcontext_tearing_down)
 _pop_receivers = receivers_of(appcontext_popped)
 
-# Bound once: each job sets them.
-_set_app_context, _set_request_context = app_slot.set, request_slot.set
+# Bound once: each job uses them, and Python is slower with methods of what a module imports.
+_set_app_context, _reset_app_context = app_slot.set, app_slot.reset
+_set_request_context, _reset_request_context = request_slot.set, request_slot.reset
 
 
 def run_pushed(
@@ -133,8 +134,8 @@ class PushedContexts:
             # No code would run, and most contextvars go.
             if self.variables_live_on:
                 if self._request_token is not None:
-                    request_slot.reset(self._request_token)
-                app_slot.reset(self._app_token)
+                    _reset_request_context(self._request_token)
+                _reset_app_context(self._app_token)
             return
         # A coroutine whose loop is gone is freed in the middle of something else.
         is_elsewhere = exc_type is GeneratorExit and active_app_context() is not self._app_context
@@ -150,7 +151,7 @@ class PushedContexts:
         try:
             if loop is not None:
                 asyncio._set_running_loop(None)
-            if app_slot.get(None) is not self._app_context:
+            if active_app_context() is not self._app_context:
                 self._pop_what_is_left()
             if self._app_token is not None:
                 self._app_context._cv_tokens = [self._app_token]
@@ -177,7 +178,7 @@ class PushedContexts:
             ):
                 app.do_teardown_request(exc)
         finally:
-            request_slot.reset(self._request_token)
+            _reset_request_context(self._request_token)
             if HAS_TOKENS:  # whoever pushes it from now on is the first again
                 self._request_context._cv_tokens = []
             self._app_context.pop(exc)

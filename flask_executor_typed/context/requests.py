@@ -11,7 +11,7 @@ from werkzeug.datastructures import EnvironHeaders, MultiDict
 
 from .bodies import UNREAD_BODY, announces_body, holds_form
 from .portable import PortableRequest
-from .slots import request_of, session_attribute
+from .slots import IS_MERGED, session_attribute
 from .unused import UnusedRequestContext
 from .uploads import shared_uploads
 
@@ -38,7 +38,9 @@ class RequestSnapshot:
             context.complete()
         last: RequestSnapshot | None = context.__dict__.get(_LAST_REQUEST)
         if last is None or not last.is_of(context):
-            last = context.__dict__[_LAST_REQUEST] = cls(request_of(context))
+            # ``_request`` on Flask 3.2, where ``request`` is a property that cannot be set
+            request = context._request if IS_MERGED else context.request
+            last = context.__dict__[_LAST_REQUEST] = cls(request)
         return last
 
     def __init__(self, request: Any) -> None:
@@ -50,7 +52,8 @@ class RequestSnapshot:
         self._was_read = getattr(self._attributes.get("stream"), "is_exhausted", False)
 
     def is_of(self, context: Any) -> bool:
-        attributes: dict[str, Any] = request_of(context).__dict__
+        request: Any = context._request if IS_MERGED else context.request
+        attributes: dict[str, Any] = request.__dict__
         try:
             if self._can_be_compared is None:  # not before: most requests submit one job
                 kinds: set[Any] = set(map(type, self._environ.values()))

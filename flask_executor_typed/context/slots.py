@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from functools import partial
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import flask.globals
@@ -22,9 +21,9 @@ __all__ = (
     "IS_MERGED",
     "RequestContext",
     "active_app_context",
+    "active_request_context",
     "app_slot",
     "has_request",
-    "request_of",
     "request_slot",
     "session_attribute",
     "without_flask",
@@ -76,12 +75,12 @@ else:
 active_app_context: Callable[[], Any] = partial(app_slot.get, None)
 """The app context of here and now, or ``None``. Its ``app`` is the app itself, never a proxy."""
 
-request_of: Callable[[Any], Any] = attrgetter("_request" if IS_MERGED else "request")
-"""The request of a context that has one; of Flask 3.2 the other name is a property."""
+active_request_context: Callable[[], Any] = partial(request_slot.get, None)
+"""The request context, or on Flask 3.2 what may be one: ask :func:`has_request`."""
 
 
 def has_request(context: Any) -> bool:
-    """Whether what is in the slot of requests is a context with a request."""
+    """Whether what :func:`active_request_context` gave is a context with a request."""
     return context is not None and (not IS_MERGED or context.has_request)
 
 
