@@ -80,6 +80,7 @@ class PushedContexts:
     _request_token: Any
 
     variables_live_on: ClassVar[bool] = False
+    """Whether the contextvars are used after the block."""
 
     def __init__(self, snapshot: ContextSnapshot) -> None:
         self._snapshot = snapshot
@@ -131,13 +132,14 @@ class PushedContexts:
             and not (app.teardown_appcontext_funcs or app.teardown_request_funcs)
             and not (_request_teardown_receivers or _app_teardown_receivers or _pop_receivers)
         ):
-            # No code would run, and most contextvars go.
+            # Nothing of the app would run, and most contextvars go with what they hold.
             if self.variables_live_on:
                 if self._request_token is not None:
                     _reset_request_context(self._request_token)
                 _reset_app_context(self._app_token)
             return
-        # A coroutine whose loop is gone is freed in the middle of something else.
+        # A coroutine whose loop is gone is closed when it is freed, in the middle of something
+        # else: the contexts that are active then are not ours to pop.
         is_elsewhere = exc_type is GeneratorExit and active_app_context() is not self._app_context
         if self._app_context is not None and not is_elsewhere:
             self._pop(exc)
@@ -185,7 +187,7 @@ class PushedContexts:
 
     def _pop_what_is_left(self) -> None:
         """Pop what the job pushed and did not pop, so that our own teardown sees our own ``g``."""
-        # Flask 3.2 has one slot, so that its app context is the one that counts.
+        # One item on Flask 3.2, which has one slot: the app context, which comes last.
         ours = {request_slot: self._request_context, app_slot: self._app_context}
         for slot, context in ours.items():
             while (left := slot.get(None)) is not context and left is not None:

@@ -141,6 +141,7 @@ class _UnknownRequestContext:
         if snapshot is None or snapshot.request is None:  # another thread was first, and is done
             return getattr(self, name)
         context = snapshot.request.make_context(snapshot.request_context)
+        # As if its own push() had made it current: see _Tokens.
         if HAS_STACKS:
             context._implicit_app_ctx_stack = [None]
         else:
