@@ -4,7 +4,7 @@ Of the promises of reliability, with their figures, these tests hold the elevent
 every kind of worker. The others are held elsewhere:
 
 - conformance (1, 2): conformance/, test_futures.py
-- isolation (3 to 6): test_context.py, integration/test_gunicorn.py, test_uploads.py
+- isolation (3 to 6): test_context*.py, integration/test_gunicorn.py, test_uploads.py
 - nothing is lost (7 to 9): stress/test_races.py, stress/test_overload.py, test_stateful.py
 - no deadlock (10): test_deadlocks.py, test_calls.py
 - coroutines (13 to 16): test_loops.py, test_resources.py, test_watchdog.py

@@ -1,5 +1,5 @@
 """What SECURITY.md promises: no secret in a log, an error or a repr. Ids: test_futures.py; pickle:
-test_layers.py; isolation: test_context.py.
+test_layers.py; isolation: test_context*.py.
 """
 
 from __future__ import annotations
