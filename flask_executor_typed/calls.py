@@ -28,6 +28,7 @@ __all__ = (
     "Deadline",
     "Limits",
     "LoopServices",
+    "can_be_awaited",
     "is_of_another_call",
     "name_of",
 )
@@ -49,6 +50,14 @@ _type_of: Callable[[object], type[object]] = type  # for type checkers
 def is_of_another_call(result: object) -> bool:
     """Whether a function returned a call's future: waiting could take the worker that it needs."""
     return isinstance(result, FutureProxy)
+
+
+def can_be_awaited(result: object) -> bool:
+    """Whether it can, if its type says so: that of a proxy does, whatever it stands for."""
+    try:
+        return hasattr(result, "__await__")
+    except Exception:  # it stands for nothing here
+        return False
 
 
 class LoopServices(Protocol):
@@ -415,7 +424,7 @@ def _run_in_context(call: Call[Any], loops: LoopServices) -> Any:
                 pass
             elif is_of_another_call(result):
                 call.inner = result
-            else:
+            elif can_be_awaited(result):
                 # Nobody could know: a lambda, say, that calls an async def. The thread waits,
                 # so that the contexts stay and are torn down once, at the end.
                 result = loops.wait_for(result)

@@ -64,6 +64,7 @@ from .calls import (
     Backoff,
     Call,
     Limits,
+    can_be_awaited,
     is_of_another_call,
     name_of,
 )
@@ -1409,7 +1410,10 @@ def _types_of(results: Iterable[Any]) -> Iterable[type[object]]:
 
 
 async def _awaited(results: list[Any]) -> list[Any]:
-    return [await result if _must_be_awaited(type(result)) else result for result in results]
+    return [
+        await result if _must_be_awaited(type(result)) and can_be_awaited(result) else result
+        for result in results
+    ]
 
 
 def _must_be_awaited(kind: Any) -> bool:

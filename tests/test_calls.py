@@ -13,7 +13,8 @@ from unittest.mock import Mock
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
-from flask import Flask, current_app
+from flask import Flask, current_app, request
+from werkzeug.local import LocalProxy
 
 from flask_executor_typed import Executor, FutureProxy
 from flask_executor_typed.calls import name_of
@@ -268,6 +269,20 @@ def test_coroutine_function_needs_no_worker(app: Flask, fn: Callable[[], Any]) -
 )
 def test_anything_else_runs_in_a_worker(executor: Executor, fn: Callable[[], Any]) -> None:
     assert executor.submit(fn).result(TIMEOUT) == "executor-worker-0"
+
+
+@pytest.mark.parametrize("proxy", [current_app, request], ids=["of the app", "of nothing"])
+@pytest.mark.parametrize("chunksize", [1, 2])
+def test_proxy_can_be_returned_although_its_type_can_be_awaited(
+    executor: Executor, proxy: Any, chunksize: int
+) -> None:
+    def give(_: object = None) -> Any:
+        return proxy
+
+    assert hasattr(LocalProxy, "__await__")
+    assert executor.submit(give).result(TIMEOUT) is proxy
+    for result in executor.map(give, range(2), chunksize=chunksize):
+        assert result is proxy
 
 
 # What it is called
