@@ -10,7 +10,6 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from io import BytesIO
 from typing import Any
 
 import pytest
@@ -28,9 +27,11 @@ from flask import (
 )
 from flask import Request as FlaskRequest
 from flask.ctx import AppContext
+from werkzeug.datastructures import Headers
 from werkzeug.routing import BaseConverter
 
 from flask_executor_typed import Executor, FutureProxy
+from flask_executor_typed.context.requests import RequestSnapshot
 
 from .conftest import TIMEOUT
 from .contexts import (
@@ -325,22 +326,62 @@ def test_job_gets_a_request_context_of_the_apps_own_class(
 
 @has_two_contexts
 @both_kinds
-def test_what_a_job_sets_on_its_request_context_stays_with_it(
+def test_job_gets_a_request_context_of_a_class_with_slots(
+    app: Flask, executor: Executor, kind: Callable[[Job], Job]
+) -> None:
+    from flask.ctx import RequestContext
+
+    class Slotted(RequestContext):
+        __slots__ = ("tenant",)
+
+    def make(environ: dict[str, Any]) -> RequestContext:
+        return Slotted(app, environ)
+
+    def job() -> tuple[Any, ...]:
+        return request.path, isinstance(request_context(), Slotted)
+
+    vars(app)["request_context"] = make
+    with app.test_request_context("/x"):
+        assert run(executor, kind(job)) == ("/x", True)
+
+
+@both_kinds
+def test_headers_that_the_view_put_in_place_of_the_requests_are_the_jobs(
+    app: Flask, executor: Executor, kind: Callable[[Job], Job]
+) -> None:
+    with app.test_request_context(headers={"X-From": "client"}):
+        vars(itself(request))["headers"] = Headers({"X-From": "view"})
+        assert run(executor, kind(lambda: request.headers["X-From"])) == "view"
+
+
+@both_kinds
+def test_context_of_a_job_shows_itself_as_flasks_own(
+    app: Flask, executor: Executor, kind: Callable[[Job], Job]
+) -> None:
+    with app.test_request_context("/x"):
+        view, job = repr(request_context()), run(executor, kind(lambda: repr(request_context())))
+    assert job.partition(" ")[0] == view.partition(" ")[0]
+    assert "/x" in job
+
+
+@has_two_contexts
+@both_kinds
+def test_job_shares_of_its_submitters_request_context_what_flask_sets_there(
     app: Flask, executor: Executor, kind: Callable[[Job], Job]
 ) -> None:
     def job() -> tuple[Any, ...]:
         context: Any = request_context()
-        context.flashes = ["job's"]  # before it looks at anything
-        seen = context.by_view, request.path, context.flashes
-        context.by_view = "job's"
-        return *seen, hasattr(context, "by_nobody")
+        seen = context.flashes, hasattr(context, "connection")
+        context.flashes, context.connection = ["job's"], "job's"
+        return *seen, request.path, context.flashes
 
     with app.test_request_context("/x"):
         context = request_context()
-        context.by_view, context.flashes = "view's", ["view's"]
+        context.flashes, context.connection = ["view's"], "view's, which a teardown would close"
         for _ in range(2):
-            assert run(executor, kind(job)) == ("view's", "/x", ["job's"], False)
-        assert (context.by_view, context.flashes) == ("view's", ["view's"])
+            assert run(executor, kind(job)) == (["view's"], False, "/x", ["job's"])
+        assert context.flashes == ["view's"]
+        assert context.connection.startswith("view's")
 
 
 @has_two_contexts
@@ -401,10 +442,16 @@ def test_thread_that_began_to_look_before_another_submitted_gets_what_is_there(
 
 @both_kinds
 def test_job_whose_request_cannot_be_made_does_not_get_the_views(
-    app: Flask, executor: Executor, kind: Callable[[Job], Job]
+    app: Flask,
+    executor: Executor,
+    kind: Callable[[Job], Job],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with app.test_request_context(method="POST", data={"file": (BytesIO(b"content"), "name")}):
-        del request.files["file"].headers  # of which each job gets its own
+    def fail(snapshot: RequestSnapshot) -> Any:
+        raise AttributeError("request")
+
+    monkeypatch.setattr(RequestSnapshot, "request_copy", fail)
+    with app.test_request_context():
         error = start(executor, kind(lambda: itself(request))).exception(TIMEOUT)
         assert type(error) is AttributeError
 

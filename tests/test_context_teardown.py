@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import flask.globals
 import pytest
@@ -290,6 +291,19 @@ def test_app_with_a_teardown_of_its_own_class_tears_down(kind: Callable[[Job], J
     with Executor(app) as executor:
         run(executor, kind(lambda: None))
     assert app.torn_down == 1
+
+
+@pytest.mark.parametrize("name", ["do_teardown_appcontext", "do_teardown_request"])
+@both_kinds
+def test_teardown_that_a_test_watches_is_called(
+    app: Flask, executor: Executor, kind: Callable[[Job], Job], name: str
+) -> None:
+    with (
+        app.test_request_context(),
+        patch.object(app, name, wraps=getattr(app, name)) as teardown,
+    ):
+        run(executor, kind(lambda: None))
+        assert teardown.call_count == 1
 
 
 @pytest.mark.filterwarnings("ignore:The 'do_teardown_request'")  # on Flask 3.2

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from flask import Flask, g, request
+from flask.ctx import AppContext
+from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from flask_executor_typed import Executor, FutureProxy
 
@@ -278,6 +280,10 @@ def test_exception_that_was_raised_where_it_was_waited_for_is_freed_as_well(
         freed.check(8)
 
 
+@pytest.mark.skipif(
+    hasattr(AppContext, "has_request"),
+    reason="Flask 3.2.0.dev itself keeps a request until the garbage collector runs",
+)
 @pytest.mark.parametrize("fn", [*succeeding, *failing])
 def test_request_and_g_are_freed_when_the_call_is_done_although_its_future_is_kept(
     app: Flask, freed: Freed, fn: Callable[..., Any]
@@ -297,8 +303,7 @@ def test_request_and_g_are_freed_when_the_call_is_done_although_its_future_is_ke
             return ""
 
         # Not through a test client, which keeps the context of its last request on old Flasks.
-        with app.request_context(app.test_request_context("/").request.environ):
-            app.dispatch_request()
+        run_wsgi_app(app, EnvironBuilder().get_environ())
         futures[0].exception(TIMEOUT)
         freed.check(2)  # although the future is still there
 

@@ -21,9 +21,9 @@ from flask.signals import (
 from ..logs import log_exception
 from ..signals import receivers_of
 from .rules import with_items
-from .slots import HAS_TOKENS, IS_MERGED, active_app_context, app_slot, request_slot
-from .snapshot import ContextSnapshot
-from .unused import UnusedAppContext, UnusedRequestContext
+from .slots import HAS_STACKS, HAS_TOKENS, IS_MERGED, active_app_context, app_slot, request_slot
+from .snapshot import ContextSnapshot, has_flasks_own
+from .unused import UnusedAppContext, UnusedRequestContext, give_token, request_context_of
 
 __all__ = ("PushedContexts", "PushedInTask", "run_pushed", "running_call")
 
@@ -79,7 +79,7 @@ class PushedContexts:
     _request_context: Any
     _request_token: Any
 
-    variables_live_on: ClassVar[bool] = False
+    variables_live_on: ClassVar[bool] = HAS_STACKS  # of which each keeps what is below
     """Whether the contextvars are used after the block."""
 
     def __init__(self, snapshot: ContextSnapshot) -> None:
@@ -94,11 +94,11 @@ class PushedContexts:
             return
         self._app_context = app_context = UnusedAppContext(snapshot)
         self._app_token = _set_app_context(app_context)
-        if snapshot.request is None:
-            self._request_context = self._request_token = None
-        else:
+        if snapshot.pushes_request:
             self._request_context = request_context = UnusedRequestContext(snapshot)
             self._request_token = _set_request_context(request_context)
+        else:
+            self._request_context = self._request_token = None
 
     def _push(self) -> None:
         snapshot, request = self._snapshot, self._snapshot.request
@@ -115,9 +115,9 @@ class PushedContexts:
                 app_context.url_adapter = url_adapter
             else:
                 app_context.push()
-        if request is not None and not IS_MERGED:
-            self._request_context = UnusedRequestContext(snapshot)
-            self._request_token = _set_request_context(self._request_context)
+        if snapshot.pushes_request:
+            self._request_context = request_context = request_context_of(snapshot)
+            self._request_token = _set_request_context(request_context)
 
     def __exit__(
         self,
@@ -156,7 +156,7 @@ class PushedContexts:
             if active_app_context() is not self._app_context:
                 self._pop_what_is_left()
             if self._app_token is not None:
-                self._app_context._cv_tokens = [self._app_token]
+                give_token(self._app_context, self._app_token)
             if self._request_token is None:
                 self._app_context.pop(exc)
             else:
@@ -176,7 +176,7 @@ class PushedContexts:
             if (
                 app.teardown_request_funcs
                 or _request_teardown_receivers
-                or type(self._snapshot.app).do_teardown_request is not Flask.do_teardown_request
+                or not has_flasks_own(app, "do_teardown_request")
             ):
                 app.do_teardown_request(exc)
         finally:

@@ -12,7 +12,7 @@ from werkzeug.datastructures import EnvironHeaders, MultiDict
 from .bodies import UNREAD_BODY, announces_body, holds_form
 from .portable import PortableRequest
 from .slots import IS_MERGED, session_attribute
-from .unused import UnusedRequestContext
+from .unused import complete
 from .uploads import shared_uploads
 
 __all__ = ("RequestSnapshot",)
@@ -34,8 +34,7 @@ class RequestSnapshot:
     @classmethod
     def of(cls, context: Any) -> RequestSnapshot:
         """The snapshot of the last job if nothing has changed since, or a new one."""
-        if type(context) is UnusedRequestContext:
-            context.complete()
+        complete(context)
         last: RequestSnapshot | None = context.__dict__.get(_LAST_REQUEST)
         if last is None or not last.is_of(context):
             # ``_request`` on Flask 3.2, where ``request`` is a property that cannot be set
@@ -76,7 +75,9 @@ class RequestSnapshot:
         # anew from the environ when it is missing; one that was read to its end stays so.
         environ["wsgi.input"] = UNREAD_BODY if announces_body(environ) else BytesIO()
         environ.pop("werkzeug.request", None)  # the view's
-        attributes["environ"], attributes["headers"] = environ, EnvironHeaders(environ)
+        attributes["environ"] = environ
+        if type(attributes.get("headers")) is EnvironHeaders:  # or else they are the view's own
+            attributes["headers"] = EnvironHeaders(environ)
         if "_cached_data" in attributes or ("form" in attributes and holds_form(environ)):
             attributes["stream"] = BytesIO()
         elif not self._was_read:

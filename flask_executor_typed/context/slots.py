@@ -40,10 +40,11 @@ IS_MERGED = hasattr(AppContext, "has_request")
 HAS_TOKENS = not (HAS_STACKS or IS_MERGED)
 """Flask 2.2 to 3.1: a context lists a token of each time that it was pushed."""
 
+# Of contexts that have a request.
 if TYPE_CHECKING or not IS_MERGED:
     from flask.ctx import RequestContext
 else:
-    RequestContext = object
+    RequestContext = AppContext
 
 
 class _StackSlot:

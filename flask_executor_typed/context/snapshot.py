@@ -12,9 +12,9 @@ from flask.ctx import _AppCtxGlobals
 
 from .portable import PortableContext, PortableRequest
 from .rules import ContextRules
-from .slots import HAS_TOKENS
+from .slots import IS_MERGED, RequestContext
 
-__all__ = ("ContextSnapshot", "JobsRequest")
+__all__ = ("ContextSnapshot", "JobsRequest", "has_flasks_own")
 
 
 class JobsRequest(Protocol):
@@ -55,6 +55,7 @@ class ContextSnapshot:
         "had_request",
         "is_plain",
         "pushes_app",
+        "pushes_request",
         "request",
         "request_context",
         "rules",
@@ -84,7 +85,13 @@ class ContextSnapshot:
         """Whether the submitter had a request, captured or not."""
         # Flask has no request without an app context.
         self.pushes_app: bool = rules.push_app or request is not None
-        self.is_plain: bool = HAS_TOKENS and self.pushes_app and _has_plain_contexts(app)
+        self.pushes_request: bool = request is not None and not IS_MERGED
+        """Whether the request has a context of its own."""
+        self.is_plain: bool = (
+            self.pushes_app
+            and (request is None or type(request_context) is RequestContext)
+            and _has_plain_contexts(app)
+        )
         """Whether what is pushed can be made when somebody looks at it: see unused.py."""
         # What a job is not to see its contextvars must not hold.
         self.shows_flask: bool = self.pushes_app and (request is not None or not had_request)
@@ -97,15 +104,20 @@ class ContextSnapshot:
         return PortableContext(dict(self.g_items or {}), portable)
 
 
-_app_context = Flask.app_context  # as it was when this was imported: somebody may replace it
+# As they were when this was imported: somebody may replace them.
+_FLASKS_METHODS = {
+    name: vars(Flask)[name]
+    for name in ("app_context", "do_teardown_request", "do_teardown_appcontext")
+}
+
+
+def has_flasks_own(app: Flask, method: str) -> bool:
+    """Whether a method of the app is Flask's own, and not one of its class or of a test."""
+    return getattr(getattr(app, method), "__func__", None) is _FLASKS_METHODS[method]
 
 
 def _has_plain_contexts(app: Flask) -> bool:
     """Whether contexts of ``app`` are Flask's own, so that nobody sees when one is made or ends."""
-    kind = type(app)
-    return (
-        app.app_ctx_globals_class is _AppCtxGlobals
-        and getattr(app.app_context, "__func__", None) is _app_context
-        and kind.do_teardown_appcontext is Flask.do_teardown_appcontext
-        and kind.do_teardown_request is Flask.do_teardown_request
+    return app.app_ctx_globals_class is _AppCtxGlobals and all(
+        has_flasks_own(app, method) for method in _FLASKS_METHODS
     )

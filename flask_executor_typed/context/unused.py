@@ -13,10 +13,23 @@ from typing import Any
 from flask.ctx import AppContext
 
 from .rules import with_items
-from .slots import HAS_STACKS, RequestContext, app_slot, request_slot
+from .slots import (
+    HAS_STACKS,
+    IS_MERGED,
+    RequestContext,
+    active_app_context,
+    app_slot,
+    request_slot,
+)
 from .snapshot import ContextSnapshot
 
-__all__ = ("UnusedAppContext", "UnusedRequestContext")
+__all__ = (
+    "UnusedAppContext",
+    "UnusedRequestContext",
+    "complete",
+    "give_token",
+    "request_context_of",
+)
 
 
 class _Later:
@@ -36,8 +49,8 @@ def _later(make: Callable[[Any], object]) -> Any:  # whatever Flask says that th
     return _Later(make)
 
 
-class UnusedAppContext(AppContext):
-    """A pushed app context of Flask 2.2 to 3.1, of which there is only the app at first."""
+class _UnusedAppContext(AppContext):
+    """A pushed app context of Flask before 3.2, of which there is only the app at first."""
 
     def __init__(self, snapshot: ContextSnapshot) -> None:
         self.app = snapshot.app
@@ -51,16 +64,25 @@ class UnusedAppContext(AppContext):
     def url_adapter(self) -> object:
         return self.app.create_url_adapter(None)
 
-    @_later
-    def _cv_tokens(self) -> object:
-        return _Tokens([_token_of_app])
+    # As if its own push() had made it current: what the job pushes once more is not the last to go.
+
+    if HAS_STACKS:
+
+        @_later
+        def _refcnt(self) -> object:
+            return 1
+
+    else:
+
+        @_later
+        def _cv_tokens(self) -> object:
+            return _Tokens([_token_of_app])
 
 
 class _Tokens(list[Any]):
-    """The tokens of a context, as if its own ``push()`` had made it current.
+    """The tokens of a context, of which a function stands for the first until that is popped.
 
-    So a job may push it once more, and the ``pop()`` of that does not end it. A function stands for
-    the first token until that is popped: a token keeps alive what was there before.
+    A token keeps alive what was there before.
     """
 
     def pop(self, *index: Any) -> Any:
@@ -81,8 +103,6 @@ class UnusedRequestContext(RequestContext):
 
     def __init__(self, snapshot: ContextSnapshot) -> None:
         self._snapshot: Any = snapshot  # None when all is made
-        if type(snapshot.request_context) is not RequestContext:
-            object.__setattr__(self, "__class__", _UnknownRequestContext)
 
     @_later
     def request(self) -> object:
@@ -94,68 +114,137 @@ class UnusedRequestContext(RequestContext):
     def _after_request_functions(self) -> object:
         return []
 
-    @_later
-    def _cv_tokens(self) -> object:
-        return _Tokens([_token_of_request])
+    if HAS_STACKS:
 
-    @_later
-    def _implicit_app_ctx_stack(self) -> object:  # what Flask 2.0 and 2.1 have instead of tokens
-        return [None]
+        @_later
+        def _implicit_app_ctx_stack(self) -> object:
+            return [None]
 
-    @_later
-    def _submitters_values(self) -> object:
-        """The values of the submitter's context, all of one moment, as they may change."""
-        return {} if self._snapshot is None else self._snapshot.request_context.__dict__.copy()
+    else:
+
+        @_later
+        def _cv_tokens(self) -> object:
+            return _Tokens([_token_of_request])
 
     def __getattr__(self, name: str) -> Any:
         # What could not be made is not to be replaced by the submitter's.
-        if name == "_snapshot" or name in UnusedRequestContext.__dict__:
+        snapshot = None if name not in _SUBMITTERS else self.__dict__.get("_snapshot")
+        if snapshot is None:
             return object.__getattribute__(self, name)
-        # None of them, if another thread has completed this.
-        submitters: dict[str, Any] = getattr(self, "_submitters_values", {})
-        if name not in submitters:
-            return object.__getattribute__(self, name)
-        return self.__dict__.setdefault(name, submitters[name])
+        return self.__dict__.setdefault(name, getattr(snapshot.request_context, name))
 
     def copy(self) -> Any:
-        self.complete()
+        complete(self)
         return self.copy()  # of the class that it has now
 
-    def complete(self) -> None:
-        """Let go of the context of the submitter, or a job would keep all before it."""
-        snapshot = self._snapshot
-        if snapshot is not None:
-            for name in tuple(self._submitters_values):
-                getattr(self, name)
-            object.__setattr__(self, "__class__", RequestContext)
-            self._snapshot = None
-            self.__dict__.pop("_submitters_values", None)
+    def __repr__(self) -> str:
+        complete(self)
+        return repr(self)
 
 
-class _UnknownRequestContext:
-    """A pushed request context of a class of its own, which it becomes when somebody looks."""
+_SUBMITTERS = frozenset(
+    {"app", "flashes", "preserved", "_preserved_exc", "session", "_session", "url_adapter"}
+)
+"""What a job's request context shares with its submitter's, of what Flask sets there.
 
-    def __getattribute__(self, name: str) -> Any:
-        values: dict[str, Any] = object.__getattribute__(self, "__dict__")
-        snapshot: ContextSnapshot | None = values.get("_snapshot")
-        if snapshot is None or snapshot.request is None:  # another thread was first, and is done
-            return getattr(self, name)
-        context = snapshot.request.make_context(snapshot.request_context)
-        # As if its own push() had made it current: see _Tokens.
-        if HAS_STACKS:
-            context._implicit_app_ctx_stack = [None]
-        else:
-            context._cv_tokens = _Tokens([_token_of_request])
-        for key, value in context.__dict__.items():
-            values.setdefault(key, value)
-        self.__class__ = context.__class__
-        values.pop("_snapshot", None)  # or a job would keep all before it
-        return getattr(self, name)
+What others have set on it, a connection say, is not the job's to close.
+"""
 
-    # Python looks these up in the class, and then they are those of the class that it becomes.
 
-    def __enter__(self) -> Any:
-        return self.__enter__()
+class _UnusedContext(AppContext):
+    """A pushed context of Flask 3.2, for app and request, of which there is only the app."""
 
-    def __exit__(self, *error: object) -> Any:
-        return self.__exit__(*error)
+    def __init__(self, snapshot: ContextSnapshot) -> None:
+        self.app = snapshot.app
+        self._snapshot: Any = snapshot  # None when all is made
+
+    # Without a snapshot another thread has completed this: then there is a value, and it stays.
+
+    @_later
+    def g(self) -> object:
+        return with_items(self.app.app_ctx_globals_class(), self._of_snapshot("g_items"))
+
+    @_later
+    def url_adapter(self) -> object:
+        captured = self._of_snapshot("request_context")
+        return self.app.create_url_adapter(None) if captured is None else captured.url_adapter
+
+    @_later
+    def _request(self) -> object:
+        request = self._of_snapshot("request")
+        return None if request is None else request.request_copy()
+
+    @_later
+    def _session(self) -> object:
+        return getattr(self._of_snapshot("request_context"), "_session", None)
+
+    @_later
+    def _flashes(self) -> object:
+        return None
+
+    @_later
+    def _after_request_functions(self) -> object:
+        return []
+
+    # As if its own push() had made it current, where it is.
+
+    @_later
+    def _push_count(self) -> object:
+        return 1 if active_app_context() is self else 0
+
+    @_later
+    def _cv_token(self) -> object:
+        return _token_of_app() if active_app_context() is self else None
+
+    def _of_snapshot(self, name: str) -> Any:
+        return getattr(self._snapshot, name, None)
+
+    def copy(self) -> Any:
+        complete(self)
+        return self.copy()  # of the class that it has now
+
+    def __repr__(self) -> str:
+        complete(self)
+        return repr(self)
+
+
+UnusedAppContext = _UnusedContext if IS_MERGED else _UnusedAppContext
+
+
+def complete(context: Any) -> None:
+    """Let a context that is one of these go of its submitter's, as Flask's own context.
+
+    Or a job that was submitted by a job would keep the contexts of all before it.
+    """
+    snapshot = context.__dict__.get("_snapshot")
+    if snapshot is None:
+        return
+    values: dict[str, object] = dict(context.__class__.__dict__)
+    made_later = {name for name, value in values.items() if isinstance(value, _Later)}
+    captured = getattr(snapshot.request_context, "__dict__", ())
+    for name in made_later | _SUBMITTERS.intersection(captured):
+        getattr(context, name)
+    object.__setattr__(context, "__class__", RequestContext)
+    context._snapshot = None
+
+
+def request_context_of(snapshot: ContextSnapshot) -> Any:
+    """The request context of a run, on Flask before 3.2."""
+    captured: Any = snapshot.request_context
+    if type(captured) is RequestContext:
+        return UnusedRequestContext(snapshot)
+    request: Any = snapshot.request
+    context = request.make_context(captured)
+    if HAS_STACKS:
+        context._implicit_app_ctx_stack = [None]
+    else:
+        context._cv_tokens = _Tokens([_token_of_request])
+    return context
+
+
+def give_token(context: Any, token: object) -> None:
+    """Let the app context's own ``pop()`` make current again what was there before."""
+    if IS_MERGED:
+        context._cv_token = token
+    elif not HAS_STACKS:
+        context._cv_tokens = [token]
