@@ -325,6 +325,24 @@ def test_several_files_under_one_name_are_all_there(app: Flask, executor: Execut
 
 @both_sizes
 @both_kinds
+def test_job_sees_the_stream_and_the_name_that_the_view_gave_an_upload_after_the_last_job(
+    app: Flask, executor: Executor, kind: Callable[[Job], Job], content: bytes
+) -> None:
+    def read() -> tuple[bytes, str | None]:
+        return upload().read(), upload().filename
+
+    def view() -> None:
+        assert request.files
+        assert run(executor, kind(read)) == (content, "0.bin")
+        upload().stream.close()
+        upload().stream, upload().filename = io.BytesIO(b"cleaned"), "cleaned.bin"
+        assert run(executor, kind(read)) == (b"cleaned", "cleaned.bin")
+
+    post(app, view, multipart(content), MULTIPART)
+
+
+@both_kinds
+@both_sizes
 def test_job_may_submit_jobs_that_read_the_upload_too(
     app: Flask, kind: Callable[[Job], Job], content: bytes
 ) -> None:

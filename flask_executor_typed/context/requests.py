@@ -13,7 +13,7 @@ from .bodies import UNREAD_BODY, announces_body, holds_form
 from .portable import PortableRequest
 from .slots import IS_MERGED, session_attribute
 from .unused import complete
-from .uploads import shared_uploads
+from .uploads import captured_uploads
 
 __all__ = ("RequestSnapshot",)
 
@@ -44,7 +44,7 @@ class RequestSnapshot:
 
     def __init__(self, request: Any) -> None:
         self._kind: type[Request] = type(request)
-        self._uploads = shared_uploads(request) if request.__dict__.get("files") else None
+        self._uploads = captured_uploads(request) if request.__dict__.get("files") else None
         self._attributes: dict[str, Any] = request.__dict__.copy()
         self._environ: dict[str, Any] = self._attributes["environ"].copy()
         self._can_be_compared: bool | None = None  # not known yet
@@ -83,7 +83,7 @@ class RequestSnapshot:
         elif not self._was_read:
             attributes.pop("stream", None)
         if self._uploads is not None:
-            attributes["files"] = MultiDict((name, upload.open()) for name, upload in self._uploads)
+            attributes["files"] = MultiDict((upload.key, upload.open()) for upload in self._uploads)
         object.__setattr__(request, "__dict__", attributes)  # it may guard its own
         return request
 

@@ -7,37 +7,69 @@ from __future__ import annotations
 
 import os
 from io import BufferedReader, BytesIO, RawIOBase
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
-from werkzeug.datastructures import FileStorage, MultiDict
+from werkzeug.datastructures import FileStorage, Headers, MultiDict
 
 from ..errors import UploadsLeftBehindError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-__all__ = ("SharedUpload", "UploadsLeftBehind", "shared_uploads")
+__all__ = ("CapturedUpload", "UploadsLeftBehind", "captured_uploads")
 
 
-def shared_uploads(request: Any) -> list[tuple[str, SharedUpload]]:
-    """The uploads of a request by name, opened once for all jobs that the request submits."""
-    key = "flask_executor_typed.uploads"
-    if key not in request.environ:
-        request.environ[key] = [
-            (name, SharedUpload(file)) for name, file in request.files.items(multi=True)
-        ]
-    uploads: list[tuple[str, SharedUpload]] = request.environ[key]
-    return uploads
+class CapturedUpload(NamedTuple):
+    """One upload, as it was when a job was submitted."""
+
+    key: str
+    """Under which ``request.files`` has it."""
+
+    filename: str | None
+    name: str | None
+    headers: Headers
+    content: _SharedContent
+
+    def open(self) -> FileStorage:
+        """The upload for one run."""
+        stream = self.content.open()
+        upload = FileStorage(stream, self.filename, self.name, headers=self.headers)
+        _note_content(upload, self.content)  # for jobs that the run submits
+        return upload
 
 
-class SharedUpload:
-    """One uploaded file, readable many times at once and after its request closed it."""
+def captured_uploads(request: Any) -> list[CapturedUpload]:
+    """The uploads of a request, each read or opened once for all jobs that the request submits."""
+    return [
+        CapturedUpload(key, upload.filename, upload.name, upload.headers, _content_of(upload))
+        for key, upload in request.files.items(multi=True)
+    ]
 
-    def __init__(self, upload: FileStorage) -> None:
-        self._upload = upload
+
+_CONTENT = "flask_executor_typed.content"
+"""What an upload calls, among its attributes, what it shares with jobs, and of which stream."""
+
+
+def _content_of(upload: FileStorage) -> _SharedContent:
+    """The same as for the last job, unless somebody gave the upload another stream."""
+    stream, content = vars(upload).get(_CONTENT, (None, None))
+    if stream is not upload.stream or content is None:
+        content = _SharedContent(upload.stream)
+        _note_content(upload, content)
+    return cast("_SharedContent", content)
+
+
+def _note_content(upload: FileStorage, content: _SharedContent) -> None:
+    vars(upload)[_CONTENT] = upload.stream, content
+
+
+class _SharedContent:
+    """What was uploaded, readable many times at once and after its request closed it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
         self._content: bytes | None = None
         self._file: _Descriptor | None = None
-        stream: Any = upload.stream
         try:
             position = stream.tell()
             size = stream.seek(0, os.SEEK_END)
@@ -54,15 +86,13 @@ class SharedUpload:
             self._content = stream.read()
             stream.seek(position)
 
-    def open(self) -> FileStorage:
-        upload = self._upload
+    def open(self) -> IO[bytes]:
         if self._content is not None:
-            stream: IO[bytes] = BytesIO(self._content)
-        elif self._file is not None:
-            stream = BufferedReader(_SharedFile(self._file))
-        else:
-            stream = upload.stream
-        return FileStorage(stream, upload.filename, upload.name, headers=upload.headers)
+            return BytesIO(self._content)
+        if self._file is not None:
+            return BufferedReader(_SharedFile(self._file))
+        stream: IO[bytes] = self._stream
+        return stream
 
 
 _SMALL_UPLOAD = 512 * 1024  # bytes; about where werkzeug moves an upload from memory to a file
