@@ -17,7 +17,16 @@ from unittest.mock import patch
 
 import flask.globals
 import pytest
-from flask import Blueprint, Flask, current_app, g, has_app_context, has_request_context, request
+from flask import (
+    Blueprint,
+    Flask,
+    Request,
+    current_app,
+    g,
+    has_app_context,
+    has_request_context,
+    request,
+)
 from flask.ctx import AppContext, _AppCtxGlobals
 from flask.signals import (
     appcontext_popped,
@@ -291,6 +300,24 @@ def test_app_with_a_teardown_of_its_own_class_tears_down(kind: Callable[[Job], J
     with Executor(app) as executor:
         run(executor, kind(lambda: None))
     assert app.torn_down == 1
+
+
+@both_kinds
+def test_job_does_not_close_the_request_as_the_view_does(
+    app: Flask, executor: Executor, kind: Callable[[Job], Job]
+) -> None:
+    closed: list[bool] = []
+
+    class OwnRequest(Request):
+        def close(self) -> None:
+            closed.append(in_worker())
+
+    app.request_class = OwnRequest
+    log = teardowns(app)
+    with app.test_request_context():
+        run(executor, kind(lambda: request.path))
+    assert len(log) == 4
+    assert closed == [False]
 
 
 @pytest.mark.parametrize("name", ["do_teardown_appcontext", "do_teardown_request"])

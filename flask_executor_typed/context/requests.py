@@ -84,6 +84,8 @@ class RequestSnapshot:
             attributes.pop("stream", None)
         if self._uploads is not None:
             attributes["files"] = MultiDict((upload.key, upload.open()) for upload in self._uploads)
+        if IS_MERGED:
+            attributes["close"] = _close_nothing  # as Flask 3.2 does when it pops the context
         object.__setattr__(request, "__dict__", attributes)  # it may guard its own
         return request
 
@@ -120,6 +122,10 @@ class RequestSnapshot:
             session_kind=type(session),
             session=dict(session or {}),
         )
+
+
+def _close_nothing() -> None:
+    """The request of a job is a copy, and what there is to close is the view's."""
 
 
 def _are_flasks_own(attributes: dict[str, Any]) -> bool:
