@@ -19,7 +19,9 @@ import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from flask import Flask, current_app, g, request, session
 
-from flask_executor_typed import Executor, ExecutorClosedError, FutureProxy, loops
+from flask_executor_typed import Executor, ExecutorClosedError, FutureProxy
+from flask_executor_typed.loops import LoopPool, here
+from flask_executor_typed.loops import thread as loop_thread
 
 from .conftest import TIMEOUT, until
 from .test_threads import Ended, in_time, run_script
@@ -241,13 +243,13 @@ def test_first_loop_serves_all_when_a_second_cannot_be_made(
         gate.until_waited_for()
         with monkeypatch.context() as patch:
             if lack == "files":
-                patch.setattr(loops, "_made_by", no_more_files)
+                patch.setattr(loop_thread, "make_loop", no_more_files)
             else:
-                patch.setattr(loops, "start_thread", no_more_threads)
+                patch.setattr(loop_thread, "start_thread", no_more_threads)
             assert executor.submit(running_loop).result(TIMEOUT) is first
             assert executor.submit(give_awaitable).result(TIMEOUT) == 42
         assert executor.submit(running_loop).result(TIMEOUT) is not first
-        assert not any(loop.is_closed() for loop in list(loops._loop_threads)), "kept for ever"
+        assert not any(loop.is_closed() for loop in list(here.loop_threads)), "kept for ever"
         gate.open()
         held.result(TIMEOUT)
 
@@ -264,7 +266,7 @@ def test_worker_that_starts_when_no_second_loop_can_be_made_uses_the_first(
     first = executor.submit(running_loop).result(TIMEOUT)
     executor.submit(gate.wait)
     gate.until_waited_for()
-    monkeypatch.setattr(loops, "_made_by", no_more_files)
+    monkeypatch.setattr(loop_thread, "make_loop", no_more_files)
     future = executor.submit(async_to_sync(running_loop))
     assert future.result(TIMEOUT) is first
     monkeypatch.undo()
@@ -273,7 +275,7 @@ def test_worker_that_starts_when_no_second_loop_can_be_made_uses_the_first(
 
 
 def test_pool_that_has_ended_starts_no_loop_that_nobody_would_end() -> None:
-    pool = loops.LoopPool("ended", 1)
+    pool = LoopPool("ended", 1)
     pool.refuse(cancel_pending=False)
     pool.end()
     with pytest.raises(ExecutorClosedError):
@@ -428,7 +430,7 @@ def test_async_to_sync_in_a_job_runs_on_the_loop_of_the_executor(app: Flask) -> 
 
 
 def test_thread_whose_loop_has_ended_gets_one_of_asgirefs_and_counts_as_going_on() -> None:
-    pool = loops.LoopPool("tests", 1)
+    pool = LoopPool("tests", 1)
     noted: list[str] = []
     used: list[asyncio.AbstractEventLoop] = []
 

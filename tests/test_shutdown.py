@@ -27,9 +27,9 @@ from flask_executor_typed import (
     FutureProxy,
     JobAbandonedError,
     current_job,
-    loops,
     threads,
 )
+from flask_executor_typed.loops import thread as loop_thread
 
 from . import working
 from .conftest import TIMEOUT
@@ -48,7 +48,7 @@ def no_thread_stays() -> Iterator[None]:
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time to clean up for what does so, however busy the machine is."""
-    for module in (loops, threads):
+    for module in (loop_thread, threads):
         monkeypatch.setattr(module, "CLEANUP", TIMEOUT)
 
 

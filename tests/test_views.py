@@ -150,6 +150,14 @@ def test_variables_set_in_an_async_function_are_seen_after_it(either_app: Flask)
     variable.set("unset")
 
 
+def test_view_that_sets_no_variable_leaves_none(app: Flask, executor: Executor) -> None:
+    def variables() -> list[ContextVar[Any]]:
+        call(app, this_thread)
+        return list(copy_context())
+
+    assert Context().run(variables) == []
+
+
 def test_exception_of_a_view_keeps_its_traceback_and_its_context(either_app: Flask) -> None:
     async def fail() -> None:
         await asyncio.sleep(0)
@@ -731,6 +739,64 @@ def test_view_that_is_interrupted_leaves_the_loop_to_the_next_one() -> None:
     assert ended == Ended(0, "interrupted\ninterrupted\nexecutor-view-loop-0 True\n", "")
 
 
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads here")
+def test_view_of_a_signal_handler_leaves_the_thread_to_the_view_that_it_interrupted(
+    app: Flask, executor: Executor
+) -> None:
+    thread = threading.main_thread()
+    armed, seen = [True], list[threading.Thread]()
+
+    def handle(*_: object) -> None:
+        if armed:
+            armed.pop()
+            seen.append(call(app, this_thread))
+
+    async def view() -> list[threading.Thread]:
+        while not seen:  # Python does not see a signal in the moment when it begins to wait
+            signal.pthread_kill(thread.ident or 0, signal.SIGUSR1)
+            await asyncio.sleep(0.01)
+        return [await sync_to_async(threading.current_thread)(), threading.current_thread()]
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        assert call(app, view) == [thread, *seen]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_view_is_started_in_no_context_of_its_request(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contexts: list[Context] = []
+    thread = threading.current_thread()
+
+    def make_loop() -> asyncio.AbstractEventLoop:
+        loop = asyncio.SelectorEventLoop()
+        call_soon = loop.call_soon_threadsafe
+
+        def note(*args: Any, context: Context | None = None) -> asyncio.Handle:
+            if threading.current_thread() is thread:
+                contexts.append(copy_context() if context is None else context)
+            return call_soon(*args, context=context)
+
+        monkeypatch.setattr(loop, "call_soon_threadsafe", note)
+        return loop
+
+    async def view() -> str:
+        return variable.get()
+
+    def request() -> str:
+        variable.set("of the request")
+        result: str = call(app, view)
+        return result
+
+    app.config["EXECUTOR_LOOP_FACTORY"] = make_loop
+    with Executor(app):
+        assert copy_context().run(request) == "of the request"
+    assert contexts
+    assert "of the request" not in [context.get(variable) for context in contexts]
+
+
 # The end
 
 
@@ -812,6 +878,18 @@ def test_views_of_an_app_that_is_gone_leave_no_thread(app: Flask) -> None:
     gc.collect()
     assert gone() is None
     until_left(0)
+
+
+def test_loop_of_an_app_that_is_gone_is_freed() -> None:
+    app = make_app("short-lived")
+    executor = Executor(app)
+    loop = weakref.ref(call(app, running_loop))
+    assert loop() is not None
+    del app, executor
+    gc.collect()
+    until_left(0)
+    gc.collect()
+    assert loop() is None
 
 
 def test_interpreter_that_exits_waits_for_no_idle_loop() -> None:

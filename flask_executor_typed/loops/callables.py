@@ -1,0 +1,25 @@
+"""What gives a coroutine when it is called."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from types import FunctionType
+
+from asgiref.sync import iscoroutinefunction
+
+__all__ = ("is_async_callable",)
+
+_CO_COROUTINE = inspect.CO_COROUTINE
+
+
+def is_async_callable(fn: Callable[..., object]) -> bool:
+    """Whether calling ``fn`` gives a coroutine, as far as that can be told without calling it.
+
+    It can for ``async def`` functions and methods, partials of them, objects with an ``async``
+    ``__call__``, and what is marked as such (``asgiref.sync.sync_to_async``, for one).
+    """
+    if type(fn) is FunctionType and not fn.__dict__:  # the usual case, in a tenth of the time
+        return bool(fn.__code__.co_flags & _CO_COROUTINE)
+    # asgiref's function is inspect's on Python 3.12 and later; before, it knows its own mark too.
+    return iscoroutinefunction(fn) or iscoroutinefunction(getattr(fn, "__call__", fn))  # noqa: B004

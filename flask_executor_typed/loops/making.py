@@ -1,0 +1,56 @@
+"""Makes event loops: uvloop's or asyncio's, or those of ``EXECUTOR_LOOP_FACTORY``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+__all__ = ("make_loop",)
+
+_importing = threading.RLock()  # held while uvloop is imported, and at a fork
+
+
+def make_loop(new_loop: Callable[[], object] | None) -> asyncio.AbstractEventLoop:
+    """Make a loop with ``new_loop``, or in the usual way."""
+    make = new_loop or _new_loop_of_uvloop_or_asyncio
+    loop = make()
+    if not isinstance(loop, asyncio.AbstractEventLoop) or loop.is_running() or loop.is_closed():
+        raise TypeError(
+            f"EXECUTOR_LOOP_FACTORY: {make!r} returned {loop!r}: expected a new event loop"
+        )
+    return loop
+
+
+def _new_loop_of_uvloop_or_asyncio() -> asyncio.AbstractEventLoop:
+    """What makes event loops unless ``EXECUTOR_LOOP_FACTORY`` says otherwise."""
+    try:
+        with _importing:
+            uvloop: Any = import_module("uvloop")
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+def _finish_imports() -> None:
+    """Before a fork: a child cannot import what another thread of its parent was importing."""
+    _importing.acquire()
+
+
+def _go_on() -> None:
+    _importing.release()
+
+
+def _forget_parent() -> None:
+    global _importing  # noqa: PLW0603
+    _importing = threading.RLock()  # not released: uWSGI calls this without what comes before
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_finish_imports, after_in_parent=_go_on, after_in_child=_forget_parent
+    )

@@ -1,0 +1,44 @@
+"""Tasks of our own on each version of Python, and the end of those of others."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from contextvars import Context
+from functools import partial
+from typing import Any
+
+__all__ = ("cancel_and_wait", "create_task")
+
+
+# Tasks of our own are not made by the loop, whose factory is for those that a view or a job starts.
+if sys.version_info >= (3, 12):
+    # Eager: a coroutine that never waits is done here and now, without a turn of the loop.
+    create_task: Callable[..., asyncio.Task[None]] = partial(asyncio.Task, eager_start=True)
+
+elif sys.version_info >= (3, 11):
+
+    def create_task(
+        coroutine: Coroutine[Any, Any, None], *, loop: asyncio.AbstractEventLoop, context: Context
+    ) -> asyncio.Task[None]:
+        return asyncio.Task(coroutine, loop=loop, context=context)
+
+else:
+
+    def create_task(
+        coroutine: Coroutine[Any, Any, None], *, loop: asyncio.AbstractEventLoop, context: Context
+    ) -> asyncio.Task[None]:
+        return context.run(lambda: asyncio.Task(coroutine, loop=loop))  # which copies it
+
+
+async def cancel_and_wait(tasks: set[asyncio.Task[Any]], timeout: float | None = None) -> None:
+    """Cancel tasks, but for the one that runs this, and let them clean up, until time is up.
+
+    What they raise is theirs to report.
+    """
+    others = {task for task in tasks if task is not asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if others:
+        await asyncio.wait(others, timeout=timeout)

@@ -1,0 +1,320 @@
+"""A thread that keeps one event loop alive: what it runs, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context, copy_context
+from functools import partial
+from typing import Any, TypeVar
+from weakref import ref
+
+from ..callers import line_of_caller
+from ..calls import Call
+from ..context import running_call
+from ..errors import DeadlockError, ExecutorClosedError
+from ..futures import FutureProxy, LoopInbox, wait_here_with
+from ..threads import CLEANUP, DaemonPool, exit_has_begun, start_thread
+from ..watchdog import Watchdog
+from .here import loop_threads
+from .making import make_loop
+from .residents import Resident, running_resident, runs_resident_of
+from .sensitive import use_own_sensitive_thread
+from .tasks import cancel_and_wait, create_task
+
+__all__ = ("LoopThread",)
+
+R = TypeVar("R")
+
+_logger = logging.getLogger("flask_executor_typed")
+
+_BLOCKING_THREADS = min(32, (os.cpu_count() or 1) + 4)
+"""For ``asyncio.to_thread``, on each loop; as many as asyncio has."""
+
+
+class LoopThread:
+    """One event loop and the thread that runs it."""
+
+    def __init__(
+        self,
+        name: str,
+        pool_name: str,
+        new_loop: Callable[[], asyncio.AbstractEventLoop] | None,
+        slow_callback: float | None = None,
+    ) -> None:
+        # In a context of its own: the loop keeps the one that it is made in as long as it lives,
+        # and we are called from a view.
+        self.loop: asyncio.AbstractEventLoop = Context().run(make_loop, new_loop)
+        self._pool_name = pool_name
+        self._slow_callback = slow_callback
+        self._inbox = LoopInbox(self.loop)
+        self._refusing = False  # these two are set once, and never unset
+        self._cancels_pending = False
+        # Only the loop's thread touches what follows.
+        self._calls: set[Call[Any]] = set()  # that run; asyncio keeps only weak references to tasks
+        self._ending = False
+        self._finishing: asyncio.Task[None] | None = None
+        self._patience: float | None = None  # seconds for what is cancelled, if not for ever
+        self._ended = False
+        self.residents: dict[object, Resident] = {}  # by what they were made for, oldest first
+        self._residents_tasks: set[asyncio.Task[Any]] = set()
+        self._blocking = DaemonPool(f"{name}-blocking", _BLOCKING_THREADS)
+        self.loop.set_default_executor(self._blocking)
+        self._sensitive_pools: set[ref[DaemonPool]] = set()  # for whose tasks still live
+        loop_threads[self.loop] = self
+        try:
+            self._thread = start_thread(name, self._main)
+        except BaseException:
+            del loop_threads[self.loop]
+            self.loop.close()
+            raise
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def busy(self) -> int:
+        """Calls that run here or are about to; exact only in the loop's own thread."""
+        return len(self._calls) + len(self._inbox)
+
+    def submit(self, call: Call[Any]) -> None:
+        future = call.future  # the call forgets it when it is done, which may be any moment now
+        call.inbox, future._interruptible = self._inbox, call
+        if not self._refusing:
+            self._inbox.post(self._start, call)
+            if not self._refusing:
+                return
+        # refuse() came in between, and the loop may or may not get to what was posted just now.
+        # Whoever takes the right to start decides: if the loop has, the call was accepted.
+        if future._refuse():
+            raise ExecutorClosedError(self._pool_name, exit_has_begun())
+
+    def wait_for(self, awaitable: Awaitable[R]) -> R:
+        outcome: FutureProxy[R] = FutureProxy()
+        # asyncio keeps only weak references to tasks; this one lives as long as we wait for it.
+        tasks: list[asyncio.Task[None]] = []
+        run = _settle(outcome, awaitable)
+        starts = [partial(create_task, run, loop=self.loop, context=copy_context())]
+        self._inbox.post(lambda: tasks.append(starts.pop()()))
+        try:
+            return outcome.result()
+        finally:
+            # See FutureProxy.result(). And the task has contexts.
+            del outcome
+            tasks.clear()
+
+    def call_later(self, seconds: float, fn: Callable[[], object]) -> Callable[[], object]:
+        when = self.loop.time() + seconds
+        handles: list[asyncio.Handle] = []  # only the loop's thread touches it
+
+        def cancel() -> None:
+            handles.pop().cancel()
+
+        self._inbox.post(lambda: handles.append(self.loop.call_at(when, fn, context=Context())))
+        return lambda: self._inbox.post(cancel)  # posts come in order
+
+    @property
+    def thread(self) -> threading.Thread:
+        return self._thread
+
+    def ask(self) -> threading.Event:
+        """An event that is set when the loop gets to it; at once in its own thread."""
+        answered = threading.Event()
+        if threading.current_thread() is self._thread:
+            answered.set()
+        else:
+            self._inbox.post(answered.set)
+        return answered
+
+    def refuse(self, cancel_pending: bool) -> None:
+        self._cancels_pending |= cancel_pending
+        self._refusing = True
+
+    def end(self) -> None:
+        self._inbox.post(self._end)
+
+    def abandon(self, seconds: float) -> None:
+        """Fail the calls that are not done after ``seconds``, and end when they have cleaned up."""
+        # Here, for a loop that is blocked. What the loop begins while we look it finds itself.
+        posted = [args[0] for fn, args in self._inbox.waiting() if fn == self._start]
+        for call in [*posted, *self._calls.copy()]:
+            call.abandon(seconds)
+        self._inbox.post(self._hurry, seconds)
+
+    def threads(self) -> list[threading.Thread]:
+        return [self._thread, *(thread for pool in self._pools() for thread in pool.threads())]
+
+    def _pools(self) -> list[DaemonPool]:
+        pools = (reference() for reference in self._sensitive_pools.copy())
+        return [self._blocking, *(pool for pool in pools if pool is not None)]
+
+    def sensitive_pool(self) -> DaemonPool:
+        """A thread for what one task here runs in ``sync_to_async``."""
+        pool = DaemonPool(f"{self._pool_name}-sensitive", 1)
+        self._sensitive_pools.add(ref(pool, self._sensitive_pools.discard))
+        return pool
+
+    def join(self) -> None:
+        self._thread.join()
+
+    def _start(self, call: Call[Any]) -> None:
+        if self._cancels_pending:
+            call.future.cancel()
+        if call.begin():
+            self._calls.add(call)
+            run = call.run_async(self, use_own_sensitive_thread)
+            # No name for the context, which what the job raises would keep by way of this frame.
+            create_task(run, loop=self.loop, context=call.variables.copy())
+
+    def call_is_over(self, call: Call[Any]) -> None:
+        self._calls.discard(call)
+        if self._ending:
+            self._finish_when_idle()
+
+    def _end(self) -> None:
+        # What was accepted was posted before this, and has started.
+        self._ending = True
+        self._finish_when_idle()
+
+    def _finish_when_idle(self) -> None:
+        if self._ending and not self._calls:
+            self._finish_if_none_does()
+
+    def _hurry(self, seconds: float) -> None:
+        for call in self._calls.copy():
+            call.abandon(seconds)
+        self._ending = True
+        self._patience = CLEANUP / 8
+        self._finish_when_idle()
+        # Those that refuse to be cancelled do not keep the others' resources from being closed.
+        self.loop.call_later(CLEANUP / 4, self._finish_if_none_does, context=Context())
+
+    def _finish_if_none_does(self) -> None:
+        if self._finishing is None:
+            # Not by the loop, whose factory would take it for a task of the view that runs. And in
+            # a context of its own: it stays, and the last job's has an app.
+            self._finishing = Context().run(lambda: asyncio.Task(self._finish(), loop=self.loop))
+
+    def _has_blocking_threads(self) -> bool:
+        """Whether the pool of ``asyncio.to_thread`` has any, or is another that a job has set."""
+        pool = getattr(self.loop, "_default_executor", self._blocking)  # uvloop does not tell
+        return pool is not self._blocking or bool(self._blocking.threads())
+
+    async def _finish(self) -> None:
+        """Cancel what jobs left behind on the loop and let it clean up, as ``asyncio.run`` does."""
+        try:
+            # First what may still use a resident: a pool waits until it has its connections back.
+            await cancel_and_wait(asyncio.all_tasks() - self._residents_tasks, self._patience)
+            while self.residents:
+                _, newest = self.residents.popitem()
+                closing = asyncio.Task(newest.close(), loop=self.loop)
+                await asyncio.wait([closing], timeout=self._patience)
+            await cancel_and_wait(asyncio.all_tasks(), self._patience)
+            await self.loop.shutdown_asyncgens()
+            if self._patience is None and self._has_blocking_threads():
+                with contextlib.suppress(RuntimeError):  # Python 3.12 starts no thread at exit
+                    await self.loop.shutdown_default_executor()
+        finally:
+            for pool in self._pools():
+                pool.shutdown(wait=False)
+            self._ended = True
+            self.loop.stop()
+
+    def _main(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self._forbid_blocking()
+        watchdog = None
+        if self._slow_callback is not None:
+            name = threading.current_thread().name
+            watchdog = Watchdog(self.loop, name, self._slow_callback, self._running)
+        pause = 0.01
+        try:
+            while not self._ended:
+                # Neither a job that stops the loop ends it for the others, nor a task of a job's
+                # own that raises SystemExit or KeyboardInterrupt.
+                try:
+                    self.loop.run_forever()
+                except (SystemExit, KeyboardInterrupt):
+                    _logger.exception("a task ended the loop of %s; it goes on", self._pool_name)
+                except BaseException:
+                    # Of the loop itself, whose files a job has closed, say: perhaps each time.
+                    _logger.exception("the loop of %s failed; it goes on", self._pool_name)
+                    time.sleep(pause)
+                    pause = min(2 * pause, 60)
+        finally:
+            asyncio.set_event_loop(None)
+            loop_threads.pop(self.loop, None)
+            self.loop.set_task_factory(None)  # it refers to us
+            self.loop.close()
+            if watchdog is not None:
+                watchdog.end()
+
+    def _forbid_blocking(self) -> None:
+        wait_here_with(_refuse_to_block)
+
+    def _running(self) -> FutureProxy[Any] | None:
+        """The future of the job that keeps the loop busy, for another thread to see."""
+        task = asyncio.current_task(self.loop)
+        call = next((call for call in list(self._calls) if call.task is task), None)
+        if call is None and task is not None and sys.version_info >= (3, 12):
+            call = task.get_context().get(running_call)  # of a task that a job has started
+        return getattr(call, "future", None)  # it may be over by now
+
+    # -- residents, all in the loop's thread -----------------------------------------------------
+
+    def admit(
+        self, key: object, resident: Resident, living: Coroutine[Any, Any, None]
+    ) -> asyncio.Task[None]:
+        """Let ``resident`` live here as long as the coroutine runs, in contexts of its own."""
+        self.loop.set_task_factory(self._make_task)
+        self.residents[key] = resident
+        context = Context()  # not the view's or the job's, which would live as long
+        context.run(running_resident.set, resident)
+        context.run(use_own_sensitive_thread)
+        return context.run(self.loop.create_task, living)
+
+    def _make_task(
+        self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any
+    ) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, **options)
+        if runs_resident_of(self.loop):
+            self._note_residents(task)
+        else:
+            self._note(task)
+        return task
+
+    def _note_residents(self, task: asyncio.Task[Any]) -> None:
+        self._residents_tasks.add(task)
+        task.add_done_callback(self._residents_tasks.discard)
+
+    def _note(self, task: asyncio.Task[Any]) -> None:
+        """A task was started that is no resident's."""
+
+
+def _refuse_to_block(future: FutureProxy[Any], timeout: float | None) -> None:
+    # Even if the call needs no loop: nobody can know, and all the other jobs here would wait too.
+    raise DeadlockError(
+        line_of_caller(),
+        future.name,
+        "which would stop the event loop that runs this job and may have to run that one; "
+        "use 'await future'",
+    )
+
+
+async def _settle(outcome: FutureProxy[R], awaitable: Awaitable[R]) -> None:
+    use_own_sensitive_thread()
+    try:
+        result = await awaitable
+    except BaseException as error:  # SystemExit too: asyncio would end the loop with it
+        outcome._fail(error)
+    else:
+        outcome._succeed(result)
+    finally:
+        del outcome  # see FutureProxy.result()
