@@ -755,11 +755,13 @@ def test_view_of_a_signal_handler_leaves_the_thread_to_the_view_that_it_interrup
         while not seen:  # Python does not see a signal in the moment when it begins to wait
             signal.pthread_kill(thread.ident or 0, signal.SIGUSR1)
             await asyncio.sleep(0.01)
-        return [await sync_to_async(threading.current_thread)(), threading.current_thread()]
+        in_thread = sync_to_async(threading.current_thread)
+        without_context = Context().run(asyncio.get_running_loop().create_task, in_thread())
+        return [await in_thread(), await without_context, threading.current_thread()]
 
     before = signal.signal(signal.SIGUSR1, handle)
     try:
-        assert call(app, view) == [thread, *seen]
+        assert call(app, view) == [thread, thread, *seen]
     finally:
         signal.signal(signal.SIGUSR1, before)
 

@@ -93,7 +93,8 @@ class ViewLoop(LoopThread):
             # No server expects a CancelledError, and gunicorn's worker would end with it.
             raise JobAbandonedError(name_of(fn), self._abandoned, begun=True) from cancelled
         finally:
-            AsyncToSync.loop_thread_executors.pop(self.loop, None)
+            if before is None:  # no view waits that a signal handler with a view interrupted
+                AsyncToSync.loop_thread_executors.pop(self.loop, None)
             self._thread_of_view.waiting = before
             if waiting.context is not None:
                 adopt(waiting.context)
