@@ -106,12 +106,13 @@ def test_a_relative_import_is_resolved_from_the_package_of_its_file() -> None:
     ]
 
 
-def test_modules_of_context_import_only_those_before_them_in_its_map() -> None:
-    room = PACKAGE / "context"
+@pytest.mark.parametrize("name", ["context", "futures"])
+def test_modules_of_a_room_import_only_those_before_them_in_its_map(name: str) -> None:
+    room = PACKAGE / name
     the_map = ast.get_docstring(TREES[room / "__init__.py"]) or ""
     order = ", ".join(re.findall(r"^- ([a-z, ]+):", the_map, re.MULTILINE)).split(", ")
     assert sorted(order) == sorted(path.stem for path in room.glob("[!_]*.py"))
-    prefix = f"{PACKAGE.name}.context."
+    prefix = f"{PACKAGE.name}.{name}."
     for number, module in enumerate(order):
         names = imports(room / f"{module}.py")
         within = {name.split(".")[2] for name in names if name.startswith(prefix)}
