@@ -109,10 +109,11 @@ class ClaimableFuture(Future[R]):
     # it passes the GIL back and forth. Here a call that nobody waits for needs no lock at all.
     #
     # ``_watchers`` holds two tickets and whoever wants to know. Removing an item from a list is
-    # atomic, with the GIL and without it, so of all that try to take a ticket one succeeds. The
-    # winner of _TO_SETTLE writes the result, then the state, then pops and calls every watcher.
-    # Who adds a watcher looks at the state afterwards: if it is final, the watcher may or may not
-    # have been popped, and removing it again tells which. So each watcher is called exactly once.
+    # atomic, with the GIL and without it, if no item has an ``__eq__`` that is written in Python.
+    # So of all that try to take a ticket one succeeds. The winner of _TO_SETTLE writes the result,
+    # then the state, then pops and calls every watcher. Who adds a watcher looks at the state
+    # afterwards: if it is final, the watcher may or may not have been popped, and removing it again
+    # tells which. So each watcher is called exactly once.
     #
     # Without the GIL too: there an item of a list, and an attribute in a slot, is stored under the
     # object's own lock, and taking and giving back such a lock orders what all threads see. So who

@@ -1,7 +1,6 @@
 """What waits in a future's list of watchers, and is called once, when the future is done.
 
-Waiters come before the callbacks there: who waits is woken before any callback runs. Nothing in
-such a list may define ``__eq__`` in Python: removing an item would not be atomic.
+Waiters come before the callbacks there: who waits is woken before any callback runs.
 """
 
 from __future__ import annotations

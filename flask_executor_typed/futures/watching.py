@@ -1,4 +1,7 @@
-"""Who hears of a job's progress: on a loop, step by step, or in the job's own thread."""
+"""Who hears of a job's progress: a reader on a loop, or a function in the job's own thread.
+
+The only module that adds to those who are told when a job reports, and takes away from them.
+"""
 
 from __future__ import annotations
 
