@@ -40,6 +40,7 @@ TESTS = {
     "futures/claims": "futures calls forking deadlocks threads",
     "futures/collection": "future_collection forking",
     "futures/following": "futures calls deadlocks",
+    "futures/forking": "forking",
     "futures/inbox": "futures completion threads",
     "futures/keys": "future_collection",
     "futures/proxy": "futures current completion calls deadlocks threads",
