@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from typing_extensions import Self
 
-from .futures import FutureProxy, LoopInbox, _inbox_of_running_loop
+from .futures import FutureProxy, LoopInbox, inbox_of_running_loop
 
 __all__ = ("AsCompleted",)
 
@@ -95,7 +95,7 @@ class _Arrivals(Generic[F]):
         """Wait until something is done, or ``timeout`` seconds."""
         if self._waiter is not None:
             raise RuntimeError("another task waits for the next of these futures already")
-        loop, inbox = _inbox_of_running_loop()
+        loop, inbox = inbox_of_running_loop()
         woken = loop.create_future()
         self._waiter = inbox, woken
         try:

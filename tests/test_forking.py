@@ -290,6 +290,32 @@ def test_done_future_can_be_waited_for_in_a_fork_though_a_thread_held_its_lock()
     assert ended == Ended(0, "True 42 42\ncalled back\n", "")
 
 
+def test_future_has_an_id_in_a_fork_though_a_thread_held_the_lock_of_all_futures() -> None:
+    ended = run_script(
+        IN_THE_CHILD
+        + LOOK
+        + dedent("""
+        from flask_executor_typed.futures.forking import shared_lock
+
+        future = executor.submit(double, 21)
+        held, release = threading.Event(), threading.Event()
+
+        def hold():
+            with shared_lock():
+                held.set()
+                release.wait(20)
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        held.wait(10)
+        in_a_fork(lambda: print(len(future.id)))
+        release.set()
+        holder.join()
+        """)
+    )
+    assert ended == Ended(0, "22\n", "")
+
+
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 def test_children_of_multiprocessing_have_threads_loops_and_worker_processes_of_their_own(
     tmp_path: Path, method: str

@@ -106,7 +106,7 @@ def test_a_relative_import_is_resolved_from_the_package_of_its_file() -> None:
     ]
 
 
-@pytest.mark.parametrize("package", ["context", "loops"])
+@pytest.mark.parametrize("package", ["context", "futures", "loops"])
 def test_modules_of_a_package_import_only_those_before_them_in_its_map(package: str) -> None:
     room = PACKAGE / package
     the_map = ast.get_docstring(TREES[room / "__init__.py"]) or ""

@@ -36,7 +36,17 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "flask_executor_typed"
 
 TESTS = {
-    "futures": "futures future_collection current completion calls deadlocks threads",
+    "futures/callbacks": "futures calls",
+    "futures/claims": "futures calls forking deadlocks threads",
+    "futures/collection": "future_collection forking",
+    "futures/following": "futures calls deadlocks",
+    "futures/forking": "forking",
+    "futures/inbox": "futures completion threads",
+    "futures/keys": "future_collection",
+    "futures/proxy": "futures current completion calls deadlocks threads",
+    "futures/standard": "futures forking",
+    "futures/waiters": "futures deadlocks threads",
+    "futures/watching": "current futures",
     "calls": "calls current futures deadlocks context",
     "loops": "loops views resources deadlocks threads",
     "views": "views threads",

@@ -60,7 +60,7 @@ def _overload(name: str, part: str) -> str:
 
 _AWAITABLE = r"Callable\[P, Awaitable\[R\]\]"
 _CLASS_OF_KEY = r"(?s)@final\nclass FutureKey.*?\n\n\n"
-_CLASS_OF_FUTURE = r"(?s)class FutureProxy\(.*?\n\n\nclass "
+_CLASS_OF_FUTURE = r"(?s)class FutureProxy\(.*?\n\n\n"
 _CLASS_OF_COLLECTION = r"(?s)class FutureCollection.*?\n\n\n"
 
 MUTATIONS = (
@@ -79,13 +79,13 @@ MUTATIONS = (
     ),
     Mutation(
         "progress: is Any",
-        "futures.py",
+        "futures/proxy.py",
         r"def progress\(self\) -> Progress \| None:",
         "def progress(self) -> Any:",
     ),
     Mutation(
         "watch: gives Any",
-        "futures.py",
+        "futures/proxy.py",
         r"def watch\(self\) -> AsyncIterator\[Progress\]:",
         "def watch(self) -> AsyncIterator[Any]:",
     ),
@@ -436,40 +436,40 @@ MUTATIONS = (
     # -- FutureProxy
     Mutation(
         "a future: cannot be awaited",
-        "futures.py",
+        "futures/proxy.py",
         r"def __await__",
         "def _await",
     ),
     Mutation(
         "a future: awaiting gives Any",
-        "futures.py",
+        "futures/proxy.py",
         r"Generator\[Any, None, R\]",
         "Generator[Any, None, Any]",
     ),
     Mutation(
         "a future: result() may be None",
-        "futures.py",
+        "futures/proxy.py",
         r"(def result\(self, timeout: float \| None = None\)) -> R:",
         r"\1 -> R | None:",
         _CLASS_OF_FUTURE,
     ),
     Mutation(
         "a future: callbacks take anything",
-        "futures.py",
+        "futures/proxy.py",
         r"(def add_done_callback\(self, fn: )Callable\[\[FutureProxy\[R\]\], object\]",
         r"\1Callable[[Any], object]",
         _CLASS_OF_FUTURE,
     ),
     Mutation(
         "a future: callbacks get the standard library's future",
-        "futures.py",
+        "futures/proxy.py",
         r"(def add_done_callback\(self, fn: )Callable\[\[FutureProxy\[R\]\], object\]",
         r"\1Callable[[Future[R]], object]",
         _CLASS_OF_FUTURE,
     ),
     Mutation(
         "a future: the status is any text",
-        "futures.py",
+        "futures/proxy.py",
         r"def status\(self\) -> Status",
         "def status(self) -> str",
         _CLASS_OF_FUTURE,
@@ -477,64 +477,64 @@ MUTATIONS = (
     # -- FutureCollection
     Mutation(
         "futures.result: is never None",
-        "futures.py",
+        "futures/collection.py",
         r"-> ([RT]) \| None: \.\.\.",
         r"-> \1: ...",
         _CLASS_OF_COLLECTION,
     ),
     Mutation(
         "futures.pop and get: return the standard library's future",
-        "futures.py",
+        "futures/collection.py",
         r"-> FutureProxy\[([RT])\] \| None: \.\.\.",
         r"-> Future[\1] | None: ...",
         _CLASS_OF_COLLECTION,
     ),
     Mutation(
         "futures.add: takes a future of anything",
-        "futures.py",
+        "futures/collection.py",
         r"future: ReadableFuture\[[RT]\]",
         "future: ReadableFuture[Any]",
         _CLASS_OF_COLLECTION,
     ),
     Mutation(
         "futures.add: takes only futures of exactly the type",
-        "futures.py",
+        "futures/collection.py",
         r"future: ReadableFuture\[([RT])\]",
         r"future: Future[\1]",
         _CLASS_OF_COLLECTION,
     ),
     Mutation(
         "futures.done: no overload for typed keys",
-        "futures.py",
+        "futures/collection.py",
         _overload("done", r"FutureKey\[Any\]"),
         "",
     ),
     Mutation(
         "futures.add_done_callback: the key's type is not compared",
-        "futures.py",
+        "futures/collection.py",
         r"future_key: FutureKey\[R\], fn: Callable\[\[FutureProxy\[R\]\], object\]",
         "future_key: FutureKey[R], fn: Callable[[Any], object]",
     ),
     # -- FutureKey
     Mutation(
         "FutureKey: is hashable",
-        "futures.py",
+        "futures/keys.py",
         r"    __hash__: ClassVar\[None\].*\n",
         "    def __hash__(self) -> int: ...\n",
         _CLASS_OF_KEY,
     ),
-    Mutation("FutureKey: is not final", "futures.py", r"@final\n", "", _CLASS_OF_KEY),
-    Mutation("FutureKey: is covariant", "futures.py", r"\[R\]", "[R_co]", _CLASS_OF_KEY),
+    Mutation("FutureKey: is not final", "futures/keys.py", r"@final\n", "", _CLASS_OF_KEY),
+    Mutation("FutureKey: is covariant", "futures/keys.py", r"\[R\]", "[R_co]", _CLASS_OF_KEY),
     Mutation(
         "FutureKey: key[item] is of no type",
-        "futures.py",
+        "futures/keys.py",
         r"-> Self",
         "-> FutureKey[Any]",
         _CLASS_OF_KEY,
     ),
     Mutation(
         "FutureKey: anything is an item",
-        "futures.py",
+        "futures/keys.py",
         r"item: Hashable",
         "item: object",
         _CLASS_OF_KEY,

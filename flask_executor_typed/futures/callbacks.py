@@ -1,0 +1,71 @@
+"""A done callback, and the contexts that it is called with.
+
+The only module that calls what users ask to be called when a future is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures._base import LOGGER
+from contextvars import Context
+from typing import Any, Protocol
+
+from flask import Flask
+
+from ..context import ContextRules, ContextSnapshot, active_app_context, capture, run_pushed
+from ..logs import log_exception, without_data
+
+__all__ = ("Callback", "contexts_for_callback")
+
+
+class _HasContexts(Protocol):
+    """What is needed of a future."""
+
+    _app: Flask | None
+    _rules: ContextRules
+    _snapshot: ContextSnapshot | None
+    _variables: Context | None
+
+
+class Callback:
+    """A done callback with the contexts it runs in."""
+
+    __slots__ = ("_fn", "_snapshot", "_variables")
+
+    def __init__(
+        self,
+        fn: Callable[[Any], object],
+        snapshot: ContextSnapshot | None,
+        variables: Context | None,
+    ) -> None:
+        self._fn = fn
+        self._snapshot = snapshot
+        self._variables = variables
+
+    def __call__(self, future: _HasContexts) -> None:
+        try:
+            if self._snapshot is None or self._variables is None:
+                self._fn(future)
+            else:
+                run_pushed(self._snapshot, self._variables, self._fn, future)
+        except BaseException:
+            # Nobody can catch what a callback raises: the worker that runs it must live on.
+            logger = LOGGER if future._app is None else future._app.logger
+            fn = without_data(self._fn)
+            log_exception(logger, "exception calling callback %r for %r", fn, future)
+
+
+def contexts_for_callback(
+    future: _HasContexts,
+) -> tuple[ContextSnapshot | None, Context | None]:
+    """Those that are active here now; outside of any, those of the call."""
+    app_context = active_app_context()
+    if app_context is not None:
+        return capture(app_context.app, future._rules, app_context)
+    # A worker may settle the future in between. It forgets the snapshot first: look at it last.
+    variables, snapshot = future._variables, future._snapshot
+    if snapshot is not None:
+        return snapshot, variables
+    if future._app is None:
+        return None, None
+    return ContextSnapshot(future._app, future._rules), Context()

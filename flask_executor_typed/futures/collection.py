@@ -1,0 +1,235 @@
+"""Futures by key, a bounded number of them."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from typing import Any, Generic, Literal, Protocol, TypeVar, overload
+from weakref import WeakSet
+
+from typing_extensions import TypeVar as TypeVarWithDefault
+
+from ..errors import DuplicateKeyError
+from .forking import in_child
+from .keys import FutureKey, plain_key
+from .proxy import FutureProxy, Status
+
+__all__ = ("FutureCollection", "OnDuplicate", "ReadableFuture")
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+T = TypeVarWithDefault("T", default=Any)
+
+# A union, since stubtest wants one at runtime where a type checker sees one.
+OnDuplicate = Literal["error"] | Literal["join"] | Literal["replace"]  # noqa: PYI030
+
+
+class ReadableFuture(Protocol[R_co]):
+    """What a future gives: so that an ``Executor[float]`` may keep a future of ``int``."""
+
+    def cancel(self) -> bool: ...
+    def cancelled(self) -> bool: ...
+    def running(self) -> bool: ...
+    def done(self) -> bool: ...
+    def result(self, timeout: float | None = None) -> R_co: ...
+    def exception(self, timeout: float | None = None) -> BaseException | None: ...
+
+
+class FutureCollection(Generic[T]):
+    """Futures by key, a bounded number of them. Every method may be called from any thread.
+
+    Methods named like those of a future take the key first and ask the future kept under it; for
+    a key that is not there they return ``None``. ``T`` is the type of the results; with a
+    :class:`FutureKey` the key's own type is used instead.
+    """
+
+    def __init__(self, max_length: int | None = 50) -> None:
+        self.max_length = max_length
+        """Futures kept at most; ``None`` keeps them all."""
+        self._futures: OrderedDict[Hashable, Future[Any]] = OrderedDict()  # guarded by _lock
+        self._lock = threading.RLock()  # reentrant: a key's __eq__ or a finalizer may come back
+        _collections.add(self)
+
+    def __len__(self) -> int:
+        return len(self._futures)
+
+    def __contains__(self, future: object) -> bool:
+        """Whether this *future* is kept, under whatever key. For a key, use :meth:`get`."""
+        with self._lock:
+            return any(kept is future for kept in self._futures.values())
+
+    @overload
+    def add(self, future_key: FutureKey[R], future: ReadableFuture[R]) -> None: ...
+    @overload
+    def add(self, future_key: Hashable, future: ReadableFuture[T]) -> None: ...
+    def add(self, future_key: Any, future: Any) -> None:
+        """Keep a future. The oldest finished one goes if there is no room, else the oldest.
+
+        A future that goes is only forgotten here; its call runs on.
+
+        Raises:
+            DuplicateKeyError: the key is in use; a ``ValueError``.
+        """
+        self._claim(future_key, future, "error")
+
+    def _claim(
+        self, future_key: object, future: Future[Any], on_duplicate: OnDuplicate
+    ) -> FutureProxy[Any] | None:
+        """Keep ``future``, or return the one to join. One step: of two claims, one comes second."""
+        key = plain_key(future_key)
+        with self._lock:
+            kept = self._futures.get(key)
+            if kept is not None:
+                if on_duplicate == "error":
+                    raise DuplicateKeyError(key)
+                held = isinstance(kept, FutureProxy) and kept._held
+                forked = isinstance(kept, FutureProxy) and kept._is_of_parent()
+                if on_duplicate == "join" and not (held or forked or kept.done()):
+                    return _as_proxy(kept)
+                del self._futures[key]
+            self._futures[key] = future
+            if isinstance(future, FutureProxy):
+                future.key = key
+            while self.max_length is not None and len(self._futures) > self.max_length:
+                finished = (
+                    k for k, kept in self._futures.items() if kept.done() and kept is not future
+                )
+                del self._futures[next(finished, next(iter(self._futures)))]
+        return None
+
+    def _forget(self, future: FutureProxy[Any]) -> None:
+        """Undo the claim of a future whose call was refused."""
+        with self._lock:
+            if self._futures.get(future.key) is future:
+                del self._futures[future.key]
+
+    @overload
+    def pop(self, future_key: FutureKey[R]) -> FutureProxy[R] | None: ...
+    @overload
+    def pop(self, future_key: Hashable) -> FutureProxy[T] | None: ...
+    def pop(self, future_key: Any) -> FutureProxy[Any] | None:
+        """Forget a key and return its future, or ``None``."""
+        with self._lock:
+            return _as_proxy(self._futures.pop(plain_key(future_key), None))
+
+    @overload
+    def get(self, future_key: FutureKey[R]) -> FutureProxy[R] | None: ...
+    @overload
+    def get(self, future_key: Hashable) -> FutureProxy[T] | None: ...
+    def get(self, future_key: Any) -> FutureProxy[Any] | None:
+        """The future kept under a key, or ``None``."""
+        return _as_proxy(self._get(future_key))
+
+    def _get(self, future_key: object) -> Future[Any] | None:
+        with self._lock:
+            return self._futures.get(plain_key(future_key))
+
+    @overload
+    def result(self, future_key: FutureKey[R], timeout: float | None = None) -> R | None: ...
+    @overload
+    def result(self, future_key: Hashable, timeout: float | None = None) -> T | None: ...
+    def result(self, future_key: Any, timeout: float | None = None) -> Any:
+        """Like :meth:`FutureProxy.result`."""
+        future = self._get(future_key)
+        return None if future is None else future.result(timeout)
+
+    @overload
+    def exception(
+        self, future_key: FutureKey[Any], timeout: float | None = None
+    ) -> BaseException | None: ...
+    @overload
+    def exception(
+        self, future_key: Hashable, timeout: float | None = None
+    ) -> BaseException | None: ...
+    def exception(self, future_key: Any, timeout: float | None = None) -> BaseException | None:
+        """Like :meth:`FutureProxy.exception`."""
+        future = self._get(future_key)
+        return None if future is None else future.exception(timeout)
+
+    @overload
+    def done(self, future_key: FutureKey[Any]) -> bool | None: ...
+    @overload
+    def done(self, future_key: Hashable) -> bool | None: ...
+    def done(self, future_key: Any) -> bool | None:
+        """Like :meth:`FutureProxy.done`."""
+        future = self._get(future_key)
+        return None if future is None else future.done()
+
+    @overload
+    def running(self, future_key: FutureKey[Any]) -> bool | None: ...
+    @overload
+    def running(self, future_key: Hashable) -> bool | None: ...
+    def running(self, future_key: Any) -> bool | None:
+        """Like :meth:`FutureProxy.running`."""
+        future = self._get(future_key)
+        return None if future is None else future.running()
+
+    @overload
+    def cancelled(self, future_key: FutureKey[Any]) -> bool | None: ...
+    @overload
+    def cancelled(self, future_key: Hashable) -> bool | None: ...
+    def cancelled(self, future_key: Any) -> bool | None:
+        """Like :meth:`FutureProxy.cancelled`."""
+        future = self._get(future_key)
+        return None if future is None else future.cancelled()
+
+    @overload
+    def cancel(self, future_key: FutureKey[Any]) -> bool | None: ...
+    @overload
+    def cancel(self, future_key: Hashable) -> bool | None: ...
+    def cancel(self, future_key: Any) -> bool | None:
+        """Like :meth:`FutureProxy.cancel`."""
+        future = self._get(future_key)
+        return None if future is None else future.cancel()
+
+    @overload
+    def status(self, future_key: FutureKey[Any]) -> Status | None: ...
+    @overload
+    def status(self, future_key: Hashable) -> Status | None: ...
+    def status(self, future_key: Any) -> Status | None:
+        """Like :attr:`FutureProxy.status`."""
+        future = self.get(future_key)
+        return None if future is None else future.status
+
+    @overload
+    def add_done_callback(
+        self, future_key: FutureKey[R], fn: Callable[[FutureProxy[R]], object]
+    ) -> None: ...
+    @overload
+    def add_done_callback(
+        self, future_key: Hashable, fn: Callable[[FutureProxy[T]], object]
+    ) -> None: ...
+    def add_done_callback(self, future_key: Any, fn: Callable[[Any], object]) -> None:
+        """Like :meth:`FutureProxy.add_done_callback`; a key that is not there does nothing."""
+        future = self.get(future_key)
+        if future is not None:
+            future.add_done_callback(fn)
+
+    def _state(self, future_key: object) -> str | None:
+        """``concurrent.futures``' own word for the status: ``"RUNNING"``, ``"FINISHED"``, ..."""
+        future = self._get(future_key)
+        return None if future is None else future._state
+
+
+@overload
+def _as_proxy(future: None) -> None: ...
+@overload
+def _as_proxy(future: Future[R]) -> FutureProxy[R]: ...
+def _as_proxy(future: Future[Any] | None) -> FutureProxy[Any] | None:
+    """Make a future of another executor awaitable, like ours."""
+    if future is None or isinstance(future, FutureProxy):
+        return future
+    proxy: FutureProxy[Any] = FutureProxy()
+    proxy._follow(future)
+    return proxy
+
+
+_collections: WeakSet[FutureCollection[Any]] = WeakSet()
+
+
+@in_child
+def _forget_parent() -> None:
+    for collection in _collections:
+        collection._lock = threading.RLock()

@@ -1,0 +1,79 @@
+"""Futures that are settled like others: a chain of them is as long as it likes.
+
+The only module that settles one future because another one is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, TypeVar
+
+from ..errors import ForkedFutureError
+from .claims import ClaimableFuture
+
+__all__ = ("follow", "following_apart")
+
+R = TypeVar("R")
+
+
+class _ThisThread(threading.local):
+    def __init__(self) -> None:
+        self.followers: deque[tuple[ClaimableFuture[Any], Future[Any]]] = deque()
+        """Futures that are to be settled like others which have been settled in this thread."""
+
+
+_this_thread = _ThisThread()
+
+
+@contextlib.contextmanager
+def following_apart() -> Generator[None, None, None]:
+    """Settle followers at once, although a frame below is settling some: it waits for these."""
+    outer, _this_thread.followers = _this_thread.followers, deque()
+    try:
+        yield
+    finally:
+        _this_thread.followers = outer
+
+
+def follow(follower: ClaimableFuture[R], future: Future[R]) -> None:
+    """Have ``follower`` settled, and cancelled, with another future."""
+    settle = partial(_settle_like, follower)  # unlike a callback, it needs no contexts
+    if not isinstance(future, ClaimableFuture):
+        follower._followed = future
+        future.add_done_callback(settle)
+    elif future._last_followed() is follower:
+        follower._fail(
+            RuntimeError(f"{follower.name} returned its own future, and can never be done")
+        )
+    elif future._is_of_parent():
+        follower._fail(ForkedFutureError(future.name))
+    else:
+        follower._followed = future
+        if (queued := future._queued) is not None:
+            queued.is_wanted()  # by whoever waits for this one
+        if not future._watch(settle):
+            settle(future)
+
+
+def _settle_like(follower: ClaimableFuture[Any], followed: Future[Any]) -> None:
+    followers = _this_thread.followers
+    followers.append((follower, followed))
+    if len(followers) > 1:
+        return  # a frame below does it: a chain of futures is not a chain of frames
+    try:
+        while followers:
+            follower, followed = followers[0]
+            if followed.cancelled():
+                follower._end_cancelled()
+            elif (exception := followed.exception()) is not None:
+                follower._fail(exception)
+            else:
+                follower._succeed(followed.result())
+            followers.popleft()
+    finally:
+        followers.clear()  # empty, unless this was interrupted

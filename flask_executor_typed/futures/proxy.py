@@ -1,0 +1,341 @@
+"""The handle of one call: wait for it, await it, cancel it, be called back by it.
+
+The only module that knows what a user may do with a future.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import threading
+from collections.abc import AsyncIterator, Callable, Generator, Hashable
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from ..errors import UnsupportedError
+from .callbacks import Callback, contexts_for_callback
+from .claims import ClaimableFuture
+from .following import follow
+from .forking import in_child, shared_lock
+from .inbox import inbox_of_running_loop
+from .progress import Progress
+from .standard import shared_state_of, state_of
+from .waiters import Awaiter, Blocked
+from .watching import steps_of, telling
+
+__all__ = ("FutureProxy", "Status", "wait_here_with")
+
+R = TypeVar("R")
+
+# A union, since stubtest wants one at runtime where a type checker sees one.
+Status = (
+    Literal["pending"]  # noqa: PYI030
+    | Literal["running"]
+    | Literal["succeeded"]
+    | Literal["failed"]
+    | Literal["cancelled"]
+)
+
+
+class _ThisThread(threading.local):
+    wait: Callable[[FutureProxy[Any], float | None], None] | None = None
+    """What a thread of an executor does instead of only blocking."""
+
+
+_this_thread = _ThisThread()
+
+
+def wait_here_with(wait: Callable[[FutureProxy[Any], float | None], None]) -> None:
+    """In this thread, have ``wait(future, timeout)`` called by ``result()`` if it must wait."""
+    _this_thread.wait = wait
+
+
+@in_child
+def _forget_parent() -> None:
+    _this_thread.wait = None  # this thread is no worker any more
+
+
+class FutureProxy(ClaimableFuture[R]):
+    """The handle of one submitted call: a real ``concurrent.futures.Future`` that can be awaited.
+
+    Every method may be called from any thread. ``await future`` works on any running asyncio
+    loop, for any number of awaiters; awaiting is waiting, as :meth:`result` is: when the awaiting
+    task is cancelled or times out, the call goes on. Use :meth:`cancel` to stop it.
+    """
+
+    __slots__ = ()
+
+    name: str
+    """The qualified name of the function that was called."""
+
+    key: Hashable | None
+    """The key under which the future was kept last, if it was submitted with one."""
+
+    # -- what a person wants to know -------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """A name for this call that nobody can guess, of 22 characters that are safe in a URL."""
+        if self._id is None:
+            with shared_lock():  # two first readers must see one id
+                if self._id is None:
+                    self._id = secrets.token_urlsafe(16)
+        return self._id
+
+    @property
+    def status(self) -> Status:
+        """``pending``, ``running``, ``succeeded``, ``failed`` or ``cancelled``."""
+        running = self.running()  # first: asked last, a call that ends meanwhile would be pending
+        if self._status == FINISHED:
+            return "succeeded" if self._exception is None else "failed"
+        if self._status == CANCELLED_AND_NOTIFIED:
+            return "cancelled"
+        return "running" if running else "pending"
+
+    @property
+    def submitted_at(self) -> datetime:
+        """When the call was submitted, in UTC."""
+        return datetime.fromtimestamp(self._submitted, timezone.utc)
+
+    @property
+    def started_at(self) -> datetime | None:
+        """When a worker began to run the call, in UTC; ``None`` if it has not, or never did."""
+        return datetime.fromtimestamp(self._started, timezone.utc) if self._started else None
+
+    @property
+    def finished_at(self) -> datetime | None:
+        """When the future was settled, in UTC; ``None`` if it is not."""
+        return datetime.fromtimestamp(self._finished, timezone.utc) if self._finished else None
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the job says it is; ``None`` if it has said nothing."""
+        return self._progress
+
+    def watch(self) -> AsyncIterator[Progress]:
+        """The job's progress, each time it has changed, until the job is done.
+
+        ``async for progress in future.watch():`` ends with the job, however that ends; it does not
+        raise what the job raised. A reader that is slower than the job misses steps, never the
+        last. Does not poll.
+        """
+        return steps_of(self)
+
+    def _telling(self, change: Callable[[], object]) -> contextlib.AbstractContextManager[None]:
+        """Have ``change()`` called for each progress, in the job's thread."""
+        return telling(self, change)
+
+    def _report(self, progress: Progress) -> None:
+        self._progress = progress
+        for change in self._progress_watchers:
+            change()
+
+    def __repr__(self) -> str:
+        name = f" {self.name}" if self.name else ""
+        key = "" if self.key is None else f" key={self.key!r}"
+        return f"<{type(self).__name__}{name}{key} {self.status} at {id(self):#x}>"
+
+    # -- concurrent.futures ----------------------------------------------------------------------
+
+    def done(self) -> bool:
+        """Whether the call has a result, has an exception, or was cancelled."""
+        return self._status != PENDING
+
+    def running(self) -> bool:
+        """Whether a worker runs the call now."""
+        if self._status != PENDING:
+            return False
+        followed = self._followed
+        return self._started > 0 or (followed is not None and followed.running())
+
+    def cancelled(self) -> bool:
+        """Whether the call was cancelled, before or while it ran."""
+        return self._status == CANCELLED_AND_NOTIFIED
+
+    def cancel(self, *, kill: bool = False) -> bool:
+        """Cancel the call if that is possible, and say whether it was.
+
+        A pending call never starts. A running coroutine gets ``CancelledError`` at its next
+        ``await``; the future is cancelled at once, the coroutine's cleanup follows on its loop.
+        A running plain function cannot be stopped: ``False``. It can see the request, as
+        ``current_job.cancel_requested``, and end by itself.
+
+        Args:
+            kill: End the worker process of a running call, whatever it does there. For a pending
+                call, and a coroutine in a thread, nothing is different.
+
+        Raises:
+            UnsupportedError: ``kill`` was asked for, and the call runs where nothing can kill it:
+                in a thread, say.
+        """
+        if self._is_of_parent():
+            return False
+        last = self._last_followed()
+        if isinstance(last, FutureProxy) and last is not self:  # cancelling that settles this one
+            return last.cancel(kill=kill)
+        if last is not self:
+            cancelled = last.cancel()
+            if kill and last.running():
+                raise self._cannot_be_killed()
+            return cancelled
+        if self._withdraw():
+            if self._end_cancelled():
+                return True
+        elif (running := self._interruptible) is not None and running.can_interrupt(kill=kill):
+            if self._interrupt(kill=kill):
+                return True
+        elif kill and self.running():
+            raise self._cannot_be_killed()
+        else:
+            self._cancel_requested = True
+            if running is not None:
+                running.ask()
+        return self.cancelled()
+
+    def _cannot_be_killed(self) -> UnsupportedError:
+        running = self._interruptible
+        return UnsupportedError(
+            self.name,
+            "EXECUTOR_TYPE='thread'" if running is None else running.backend,
+            "kill a running job",
+            "use EXECUTOR_TYPE='process', or cancel() and current_job.cancel_requested",
+        )
+
+    def _interrupt(self, error: BaseException | None = None, *, kill: bool = False) -> bool:
+        """End a running call, with ``error`` or as cancelled; ``False`` if it was done before.
+
+        A coroutine is stopped at its next ``await``; a plain function is only told.
+        """
+        interruptible = self._interruptible
+        self._cancel_requested = True
+        if not (self._end_cancelled() if error is None else self._fail(error)):
+            return False
+        if interruptible is not None:
+            interruptible.interrupt(kill=kill)
+        return True
+
+    def result(self, timeout: float | None = None) -> R:
+        """Wait until the call is done and return what it returned.
+
+        Args:
+            timeout: Seconds to wait at most; ``None`` waits for ever.
+
+        Raises:
+            concurrent.futures.CancelledError: the call was cancelled.
+            concurrent.futures.TimeoutError: it was not done in time; it goes on.
+            BaseException: what the call raised.
+        """
+        try:
+            exception = self.exception(timeout)
+            if exception is not None:
+                raise exception
+            result: R = self._result
+            return result
+        finally:
+            # The traceback of what we raise refers to this frame, and the future to it: without
+            # this, every failed call would be a cycle that only the garbage collector ends.
+            exception = None
+            del self
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait until the call is done and return what it raised, or ``None``.
+
+        Raises:
+            concurrent.futures.CancelledError: the call was cancelled.
+            concurrent.futures.TimeoutError: it was not done in time.
+        """
+        if self._status == PENDING:
+            if timeout is None or timeout > 0:
+                (_this_thread.wait or _block)(self, timeout)
+            if self._status == PENDING:
+                raise FutureTimeoutError
+        if self._status != FINISHED:
+            raise CancelledError
+        return self._exception
+
+    def _block(self, timeout: float | None) -> None:
+        """Block until the call is done, or time is up."""
+        blocked = Blocked()
+        if self._watch(blocked, first=True):
+            try:
+                blocked.wait(timeout)
+            finally:
+                self._take(blocked)
+
+    def add_done_callback(self, fn: Callable[[FutureProxy[R]], object]) -> None:
+        """Call ``fn(self)`` when the call is done, at once if it already is.
+
+        The callback runs in the thread that settles the future (the worker's; a coroutine job's
+        callbacks run on its loop, so they must not block), with contexts of its own like the ones
+        active here now; outside of any, with those of the call. What it raises is logged.
+        """
+        callback = Callback(fn, *contexts_for_callback(self))
+        if not self._watch(callback):
+            callback(self)
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """Claim the call for running. For executors; ``False`` if it was cancelled."""
+        if self._begin():
+            return True
+        if self._started or self._status == FINISHED:
+            raise InvalidStateError(f"{self.status}: {self!r}")
+        return False
+
+    def set_result(self, result: R) -> None:
+        """Settle the future with a result. For executors; raises ``InvalidStateError`` if done."""
+        if not self._succeed(result):
+            raise InvalidStateError(f"{self.status}: {self!r}")
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """Settle the future with an exception. For executors, like :meth:`set_result`."""
+        if not self._settle(FINISHED, None, exception):
+            raise InvalidStateError(f"{self.status}: {self!r}")
+
+    # -- asyncio ---------------------------------------------------------------------------------
+
+    def __await__(self) -> Generator[Any, None, R]:
+        try:
+            if self._status == PENDING:
+                loop, inbox = inbox_of_running_loop()
+                awaiter = Awaiter(inbox, loop.create_future())
+                if self._watch(awaiter, first=True):
+                    try:
+                        yield from awaiter.waiter.__await__()
+                    finally:
+                        self._take(awaiter)  # only there still if our task was cancelled
+            if self._status != FINISHED:
+                raise asyncio.CancelledError
+            return self.result()
+        finally:
+            del self  # see result()
+
+    def _add_default_callback(self, fn: Callable[[FutureProxy[Any]], object]) -> None:
+        """Like :meth:`add_done_callback`, for a call that is not submitted yet."""
+        self._watchers.append(Callback(fn, self._snapshot, self._variables))
+
+    def _follow(self, future: Future[R]) -> None:
+        """Be settled, and cancelled, with another future."""
+        follow(self, future)
+
+    # -- for concurrent.futures.wait() and as_completed() ----------------------------------------
+
+    if not TYPE_CHECKING:  # the standard library's stubs call them attributes that can be set
+
+        @property
+        def _condition(self) -> threading.Condition:
+            return shared_state_of(self).condition
+
+        @property
+        def _waiters(self) -> list[Any]:
+            return shared_state_of(self).waiters
+
+        @property
+        def _state(self) -> str:
+            return state_of(self)
+
+
+_block = FutureProxy[Any]._block

@@ -1,0 +1,47 @@
+"""A future as ``concurrent.futures.wait()`` and ``as_completed()`` see it.
+
+They lock ``_condition``, read ``_state`` and add to ``_waiters``, and rely on the state not
+changing while they hold the lock. So what they see is a state of its own that changes under their
+lock, made when they first ask.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures._base import PENDING, RUNNING
+from typing import Any
+from weakref import WeakSet
+
+from .claims import ClaimableFuture
+from .forking import in_child, shared_lock
+from .waiters import SharedState
+
+__all__ = ("shared_state_of", "state_of")
+
+_shared_states: WeakSet[SharedState] = WeakSet()  # guarded by shared_lock()
+
+
+def state_of(future: ClaimableFuture[Any]) -> str:
+    """The standard library's word for the status."""
+    running = future.running()  # first: asked last, a call that ends meanwhile would be pending
+    state = future._status if future._shared is None else future._shared.state
+    return RUNNING if state == PENDING and running else state
+
+
+def shared_state_of(future: ClaimableFuture[Any]) -> SharedState:
+    """What they lock and wait on."""
+    if future._shared is None:
+        with shared_lock():  # two first readers must get one condition
+            if future._shared is None:
+                shared = SharedState()
+                if not future._watch(shared, first=True):
+                    shared.state = future._status
+                _shared_states.add(shared)
+                future._shared = shared
+    return future._shared
+
+
+@in_child
+def _forget_parent() -> None:
+    for shared in list(_shared_states):
+        shared.condition = threading.Condition()

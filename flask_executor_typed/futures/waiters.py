@@ -1,0 +1,74 @@
+"""What waits in a future's list of watchers, and is called once, when the future is done.
+
+Waiters come before the callbacks there: who waits is woken before any callback runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import Future
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
+from typing import Any
+
+from .inbox import LoopInbox
+
+__all__ = ("Awaiter", "Blocked", "SharedState")
+
+
+class Blocked:
+    """A thread that waits in ``result()``: one raw lock, held until the future is done."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def wait(self, timeout: float | None) -> None:
+        seconds = -1 if timeout is None else min(max(timeout, 0), threading.TIMEOUT_MAX)
+        self._lock.acquire(timeout=seconds)
+
+    def __call__(self, future: object) -> None:
+        self._lock.release()
+
+
+class Awaiter:
+    """A task that waits in ``await future``, on the loop of ``inbox``."""
+
+    __slots__ = ("_inbox", "waiter")
+
+    def __init__(self, inbox: LoopInbox, waiter: asyncio.Future[None]) -> None:
+        self._inbox = inbox
+        self.waiter = waiter
+
+    def __call__(self, future: object) -> None:
+        self._inbox.post(self._wake)  # False: the loop is closed, and nobody waits there any more
+
+    def _wake(self) -> None:
+        if not self.waiter.done():
+            self.waiter.set_result(None)
+
+
+class SharedState:
+    """A future as ``wait()`` and ``as_completed()`` see it."""
+
+    __slots__ = ("__weakref__", "condition", "state", "waiters")
+
+    def __init__(self) -> None:
+        self.condition = threading.Condition()
+        self.state = PENDING  # guarded by condition
+        self.waiters: list[Any] = []  # guarded by condition
+
+    def __call__(self, future: Future[Any]) -> None:
+        cancelled = future.cancelled()
+        with self.condition:
+            self.state = CANCELLED_AND_NOTIFIED if cancelled else FINISHED
+            for waiter in self.waiters:
+                if cancelled:
+                    waiter.add_cancelled(future)
+                elif future.exception() is not None:
+                    waiter.add_exception(future)
+                else:
+                    waiter.add_result(future)
+            self.condition.notify_all()
