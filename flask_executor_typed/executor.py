@@ -24,7 +24,7 @@ from collections.abc import (
 )
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date, timedelta
 from datetime import time as time_of_day
 from decimal import Decimal
@@ -87,6 +87,7 @@ from .later import HeldCall, Hold, SessionLike, until_commit, until_response_is_
 from .load import ExecutorStats, Load, stats_of
 from .logs import log_exception
 from .loops import is_async_callable
+from .options import NO_OPTIONS, carry_predicate, check_count, check_seconds
 from .resources import LoopResource
 from .threads import Closable, close_at_exit, drain, exit_has_begun, start_thread
 from .views import AsyncViews, check_hook
@@ -117,27 +118,6 @@ A3 = TypeVar("A3")
 A4 = TypeVar("A4")
 A5 = TypeVar("A5")
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Options:
-    """What :meth:`Executor.using` was told."""
-
-    key: Any = None
-    on_duplicate: OnDuplicate = "error"
-    name: str | None = None
-    timeout: float | None = None
-    retries: int = 0
-    backoff: Backoff = 0.0
-    block: float | None = None
-
-    @property
-    def limits(self) -> Limits | None:
-        if self.timeout is None and not self.retries:
-            return None
-        return Limits(timeout=self.timeout, retries=self.retries, backoff=self.backoff)
-
-
-_NO_OPTIONS = _Options()
 
 _hear_of_submitted = signals.receivers_of(signals.job_submitted)
 
@@ -327,9 +307,9 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             )
         self.name = name
         self.futures = FutureCollection()
-        self._carries_g = _carry_predicate(carry_g)
+        self._carries_g = carry_predicate(carry_g)
         self._default_done_callbacks: list[Callable[[FutureProxy[Any]], object]] = []
-        self._options = _NO_OPTIONS
+        self._options = NO_OPTIONS
         self._limits: Limits | None = None
         self._without_options: Self | None = None
         self._states: WeakKeyDictionary[Flask, _AppState] = WeakKeyDictionary()
@@ -437,25 +417,15 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             block: Seconds to wait in ``submit`` for room, if there are as many calls as
                 ``EXECUTOR_MAX_PENDING`` allows; not where an event loop runs. See :doc:`overload`.
         """
-        if on_duplicate not in {None, "error", "join", "replace"}:
-            raise ValueError(
-                f"on_duplicate={on_duplicate!r}: expected 'error', 'join' or 'replace'"
-            )
-        if key is not None and not isinstance(key, FutureKey):
-            hash(key)  # an unhashable key is an error here, where it is given
-        _check_limits(timeout, retries, backoff)
-        if block is not None:
-            _check_number("block", block, lambda seconds: seconds >= 0, "seconds, 0 or more")
-        given: dict[str, Any] = {
-            "key": key,
-            "on_duplicate": on_duplicate,
-            "name": name,
-            "timeout": timeout,
-            "retries": retries,
-            "backoff": backoff,
-            "block": block,
-        }
-        options = replace(self._options, **{k: v for k, v in given.items() if v is not None})
+        options = self._options.changed(
+            key=key,
+            on_duplicate=on_duplicate,
+            name=name,
+            timeout=timeout,
+            retries=retries,
+            backoff=backoff,
+            block=block,
+        )
         clone = object.__new__(type(self))
         vars(clone).update(vars(self))
         clone._options, clone._limits = options, options.limits
@@ -1161,9 +1131,9 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     ) -> _Window:
         if self._options.key is not None:
             raise TypeError("a key names one call; map() makes many, so use it without a key")
-        _check_count("chunksize", chunksize)
+        check_count("chunksize", chunksize)
         if buffersize is not None:
-            _check_count("buffersize", buffersize)
+            check_count("buffersize", buffersize)
         captured, no_kwargs, name = self._capture(), dict[str, Any](), name_of(fn)
 
         def start(fn: Callable[..., Any], args: tuple[Any, ...]) -> FutureProxy[Any]:
@@ -1300,7 +1270,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     ) -> list[tuple[Closable, float]]:
         """Returns what to wait for, and its seconds."""
         if timeout is not None:
-            _check_number("timeout", timeout, lambda seconds: seconds >= 0, "seconds, 0 or more")
+            check_seconds("timeout", timeout)
         call = running_call.get()  # it may be here although its job is in another thread
         if call is not None and call.is_of(self._without_options or self):
             wait = False
@@ -1442,42 +1412,6 @@ def itself(app: Flask) -> Flask:
     if not isinstance(found, Flask):
         raise TypeError(f"expected a Flask app, got {found!r} ({type(found).__name__})")
     return found
-
-
-def _check_count(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name}={value!r}: expected a whole number")
-    if value < 1:
-        raise ValueError(f"{name}={value!r}: expected 1 or more")
-
-
-def _check_limits(timeout: object, retries: object, backoff: Any, /) -> None:
-    if timeout is not None:
-        _check_number("timeout", timeout, lambda seconds: seconds > 0, "seconds, more than 0")
-    if retries is not None:
-        whole = "a whole number, 0 or more"
-        _check_number("retries", retries, lambda number: number >= 0 and number % 1 == 0, whole)
-    if backoff is not None and not callable(backoff):
-        seconds_or_function = "seconds, 0 or more, or a function that gives them"
-        _check_number("backoff", backoff, lambda seconds: 0 <= seconds < inf, seconds_or_function)
-
-
-def _check_number(
-    name: str, value: object, is_right: Callable[[float], bool], expected: str
-) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name}={value!r}: expected {expected}")
-    if not is_right(value):
-        raise ValueError(f"{name}={value!r}: expected {expected}")
-
-
-def _carry_predicate(carry_g: CarryG) -> Callable[[str, object], bool]:
-    if isinstance(carry_g, str):
-        raise TypeError(f"carry_g={carry_g!r}: expected names; for one, use ({carry_g!r},)")
-    if callable(carry_g):
-        return carry_g
-    names = frozenset(carry_g)
-    return lambda name, value: name in names
 
 
 def propagate_exceptions_callback(future: FutureProxy[Any]) -> None:

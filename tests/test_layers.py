@@ -21,7 +21,7 @@ LAYERS: tuple[set[str], ...] = (
     {"context"},
     {"futures"},
     {"calls", "completion", "watchdog"},
-    {"later", "loops"},
+    {"later", "loops", "options"},
     {"backends", "jobs", "resources", "views"},
     {"executor"},
     {"bars", "current", "doctor"},
