@@ -5,15 +5,12 @@ The only module that touches ``app.extensions``.
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import contextlib
-import itertools
 import os
 import re
 import threading
 import time
-from collections import deque
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -64,8 +61,6 @@ from .calls import (
     Backoff,
     Call,
     Limits,
-    can_be_awaited,
-    is_of_another_call,
     name_of,
 )
 from .commands import add_commands
@@ -80,13 +75,14 @@ from .context import (
     running_call,
     without_resources,
 )
-from .errors import ExecutorClosedError, NoAppError, QueueFullError
+from .errors import ExecutorClosedError, NoAppError
 from .futures import FutureCollection, FutureKey, FutureProxy, OnDuplicate
 from .jobs import ExecutorJob, JobDecorator
 from .later import HeldCall, Hold, SessionLike, until_commit, until_response_is_over
 from .load import ExecutorStats, Load, stats_of
 from .logs import log_exception
 from .loops import is_async_callable
+from .mapping import Window, end_after, window_of
 from .options import NO_OPTIONS, carry_predicate, check_count, check_seconds
 from .resources import LoopResource
 from .threads import Closable, close_at_exit, drain, exit_has_begun, start_thread
@@ -939,25 +935,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             BaseException: by the iterator, what a call raised, in place of its result.
         """
         window = self._window(fn, iterables, chunksize, buffersize)
-        end = None if timeout is None else timeout + time.monotonic()
-
-        def results() -> Iterator[Any]:
-            try:
-                while window.futures:
-                    # No name for a result, under which it would live until the next is asked for.
-                    if not window.chunked:
-                        yield window.take(end)
-                        continue
-                    chunk = deque(window.take(end))
-                    if any(issubclass(kind, FutureProxy) for kind in _types_of(chunk)):
-                        while chunk:
-                            yield _value_of(chunk.popleft(), end)
-                    while chunk:
-                        yield chunk.popleft()
-            finally:
-                window.cancel()
-
-        return results()
+        return window.results(end_after(timeout))
 
     @overload
     def amap(
@@ -1104,23 +1082,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     ) -> AsyncIterator[Any]:
         """Like :meth:`map`, for ``async for``: waiting for a result does not block the loop."""
         window = self._window(fn, iterables, 1, buffersize)
-        end = None if timeout is None else timeout + time.monotonic()
-
-        async def results() -> AsyncIterator[Any]:
-            try:
-                while window.futures:
-                    if end is None:
-                        await window.futures[0]
-                    else:
-                        # take() tells whether it is done; wait_for() may give up before it looks,
-                        # and raises something of its own on Python 3.10.
-                        with contextlib.suppress(asyncio.TimeoutError):
-                            await asyncio.wait_for(window.futures[0], end - time.monotonic())
-                    yield window.take(time.monotonic())
-            finally:
-                window.cancel()
-
-        return results()
+        return window.aresults(end_after(timeout))
 
     def _window(
         self,
@@ -1128,7 +1090,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         iterables: tuple[Iterable[Any], ...],
         chunksize: int,
         buffersize: int | None,
-    ) -> _Window:
+    ) -> Window:
         if self._options.key is not None:
             raise TypeError("a key names one call; map() makes many, so use it without a key")
         check_count("chunksize", chunksize)
@@ -1136,16 +1098,10 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             check_count("buffersize", buffersize)
         captured, no_kwargs, name = self._capture(), dict[str, Any](), name_of(fn)
 
-        def start(fn: Callable[..., Any], args: tuple[Any, ...]) -> FutureProxy[Any]:
+        def submit(fn: Callable[..., Any], args: tuple[Any, ...]) -> FutureProxy[Any]:
             return self._start(captured, fn, args, no_kwargs, None, name)
 
-        arguments: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
-        if chunksize > 1 and not is_async_callable(fn):
-            chunks = iter(lambda: tuple(itertools.islice(arguments, chunksize)), ())
-            calls = (start(_run_chunk, (fn, chunk)) for chunk in chunks)
-            return _Window(calls, buffersize and -(-buffersize // chunksize), chunked=True)
-        calls = (start(fn, args) for args in arguments)
-        return _Window(calls, buffersize, chunked=False)
+        return window_of(submit, fn, iterables, chunksize, buffersize)
 
     # -- how much there is to do -----------------------------------------------------------------
 
@@ -1325,69 +1281,6 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         if isinstance(backend, ThreadBackend):
             return backend.queue
         raise AttributeError(f"{type(backend).__name__} has no queue of its own")
-
-
-class _Window:
-    """The calls of a ``map``: those that are submitted, and those still to be."""
-
-    def __init__(
-        self, calls: Iterator[FutureProxy[Any]], size: int | None, *, chunked: bool
-    ) -> None:
-        self._calls = calls
-        self._has_more = size is not None
-        self.chunked = chunked
-        self.futures: deque[FutureProxy[Any]] = deque()
-        try:
-            self.futures.extend(itertools.islice(calls, size))
-        except QueueFullError:
-            self.cancel()  # nobody will ask for their results
-            raise
-
-    def take(self, end: float | None) -> Any:
-        """Give the next result away, and submit another call if one is left."""
-        result = self.futures[0].result(None if end is None else end - time.monotonic())
-        self.futures.popleft()
-        if self._has_more:
-            self.futures.extend(itertools.islice(self._calls, 1))
-        return result
-
-    def cancel(self) -> None:
-        while self.futures:
-            self.futures.popleft().cancel()
-
-
-def _value_of(item: Any, end: float | None) -> Any:
-    """An item of a chunk's results, awaited until ``end`` if it is the future of another call."""
-    try:
-        if is_of_another_call(item):
-            return item.result(None if end is None else end - time.monotonic())
-        return item
-    finally:
-        del item  # see FutureProxy.result()
-
-
-def _run_chunk(fn: Callable[..., Any], chunk: tuple[tuple[Any, ...], ...]) -> Any:
-    results = list(itertools.starmap(fn, chunk))
-    return _awaited(results) if any(map(_must_be_awaited, _types_of(results))) else results
-
-
-def _types_of(results: Iterable[Any]) -> Iterable[type[object]]:
-    """The types of many results, of which there are few."""
-    try:
-        return set(map(type, results))
-    except TypeError:  # a metaclass may make types that have no hash
-        return map(type, results)
-
-
-async def _awaited(results: list[Any]) -> list[Any]:
-    return [
-        await result if _must_be_awaited(type(result)) and can_be_awaited(result) else result
-        for result in results
-    ]
-
-
-def _must_be_awaited(kind: Any) -> bool:
-    return hasattr(kind, "__await__") and not issubclass(kind, FutureProxy)
 
 
 def executors_of(app: Flask) -> list[Executor[Any]]:

@@ -22,7 +22,7 @@ LAYERS: tuple[set[str], ...] = (
     {"futures"},
     {"calls", "completion", "watchdog"},
     {"later", "loops", "options"},
-    {"backends", "jobs", "resources", "views"},
+    {"backends", "jobs", "mapping", "resources", "views"},
     {"executor"},
     {"bars", "current", "doctor"},
     {"cli"},
