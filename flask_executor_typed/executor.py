@@ -6,10 +6,7 @@ The only module that touches ``app.extensions``.
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
-import os
 import re
-import threading
 import time
 from collections.abc import (
     AsyncIterator,
@@ -21,7 +18,6 @@ from collections.abc import (
 )
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context
-from dataclasses import replace
 from datetime import date, timedelta
 from datetime import time as time_of_day
 from decimal import Decimal
@@ -42,7 +38,7 @@ from typing import (
     overload,
 )
 from uuid import UUID
-from weakref import WeakKeyDictionary, WeakSet, finalize
+from weakref import WeakKeyDictionary
 
 from flask import Flask
 from typing_extensions import Self
@@ -50,13 +46,7 @@ from typing_extensions import TypeVar as TypeVarWithDefault
 from werkzeug.wrappers import Response
 
 from . import signals
-from .backends import (
-    Backend,
-    ThreadBackend,
-    default_max_workers,
-    import_backend,
-    open_backend,
-)
+from .backends import ThreadBackend
 from .calls import (
     Backoff,
     Call,
@@ -65,10 +55,9 @@ from .calls import (
 )
 from .commands import add_commands
 from .completion import AsCompleted
-from .config import ExecutorConfig, key_of, warn_of_unknown_keys
+from .config import key_of
 from .context import (
     CarryG,
-    ContextRules,
     ContextSnapshot,
     active_app_context,
     capture,
@@ -79,14 +68,15 @@ from .errors import ExecutorClosedError, NoAppError
 from .futures import FutureCollection, FutureKey, FutureProxy, OnDuplicate
 from .jobs import ExecutorJob, JobDecorator
 from .later import HeldCall, Hold, SessionLike, until_commit, until_response_is_over
-from .load import ExecutorStats, Load, stats_of
+from .load import ExecutorStats
 from .logs import log_exception
 from .loops import is_async_callable
 from .mapping import Window, end_after, window_of
 from .options import NO_OPTIONS, carry_predicate, check_count, check_seconds
 from .resources import LoopResource
-from .threads import Closable, close_at_exit, drain, exit_has_begun, start_thread
-from .views import AsyncViews, check_hook
+from .states import AppState, settings_of
+from .threads import Closable, drain, start_thread
+from .views import check_hook
 
 __all__ = ("Executor", "ExecutorJob", "executors_of", "itself", "propagate_exceptions_callback")
 
@@ -118,156 +108,7 @@ A5 = TypeVar("A5")
 _hear_of_submitted = signals.receivers_of(signals.job_submitted)
 
 
-class _AppState:
-    """What one executor keeps for one app. It does not refer to the app, which may go away."""
-
-    def __init__(
-        self,
-        executor: Executor[Any],
-        config: ExecutorConfig,
-        carry_g: Callable[[str, object], bool],
-    ) -> None:
-        self.name = executor.name
-        self.label = executor._label
-        self._futures = executor.futures
-        self._carry_g = carry_g
-        self.views: AsyncViews | None = None
-        self._backend: Backend | None = None  # set under _lock
-        self._finalizer: finalize[Any, Any] | None = None
-        self._closed = False  # set under _lock
-        self._lock = threading.RLock()  # reentrant: a finalizer may submit while it is held
-        self._use(config)
-        _states.add(self)
-
-    def _use(self, config: ExecutorConfig) -> None:
-        import_backend(config)
-        self.config = config
-        self.propagates_exceptions = config.propagate_exceptions
-        # A callback that raises them is logged as well.
-        self.logs_exceptions = config.log_exceptions and not config.propagate_exceptions
-        self.limits = None if config.job_timeout is None else Limits(timeout=config.job_timeout)
-        push_request = config.push_request_context is not False
-        self.rules = ContextRules(config.push_app_context, push_request, self._carry_g)
-        if config.futures_max_length is not None:
-            self._futures.max_length = config.futures_max_length
-        self._count_anew()
-
-    def _count_anew(self) -> None:
-        key, bound = key_of("max_pending", name=self.name), self.config.max_pending
-        self.load = Load(self.label, key, bound, self.max_workers)
-        # Coroutines start at once and then wait, so what is bounded is how many are not done.
-        self.counts_apart = apart = bound is not None and self.config.type == "thread"
-        self._load_of_loops = Load(self.label, key, bound) if apart else self.load
-
-    def load_for(self, fn: Callable[..., object]) -> Load:
-        """Where a call counts, if plain functions and coroutines count apart."""
-        return self._load_of_loops if is_async_callable(fn) else self.load
-
-    def stats(self) -> ExecutorStats:
-        backend = self._backend
-        workers, loops = (0, 0) if backend is None else backend.sizes()
-        return stats_of({self.load, self._load_of_loops}, workers, loops)
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
-
-    @property
-    def max_workers(self) -> int:
-        return self.config.max_workers or default_max_workers(self.config.type)
-
-    def limits_with(self, given: Limits) -> Limits:
-        """The limits of a call that was given some of its own."""
-        return replace(given, timeout=self.config.job_timeout) if given.timeout is None else given
-
-    def backend(self, app: Flask) -> Backend:
-        """The backend of this process, made when it is first needed."""
-        if self._backend is not None:
-            return self._backend
-        changes = ""
-        with self._lock:
-            if self._closed:
-                raise ExecutorClosedError(self.label, exit_has_begun())
-            if self._backend is None:
-                changes = self._adopt_late_settings(app)
-                backend = open_backend(
-                    self.config, self.name, self.label, partial(_executor_of, name=self.name)
-                )
-                # An executor or app that is dropped without shutdown() leaves no thread behind.
-                self._finalizer = finalize(self, backend.close, cancel_pending=False)
-                self._finalizer.atexit = False  # threads.py sees to that
-                self._backend = backend
-            backend = self._backend
-        if changes:  # after the lock: a log handler may submit
-            with contextlib.suppress(BaseException):
-                app.logger.warning(
-                    "settings of %s changed after init_app(), and are used now: %s; "
-                    "set them before",
-                    self.label,
-                    changes,
-                )
-        return backend
-
-    def _adopt_late_settings(self, app: Flask) -> str:
-        """Use what was set between init_app() and now, and tell what: it usually works by luck."""
-        config = ExecutorConfig.from_mapping(app.config, name=self.name)
-        warn_of_unknown_keys(app.config, name=self.name)
-        changes = self.config.changes(config)
-        if changes:
-            if config.async_views:
-                check_hook(app, key_of("async_views", name=self.name), self.views)
-            self._use(config)
-            self.serve_views(app)
-        return changes
-
-    def serve_views(self, app: Flask) -> None:
-        """Run the app's async views, or leave them to Flask, as the settings say."""
-        views = self.views
-        if self.config.async_views:
-            if views is None:
-                views = self.views = AsyncViews(self.label, self.config.loop_factory)
-                views.install(app)
-            close_at_exit(views, self.config.at_exit)
-        elif views is not None:
-            self.views = None
-            views.close(cancel_pending=False)
-
-    def close(self, cancel_pending: bool) -> list[Closable]:
-        """Refuse calls from now on. Returns what may be waited for."""
-        with self._lock:
-            self._closed = True
-            parts: list[Closable] = [part for part in (self._backend, self.views) if part]
-        for part in parts:
-            part.close(cancel_pending=cancel_pending)
-        self.load.close()
-        self._load_of_loops.close()
-        return parts
-
-    def forget_parent(self) -> None:
-        """In the child of a fork: the backend's threads are the parent's, so make another."""
-        if self._finalizer is not None:
-            self._finalizer.detach()
-        self._backend = None
-        self._lock = threading.RLock()  # the parent may have held it
-        self._count_anew()
-        if self.views is not None:
-            self.views.forget_parent()
-            close_at_exit(self.views, self.config.at_exit)
-
-
-_states: WeakSet[_AppState] = WeakSet()
-
-
-def _forget_parent() -> None:
-    for state in _states:
-        state.forget_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_parent)
-
-
-_Captured = tuple[_AppState, ContextSnapshot, Context]
+_Captured = tuple[AppState, ContextSnapshot, Context]
 """What a call is captured with: whose it is, and where."""
 
 
@@ -308,7 +149,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         self._options = NO_OPTIONS
         self._limits: Limits | None = None
         self._without_options: Self | None = None
-        self._states: WeakKeyDictionary[Flask, _AppState] = WeakKeyDictionary()
+        self._states: WeakKeyDictionary[Flask, AppState] = WeakKeyDictionary()
         if app is not None:
             self.init_app(app)
 
@@ -332,23 +173,29 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             ConfigError: a setting cannot be used; a ``ValueError`` that names its key.
         """
         app = itself(app)
-        config = ExecutorConfig.from_mapping(app.config, name=self.name)
-        warn_of_unknown_keys(app.config, name=self.name)
+        config = settings_of(app, self.name)
         old = self._states.get(app)
         if config.async_views:
             check_hook(app, key_of("async_views", name=self.name), old.views if old else None)
         if old is None or old.closed or old.config != config:
-            state = self._states[app] = _AppState(self, config, self._carries_g)
+            state = self._states[app] = AppState(
+                config,
+                name=self.name,
+                label=self._label,
+                futures=self.futures,
+                carry_g=self._carries_g,
+                executor_of=partial(_executor_of, name=self.name),
+            )
             state.serve_views(app)
             if old is not None:
                 old.close(cancel_pending=False)
         app.extensions[self.name + "executor"] = self
         add_commands(app)
 
-    def _current(self) -> tuple[Flask, _AppState]:
+    def _current(self) -> tuple[Flask, AppState]:
         return self._of(active_app_context())
 
-    def _of(self, app_context: Any) -> tuple[Flask, _AppState]:
+    def _of(self, app_context: Any) -> tuple[Flask, AppState]:
         """The app that a call belongs to: the active one, else the only one."""
         if app_context is not None:
             app: Flask = app_context.app

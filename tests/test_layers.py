@@ -23,6 +23,7 @@ LAYERS: tuple[set[str], ...] = (
     {"calls", "completion", "watchdog"},
     {"later", "loops", "options"},
     {"backends", "jobs", "mapping", "resources", "views"},
+    {"states"},
     {"executor"},
     {"bars", "current", "doctor"},
     {"cli"},
