@@ -8,14 +8,7 @@ from __future__ import annotations
 import concurrent.futures
 import re
 import time
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Hashable,
-    Iterable,
-    Iterator,
-)
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context
 from datetime import date, timedelta
@@ -23,7 +16,6 @@ from datetime import time as time_of_day
 from decimal import Decimal
 from enum import Enum
 from functools import partial
-from math import inf
 from pathlib import PurePath
 from queue import SimpleQueue
 from typing import (
@@ -47,12 +39,8 @@ from werkzeug.wrappers import Response
 
 from . import signals
 from .backends import ThreadBackend
-from .calls import (
-    Backoff,
-    Call,
-    Limits,
-    name_of,
-)
+from .calls import Backoff, Call, Limits, name_of
+from .closing import Closed, close_all, drain_apart
 from .commands import add_commands
 from .completion import AsCompleted
 from .config import key_of
@@ -75,7 +63,7 @@ from .mapping import Window, end_after, window_of
 from .options import NO_OPTIONS, carry_predicate, check_count, check_seconds
 from .resources import LoopResource
 from .states import AppState, settings_of
-from .threads import Closable, drain, start_thread
+from .threads import drain
 from .views import check_hook
 
 __all__ = ("Executor", "ExecutorJob", "executors_of", "itself", "propagate_exceptions_callback")
@@ -104,9 +92,7 @@ A3 = TypeVar("A3")
 A4 = TypeVar("A4")
 A5 = TypeVar("A5")
 
-
 _hear_of_submitted = signals.receivers_of(signals.job_submitted)
-
 
 _Captured = tuple[AppState, ContextSnapshot, Context]
 """What a call is captured with: whose it is, and where."""
@@ -1065,47 +1051,18 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         """
         waited_for = self._close(wait, cancel_futures, timeout)
         over: FutureProxy[None] = FutureProxy()
-        if waited_for and self._drain_apart(waited_for, over):
+        if waited_for and drain_apart(waited_for, self._label, over):
             await over
 
-    def _close(
-        self, wait: bool, cancel_pending: bool, timeout: float | None
-    ) -> list[tuple[Closable, float]]:
-        """Returns what to wait for, and its seconds."""
+    def _close(self, wait: bool, cancel_pending: bool, timeout: float | None) -> Closed:
+        """Returns what to wait for."""
         if timeout is not None:
             check_seconds("timeout", timeout)
         call = running_call.get()  # it may be here although its job is in another thread
         if call is not None and call.is_of(self._without_options or self):
             wait = False
-        here: list[tuple[Closable, float]] = []
-        elsewhere: list[tuple[Closable, float]] = []
-        for state in list(self._states.values()):
-            seconds = state.config.at_exit.timeout if timeout is None else timeout
-            for part in state.close(cancel_pending):
-                waits = wait and not part.runs_here()
-                (here if waits else elsewhere).append((part, seconds))
-        limited = [(part, seconds) for part, seconds in elsewhere if seconds < inf]
-        if limited:
-            self._drain_apart(limited, FutureProxy())
-        return here
-
-    def _drain_apart(
-        self, closables: list[tuple[Closable, float]], over: FutureProxy[None]
-    ) -> bool:
-        """Wait in a thread, and settle ``over`` then. ``False`` if there is no thread for it."""
-        begun = time.monotonic()
-
-        def run() -> None:
-            try:
-                drain(closables, begun)
-            finally:
-                over._succeed(None)
-
-        try:
-            start_thread(f"{self._label}-shutdown", run)
-        except (RuntimeError, OSError):
-            return False  # most likely the interpreter exits, and that waits by itself
-        return True
+        states = list(self._states.values())
+        return close_all(states, self._label, wait, cancel_pending, timeout)
 
     # -- what public code reads off the pool of Flask-Executor -----------------------------------
 

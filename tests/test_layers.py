@@ -24,6 +24,7 @@ LAYERS: tuple[set[str], ...] = (
     {"later", "loops", "options"},
     {"backends", "jobs", "mapping", "resources", "views"},
     {"states"},
+    {"closing"},
     {"executor"},
     {"bars", "current", "doctor"},
     {"cli"},
