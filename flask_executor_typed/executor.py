@@ -5,32 +5,17 @@ The only module that touches ``app.extensions``.
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
-import contextlib
-import itertools
-import os
 import re
-import threading
 import time
-from collections import deque
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Hashable,
-    Iterable,
-    Iterator,
-)
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context
-from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from datetime import time as time_of_day
 from decimal import Decimal
 from enum import Enum
 from functools import partial
-from math import inf
 from pathlib import PurePath
 from queue import SimpleQueue
 from typing import (
@@ -45,7 +30,7 @@ from typing import (
     overload,
 )
 from uuid import UUID
-from weakref import WeakKeyDictionary, WeakSet, finalize
+from weakref import WeakKeyDictionary
 
 from flask import Flask
 from typing_extensions import Self
@@ -53,43 +38,33 @@ from typing_extensions import TypeVar as TypeVarWithDefault
 from werkzeug.wrappers import Response
 
 from . import signals
-from .backends import (
-    Backend,
-    ThreadBackend,
-    default_max_workers,
-    import_backend,
-    open_backend,
-)
-from .calls import (
-    Backoff,
-    Call,
-    Limits,
-    can_be_awaited,
-    is_of_another_call,
-    name_of,
-)
+from .backends import ThreadBackend
+from .calls import Backoff, Call, Limits, name_of
+from .closing import Closed, close_all, drain_apart
 from .commands import add_commands
 from .completion import AsCompleted
-from .config import ExecutorConfig, key_of, warn_of_unknown_keys
+from .config import key_of
 from .context import (
     CarryG,
-    ContextRules,
     ContextSnapshot,
     active_app_context,
     capture,
     running_call,
     without_resources,
 )
-from .errors import ExecutorClosedError, NoAppError, QueueFullError
+from .errors import ExecutorClosedError, NoAppError
 from .futures import FutureCollection, FutureKey, FutureProxy, OnDuplicate
 from .jobs import ExecutorJob, JobDecorator
 from .later import HeldCall, Hold, SessionLike, until_commit, until_response_is_over
-from .load import ExecutorStats, Load, stats_of
+from .load import ExecutorStats
 from .logs import log_exception
 from .loops import is_async_callable
+from .mapping import Window, end_after, window_of
+from .options import NO_OPTIONS, carry_predicate, check_count, check_seconds
 from .resources import LoopResource
-from .threads import Closable, close_at_exit, drain, exit_has_begun, start_thread
-from .views import AsyncViews, check_hook
+from .states import AppState, settings_of
+from .threads import drain
+from .views import check_hook
 
 __all__ = ("Executor", "ExecutorJob", "executors_of", "itself", "propagate_exceptions_callback")
 
@@ -117,181 +92,9 @@ A3 = TypeVar("A3")
 A4 = TypeVar("A4")
 A5 = TypeVar("A5")
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Options:
-    """What :meth:`Executor.using` was told."""
-
-    key: Any = None
-    on_duplicate: OnDuplicate = "error"
-    name: str | None = None
-    timeout: float | None = None
-    retries: int = 0
-    backoff: Backoff = 0.0
-    block: float | None = None
-
-    @property
-    def limits(self) -> Limits | None:
-        if self.timeout is None and not self.retries:
-            return None
-        return Limits(timeout=self.timeout, retries=self.retries, backoff=self.backoff)
-
-
-_NO_OPTIONS = _Options()
-
 _hear_of_submitted = signals.receivers_of(signals.job_submitted)
 
-
-class _AppState:
-    """What one executor keeps for one app. It does not refer to the app, which may go away."""
-
-    def __init__(
-        self,
-        executor: Executor[Any],
-        config: ExecutorConfig,
-        carry_g: Callable[[str, object], bool],
-    ) -> None:
-        self.name = executor.name
-        self.label = executor._label
-        self._futures = executor.futures
-        self._carry_g = carry_g
-        self.views: AsyncViews | None = None
-        self._backend: Backend | None = None  # set under _lock
-        self._finalizer: finalize[Any, Any] | None = None
-        self._closed = False  # set under _lock
-        self._lock = threading.RLock()  # reentrant: a finalizer may submit while it is held
-        self._use(config)
-        _states.add(self)
-
-    def _use(self, config: ExecutorConfig) -> None:
-        import_backend(config)
-        self.config = config
-        self.propagates_exceptions = config.propagate_exceptions
-        # A callback that raises them is logged as well.
-        self.logs_exceptions = config.log_exceptions and not config.propagate_exceptions
-        self.limits = None if config.job_timeout is None else Limits(timeout=config.job_timeout)
-        push_request = config.push_request_context is not False
-        self.rules = ContextRules(config.push_app_context, push_request, self._carry_g)
-        if config.futures_max_length is not None:
-            self._futures.max_length = config.futures_max_length
-        self._count_anew()
-
-    def _count_anew(self) -> None:
-        key, bound = key_of("max_pending", name=self.name), self.config.max_pending
-        self.load = Load(self.label, key, bound, self.max_workers)
-        # Coroutines start at once and then wait, so what is bounded is how many are not done.
-        self.counts_apart = apart = bound is not None and self.config.type == "thread"
-        self._load_of_loops = Load(self.label, key, bound) if apart else self.load
-
-    def load_for(self, fn: Callable[..., object]) -> Load:
-        """Where a call counts, if plain functions and coroutines count apart."""
-        return self._load_of_loops if is_async_callable(fn) else self.load
-
-    def stats(self) -> ExecutorStats:
-        backend = self._backend
-        workers, loops = (0, 0) if backend is None else backend.sizes()
-        return stats_of({self.load, self._load_of_loops}, workers, loops)
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
-
-    @property
-    def max_workers(self) -> int:
-        return self.config.max_workers or default_max_workers(self.config.type)
-
-    def limits_with(self, given: Limits) -> Limits:
-        """The limits of a call that was given some of its own."""
-        return replace(given, timeout=self.config.job_timeout) if given.timeout is None else given
-
-    def backend(self, app: Flask) -> Backend:
-        """The backend of this process, made when it is first needed."""
-        if self._backend is not None:
-            return self._backend
-        changes = ""
-        with self._lock:
-            if self._closed:
-                raise ExecutorClosedError(self.label, exit_has_begun())
-            if self._backend is None:
-                changes = self._adopt_late_settings(app)
-                backend = open_backend(
-                    self.config, self.name, self.label, partial(_executor_of, name=self.name)
-                )
-                # An executor or app that is dropped without shutdown() leaves no thread behind.
-                self._finalizer = finalize(self, backend.close, cancel_pending=False)
-                self._finalizer.atexit = False  # threads.py sees to that
-                self._backend = backend
-            backend = self._backend
-        if changes:  # after the lock: a log handler may submit
-            with contextlib.suppress(BaseException):
-                app.logger.warning(
-                    "settings of %s changed after init_app(), and are used now: %s; "
-                    "set them before",
-                    self.label,
-                    changes,
-                )
-        return backend
-
-    def _adopt_late_settings(self, app: Flask) -> str:
-        """Use what was set between init_app() and now, and tell what: it usually works by luck."""
-        config = ExecutorConfig.from_mapping(app.config, name=self.name)
-        warn_of_unknown_keys(app.config, name=self.name)
-        changes = self.config.changes(config)
-        if changes:
-            if config.async_views:
-                check_hook(app, key_of("async_views", name=self.name), self.views)
-            self._use(config)
-            self.serve_views(app)
-        return changes
-
-    def serve_views(self, app: Flask) -> None:
-        """Run the app's async views, or leave them to Flask, as the settings say."""
-        views = self.views
-        if self.config.async_views:
-            if views is None:
-                views = self.views = AsyncViews(self.label, self.config.loop_factory)
-                views.install(app)
-            close_at_exit(views, self.config.at_exit)
-        elif views is not None:
-            self.views = None
-            views.close(cancel_pending=False)
-
-    def close(self, cancel_pending: bool) -> list[Closable]:
-        """Refuse calls from now on. Returns what may be waited for."""
-        with self._lock:
-            self._closed = True
-            parts: list[Closable] = [part for part in (self._backend, self.views) if part]
-        for part in parts:
-            part.close(cancel_pending=cancel_pending)
-        self.load.close()
-        self._load_of_loops.close()
-        return parts
-
-    def forget_parent(self) -> None:
-        """In the child of a fork: the backend's threads are the parent's, so make another."""
-        if self._finalizer is not None:
-            self._finalizer.detach()
-        self._backend = None
-        self._lock = threading.RLock()  # the parent may have held it
-        self._count_anew()
-        if self.views is not None:
-            self.views.forget_parent()
-            close_at_exit(self.views, self.config.at_exit)
-
-
-_states: WeakSet[_AppState] = WeakSet()
-
-
-def _forget_parent() -> None:
-    for state in _states:
-        state.forget_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_parent)
-
-
-_Captured = tuple[_AppState, ContextSnapshot, Context]
+_Captured = tuple[AppState, ContextSnapshot, Context]
 """What a call is captured with: whose it is, and where."""
 
 
@@ -327,12 +130,12 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             )
         self.name = name
         self.futures = FutureCollection()
-        self._carries_g = _carry_predicate(carry_g)
+        self._carries_g = carry_predicate(carry_g)
         self._default_done_callbacks: list[Callable[[FutureProxy[Any]], object]] = []
-        self._options = _NO_OPTIONS
+        self._options = NO_OPTIONS
         self._limits: Limits | None = None
         self._without_options: Self | None = None
-        self._states: WeakKeyDictionary[Flask, _AppState] = WeakKeyDictionary()
+        self._states: WeakKeyDictionary[Flask, AppState] = WeakKeyDictionary()
         if app is not None:
             self.init_app(app)
 
@@ -356,23 +159,29 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             ConfigError: a setting cannot be used; a ``ValueError`` that names its key.
         """
         app = itself(app)
-        config = ExecutorConfig.from_mapping(app.config, name=self.name)
-        warn_of_unknown_keys(app.config, name=self.name)
+        config = settings_of(app, self.name)
         old = self._states.get(app)
         if config.async_views:
             check_hook(app, key_of("async_views", name=self.name), old.views if old else None)
         if old is None or old.closed or old.config != config:
-            state = self._states[app] = _AppState(self, config, self._carries_g)
+            state = self._states[app] = AppState(
+                config,
+                name=self.name,
+                label=self._label,
+                futures=self.futures,
+                carry_g=self._carries_g,
+                executor_of=partial(_executor_of, name=self.name),
+            )
             state.serve_views(app)
             if old is not None:
                 old.close(cancel_pending=False)
         app.extensions[self.name + "executor"] = self
         add_commands(app)
 
-    def _current(self) -> tuple[Flask, _AppState]:
+    def _current(self) -> tuple[Flask, AppState]:
         return self._of(active_app_context())
 
-    def _of(self, app_context: Any) -> tuple[Flask, _AppState]:
+    def _of(self, app_context: Any) -> tuple[Flask, AppState]:
         """The app that a call belongs to: the active one, else the only one."""
         if app_context is not None:
             app: Flask = app_context.app
@@ -437,25 +246,15 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             block: Seconds to wait in ``submit`` for room, if there are as many calls as
                 ``EXECUTOR_MAX_PENDING`` allows; not where an event loop runs. See :doc:`overload`.
         """
-        if on_duplicate not in {None, "error", "join", "replace"}:
-            raise ValueError(
-                f"on_duplicate={on_duplicate!r}: expected 'error', 'join' or 'replace'"
-            )
-        if key is not None and not isinstance(key, FutureKey):
-            hash(key)  # an unhashable key is an error here, where it is given
-        _check_limits(timeout, retries, backoff)
-        if block is not None:
-            _check_number("block", block, lambda seconds: seconds >= 0, "seconds, 0 or more")
-        given: dict[str, Any] = {
-            "key": key,
-            "on_duplicate": on_duplicate,
-            "name": name,
-            "timeout": timeout,
-            "retries": retries,
-            "backoff": backoff,
-            "block": block,
-        }
-        options = replace(self._options, **{k: v for k, v in given.items() if v is not None})
+        options = self._options.changed(
+            key=key,
+            on_duplicate=on_duplicate,
+            name=name,
+            timeout=timeout,
+            retries=retries,
+            backoff=backoff,
+            block=block,
+        )
         clone = object.__new__(type(self))
         vars(clone).update(vars(self))
         clone._options, clone._limits = options, options.limits
@@ -969,25 +768,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             BaseException: by the iterator, what a call raised, in place of its result.
         """
         window = self._window(fn, iterables, chunksize, buffersize)
-        end = None if timeout is None else timeout + time.monotonic()
-
-        def results() -> Iterator[Any]:
-            try:
-                while window.futures:
-                    # No name for a result, under which it would live until the next is asked for.
-                    if not window.chunked:
-                        yield window.take(end)
-                        continue
-                    chunk = deque(window.take(end))
-                    if any(issubclass(kind, FutureProxy) for kind in _types_of(chunk)):
-                        while chunk:
-                            yield _value_of(chunk.popleft(), end)
-                    while chunk:
-                        yield chunk.popleft()
-            finally:
-                window.cancel()
-
-        return results()
+        return window.results(end_after(timeout))
 
     @overload
     def amap(
@@ -1134,23 +915,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     ) -> AsyncIterator[Any]:
         """Like :meth:`map`, for ``async for``: waiting for a result does not block the loop."""
         window = self._window(fn, iterables, 1, buffersize)
-        end = None if timeout is None else timeout + time.monotonic()
-
-        async def results() -> AsyncIterator[Any]:
-            try:
-                while window.futures:
-                    if end is None:
-                        await window.futures[0]
-                    else:
-                        # take() tells whether it is done; wait_for() may give up before it looks,
-                        # and raises something of its own on Python 3.10.
-                        with contextlib.suppress(asyncio.TimeoutError):
-                            await asyncio.wait_for(window.futures[0], end - time.monotonic())
-                    yield window.take(time.monotonic())
-            finally:
-                window.cancel()
-
-        return results()
+        return window.aresults(end_after(timeout))
 
     def _window(
         self,
@@ -1158,24 +923,18 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         iterables: tuple[Iterable[Any], ...],
         chunksize: int,
         buffersize: int | None,
-    ) -> _Window:
+    ) -> Window:
         if self._options.key is not None:
             raise TypeError("a key names one call; map() makes many, so use it without a key")
-        _check_count("chunksize", chunksize)
+        check_count("chunksize", chunksize)
         if buffersize is not None:
-            _check_count("buffersize", buffersize)
+            check_count("buffersize", buffersize)
         captured, no_kwargs, name = self._capture(), dict[str, Any](), name_of(fn)
 
-        def start(fn: Callable[..., Any], args: tuple[Any, ...]) -> FutureProxy[Any]:
+        def submit(fn: Callable[..., Any], args: tuple[Any, ...]) -> FutureProxy[Any]:
             return self._start(captured, fn, args, no_kwargs, None, name)
 
-        arguments: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
-        if chunksize > 1 and not is_async_callable(fn):
-            chunks = iter(lambda: tuple(itertools.islice(arguments, chunksize)), ())
-            calls = (start(_run_chunk, (fn, chunk)) for chunk in chunks)
-            return _Window(calls, buffersize and -(-buffersize // chunksize), chunked=True)
-        calls = (start(fn, args) for args in arguments)
-        return _Window(calls, buffersize, chunked=False)
+        return window_of(submit, fn, iterables, chunksize, buffersize)
 
     # -- how much there is to do -----------------------------------------------------------------
 
@@ -1292,47 +1051,18 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         """
         waited_for = self._close(wait, cancel_futures, timeout)
         over: FutureProxy[None] = FutureProxy()
-        if waited_for and self._drain_apart(waited_for, over):
+        if waited_for and drain_apart(waited_for, self._label, over):
             await over
 
-    def _close(
-        self, wait: bool, cancel_pending: bool, timeout: float | None
-    ) -> list[tuple[Closable, float]]:
-        """Returns what to wait for, and its seconds."""
+    def _close(self, wait: bool, cancel_pending: bool, timeout: float | None) -> Closed:
+        """Returns what to wait for."""
         if timeout is not None:
-            _check_number("timeout", timeout, lambda seconds: seconds >= 0, "seconds, 0 or more")
+            check_seconds("timeout", timeout)
         call = running_call.get()  # it may be here although its job is in another thread
         if call is not None and call.is_of(self._without_options or self):
             wait = False
-        here: list[tuple[Closable, float]] = []
-        elsewhere: list[tuple[Closable, float]] = []
-        for state in list(self._states.values()):
-            seconds = state.config.at_exit.timeout if timeout is None else timeout
-            for part in state.close(cancel_pending):
-                waits = wait and not part.runs_here()
-                (here if waits else elsewhere).append((part, seconds))
-        limited = [(part, seconds) for part, seconds in elsewhere if seconds < inf]
-        if limited:
-            self._drain_apart(limited, FutureProxy())
-        return here
-
-    def _drain_apart(
-        self, closables: list[tuple[Closable, float]], over: FutureProxy[None]
-    ) -> bool:
-        """Wait in a thread, and settle ``over`` then. ``False`` if there is no thread for it."""
-        begun = time.monotonic()
-
-        def run() -> None:
-            try:
-                drain(closables, begun)
-            finally:
-                over._succeed(None)
-
-        try:
-            start_thread(f"{self._label}-shutdown", run)
-        except (RuntimeError, OSError):
-            return False  # most likely the interpreter exits, and that waits by itself
-        return True
+        states = list(self._states.values())
+        return close_all(states, self._label, wait, cancel_pending, timeout)
 
     # -- what public code reads off the pool of Flask-Executor -----------------------------------
 
@@ -1357,69 +1087,6 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         raise AttributeError(f"{type(backend).__name__} has no queue of its own")
 
 
-class _Window:
-    """The calls of a ``map``: those that are submitted, and those still to be."""
-
-    def __init__(
-        self, calls: Iterator[FutureProxy[Any]], size: int | None, *, chunked: bool
-    ) -> None:
-        self._calls = calls
-        self._has_more = size is not None
-        self.chunked = chunked
-        self.futures: deque[FutureProxy[Any]] = deque()
-        try:
-            self.futures.extend(itertools.islice(calls, size))
-        except QueueFullError:
-            self.cancel()  # nobody will ask for their results
-            raise
-
-    def take(self, end: float | None) -> Any:
-        """Give the next result away, and submit another call if one is left."""
-        result = self.futures[0].result(None if end is None else end - time.monotonic())
-        self.futures.popleft()
-        if self._has_more:
-            self.futures.extend(itertools.islice(self._calls, 1))
-        return result
-
-    def cancel(self) -> None:
-        while self.futures:
-            self.futures.popleft().cancel()
-
-
-def _value_of(item: Any, end: float | None) -> Any:
-    """An item of a chunk's results, awaited until ``end`` if it is the future of another call."""
-    try:
-        if is_of_another_call(item):
-            return item.result(None if end is None else end - time.monotonic())
-        return item
-    finally:
-        del item  # see FutureProxy.result()
-
-
-def _run_chunk(fn: Callable[..., Any], chunk: tuple[tuple[Any, ...], ...]) -> Any:
-    results = list(itertools.starmap(fn, chunk))
-    return _awaited(results) if any(map(_must_be_awaited, _types_of(results))) else results
-
-
-def _types_of(results: Iterable[Any]) -> Iterable[type[object]]:
-    """The types of many results, of which there are few."""
-    try:
-        return set(map(type, results))
-    except TypeError:  # a metaclass may make types that have no hash
-        return map(type, results)
-
-
-async def _awaited(results: list[Any]) -> list[Any]:
-    return [
-        await result if _must_be_awaited(type(result)) and can_be_awaited(result) else result
-        for result in results
-    ]
-
-
-def _must_be_awaited(kind: Any) -> bool:
-    return hasattr(kind, "__await__") and not issubclass(kind, FutureProxy)
-
-
 def executors_of(app: Flask) -> list[Executor[Any]]:
     """The executors of this package that serve an app, in the order of their ``init_app``."""
     served = filter(_is_executor, app.extensions.values())
@@ -1442,42 +1109,6 @@ def itself(app: Flask) -> Flask:
     if not isinstance(found, Flask):
         raise TypeError(f"expected a Flask app, got {found!r} ({type(found).__name__})")
     return found
-
-
-def _check_count(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name}={value!r}: expected a whole number")
-    if value < 1:
-        raise ValueError(f"{name}={value!r}: expected 1 or more")
-
-
-def _check_limits(timeout: object, retries: object, backoff: Any, /) -> None:
-    if timeout is not None:
-        _check_number("timeout", timeout, lambda seconds: seconds > 0, "seconds, more than 0")
-    if retries is not None:
-        whole = "a whole number, 0 or more"
-        _check_number("retries", retries, lambda number: number >= 0 and number % 1 == 0, whole)
-    if backoff is not None and not callable(backoff):
-        seconds_or_function = "seconds, 0 or more, or a function that gives them"
-        _check_number("backoff", backoff, lambda seconds: 0 <= seconds < inf, seconds_or_function)
-
-
-def _check_number(
-    name: str, value: object, is_right: Callable[[float], bool], expected: str
-) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name}={value!r}: expected {expected}")
-    if not is_right(value):
-        raise ValueError(f"{name}={value!r}: expected {expected}")
-
-
-def _carry_predicate(carry_g: CarryG) -> Callable[[str, object], bool]:
-    if isinstance(carry_g, str):
-        raise TypeError(f"carry_g={carry_g!r}: expected names; for one, use ({carry_g!r},)")
-    if callable(carry_g):
-        return carry_g
-    names = frozenset(carry_g)
-    return lambda name, value: name in names
 
 
 def propagate_exceptions_callback(future: FutureProxy[Any]) -> None:

@@ -1,0 +1,115 @@
+"""What :meth:`Executor.using` was told, and the checks of what an executor is given with a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Any
+
+from .calls import Backoff, Limits
+from .context import CarryG
+from .futures import FutureKey, OnDuplicate
+
+__all__ = ("NO_OPTIONS", "Options", "carry_predicate", "check_count", "check_seconds")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What calls get that are submitted through one executor of :meth:`Executor.using`."""
+
+    key: Any = None
+    on_duplicate: OnDuplicate = "error"
+    name: str | None = None
+    timeout: float | None = None
+    retries: int = 0
+    backoff: Backoff = 0.0
+    block: float | None = None
+
+    @property
+    def limits(self) -> Limits | None:
+        if self.timeout is None and not self.retries:
+            return None
+        return Limits(timeout=self.timeout, retries=self.retries, backoff=self.backoff)
+
+    def changed(self, **given: Any) -> Options:
+        """These options with others in their place; ``None`` leaves one as it is.
+
+        Raises:
+            TypeError: one is of another type than it must be.
+            ValueError: one cannot be used.
+        """
+        given = {name: value for name, value in given.items() if value is not None}
+        for name, check in _CHECKS.items():
+            if name in given:
+                check(name, given[name])
+        return replace(self, **given)
+
+
+NO_OPTIONS = Options()
+
+
+def carry_predicate(carry_g: CarryG) -> Callable[[str, object], bool]:
+    """Whether a name of ``g``, with its value, travels to a job."""
+    if isinstance(carry_g, str):
+        raise TypeError(f"carry_g={carry_g!r}: expected names; for one, use ({carry_g!r},)")
+    if callable(carry_g):
+        return carry_g
+    names = frozenset(carry_g)
+    return lambda name, value: name in names
+
+
+def check_count(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name}={value!r}: expected a whole number")
+    if value < 1:
+        raise ValueError(f"{name}={value!r}: expected 1 or more")
+
+
+def check_seconds(name: str, value: object) -> None:
+    _check_number(name, value, lambda seconds: seconds >= 0, "seconds, 0 or more")
+
+
+def _check_on_duplicate(name: str, value: object) -> None:
+    if value not in {"error", "join", "replace"}:
+        raise ValueError(f"{name}={value!r}: expected 'error', 'join' or 'replace'")
+
+
+def _check_key(name: str, value: object) -> None:
+    if not isinstance(value, FutureKey):
+        hash(value)  # an unhashable key is an error here, where it is given
+
+
+def _check_timeout(name: str, value: object) -> None:
+    _check_number(name, value, lambda seconds: seconds > 0, "seconds, more than 0")
+
+
+def _check_retries(name: str, value: object) -> None:
+    whole = "a whole number, 0 or more"
+    _check_number(name, value, lambda number: number >= 0 and number % 1 == 0, whole)
+
+
+def _check_backoff(name: str, value: object) -> None:
+    if not callable(value):
+        seconds_or_function = "seconds, 0 or more, or a function that gives them"
+        _check_number(name, value, lambda seconds: 0 <= seconds < inf, seconds_or_function)
+
+
+def _check_number(
+    name: str, value: object, is_right: Callable[[float], bool], expected: str
+) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name}={value!r}: expected {expected}")
+    if not is_right(value):
+        raise ValueError(f"{name}={value!r}: expected {expected}")
+
+
+_CHECKS: dict[str, Callable[[str, object], None]] = {
+    "on_duplicate": _check_on_duplicate,
+    "key": _check_key,
+    "timeout": _check_timeout,
+    "retries": _check_retries,
+    "backoff": _check_backoff,
+    "block": check_seconds,
+}
+"""By option, in the order in which they complain."""

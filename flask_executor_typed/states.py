@@ -1,0 +1,187 @@
+"""What an executor keeps for one app: settings, backend, counts of calls, loops of async views.
+
+In the child of a fork the backend, the counts and the loops are made anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+from weakref import WeakSet, finalize
+
+from flask import Flask
+
+from .backends import Backend, default_max_workers, import_backend, open_backend
+from .calls import Limits
+from .config import ExecutorConfig, key_of, warn_of_unknown_keys
+from .context import ContextRules
+from .errors import ExecutorClosedError
+from .futures import FutureCollection
+from .load import ExecutorStats, Load, stats_of
+from .loops import is_async_callable
+from .threads import Closable, close_at_exit, exit_has_begun
+from .views import AsyncViews, check_hook
+
+__all__ = ("AppState", "settings_of")
+
+
+def settings_of(app: Flask, name: str) -> ExecutorConfig:
+    """The settings that an app has now for the executor called ``name``."""
+    config = ExecutorConfig.from_mapping(app.config, name=name)
+    warn_of_unknown_keys(app.config, name=name)
+    return config
+
+
+class AppState:
+    """What one executor keeps for one app. It refers to neither: both may go away."""
+
+    def __init__(
+        self,
+        config: ExecutorConfig,
+        *,
+        name: str,
+        label: str,
+        futures: FutureCollection[Any],
+        carry_g: Callable[[str, object], bool],
+        executor_of: Callable[[Flask], object],
+    ) -> None:
+        self.name = name
+        self.label = label
+        self._futures = futures
+        self._carry_g = carry_g
+        self._executor_of = executor_of
+        self.views: AsyncViews | None = None
+        self._backend: Backend | None = None  # set under _lock
+        self._finalizer: finalize[Any, Any] | None = None
+        self._closed = False  # set under _lock
+        self._lock = threading.RLock()  # reentrant: a finalizer may submit while it is held
+        self._use(config)
+        _states.add(self)
+
+    def _use(self, config: ExecutorConfig) -> None:
+        import_backend(config)
+        self.config = config
+        self.propagates_exceptions = config.propagate_exceptions
+        # A callback that raises them is logged as well.
+        self.logs_exceptions = config.log_exceptions and not config.propagate_exceptions
+        self.limits = None if config.job_timeout is None else Limits(timeout=config.job_timeout)
+        push_request = config.push_request_context is not False
+        self.rules = ContextRules(config.push_app_context, push_request, self._carry_g)
+        if config.futures_max_length is not None:
+            self._futures.max_length = config.futures_max_length
+        self._count_anew()
+
+    def _count_anew(self) -> None:
+        key, bound = key_of("max_pending", name=self.name), self.config.max_pending
+        self.load = Load(self.label, key, bound, self.max_workers)
+        # Coroutines start at once and then wait, so what is bounded is how many are not done.
+        self.counts_apart = apart = bound is not None and self.config.type == "thread"
+        self._load_of_loops = Load(self.label, key, bound) if apart else self.load
+
+    def load_for(self, fn: Callable[..., object]) -> Load:
+        """Where a call counts, if plain functions and coroutines count apart."""
+        return self._load_of_loops if is_async_callable(fn) else self.load
+
+    def stats(self) -> ExecutorStats:
+        backend = self._backend
+        workers, loops = (0, 0) if backend is None else backend.sizes()
+        return stats_of({self.load, self._load_of_loops}, workers, loops)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
+    def max_workers(self) -> int:
+        return self.config.max_workers or default_max_workers(self.config.type)
+
+    def limits_with(self, given: Limits) -> Limits:
+        """The limits of a call that was given some of its own."""
+        return replace(given, timeout=self.config.job_timeout) if given.timeout is None else given
+
+    def backend(self, app: Flask) -> Backend:
+        """The backend of this process, made when it is first needed."""
+        if self._backend is not None:
+            return self._backend
+        changes = ""
+        with self._lock:
+            if self._closed:
+                raise ExecutorClosedError(self.label, exit_has_begun())
+            if self._backend is None:
+                changes = self._adopt_late_settings(app)
+                backend = open_backend(self.config, self.name, self.label, self._executor_of)
+                # An executor or app that is dropped without shutdown() leaves no thread behind.
+                self._finalizer = finalize(self, backend.close, cancel_pending=False)
+                self._finalizer.atexit = False  # threads.py sees to that
+                self._backend = backend
+            backend = self._backend
+        if changes:  # after the lock: a log handler may submit
+            with contextlib.suppress(BaseException):
+                app.logger.warning(
+                    "settings of %s changed after init_app(), and are used now: %s; "
+                    "set them before",
+                    self.label,
+                    changes,
+                )
+        return backend
+
+    def _adopt_late_settings(self, app: Flask) -> str:
+        """Use what was set between init_app() and now, and tell what: it usually works by luck."""
+        config = settings_of(app, self.name)
+        changes = self.config.changes(config)
+        if changes:
+            if config.async_views:
+                check_hook(app, key_of("async_views", name=self.name), self.views)
+            self._use(config)
+            self.serve_views(app)
+        return changes
+
+    def serve_views(self, app: Flask) -> None:
+        """Run the app's async views, or leave them to Flask, as the settings say."""
+        views = self.views
+        if self.config.async_views:
+            if views is None:
+                views = self.views = AsyncViews(self.label, self.config.loop_factory)
+                views.install(app)
+            close_at_exit(views, self.config.at_exit)
+        elif views is not None:
+            self.views = None
+            views.close(cancel_pending=False)
+
+    def close(self, cancel_pending: bool) -> list[Closable]:
+        """Refuse calls from now on. Returns what may be waited for."""
+        with self._lock:
+            self._closed = True
+            parts: list[Closable] = [part for part in (self._backend, self.views) if part]
+        for part in parts:
+            part.close(cancel_pending=cancel_pending)
+        self.load.close()
+        self._load_of_loops.close()
+        return parts
+
+    def forget_parent(self) -> None:
+        """In the child of a fork: the backend's threads are the parent's, so make another."""
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        self._backend = None
+        self._lock = threading.RLock()  # the parent may have held it
+        self._count_anew()
+        if self.views is not None:
+            self.views.forget_parent()
+            close_at_exit(self.views, self.config.at_exit)
+
+
+_states: WeakSet[AppState] = WeakSet()
+
+
+def _forget_parent() -> None:
+    for state in _states:
+        state.forget_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parent)
