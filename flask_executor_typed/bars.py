@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast, overload
 
 from tqdm import tqdm
 
-from .futures import FutureProxy
+from .futures import FutureProxy, telling
 
 __all__ = ("bar",)
 
@@ -51,7 +51,7 @@ def _show(future: FutureProxy[R], total: float | None, title: str) -> R:
         changes.put(None)
 
     shown: tqdm[Any]
-    with tqdm(total=total, desc=title or future.name) as shown, future._telling(note):
+    with tqdm(total=total, desc=title or future.name) as shown, telling(future, note):
         done = not future._watch(note, first=True)
         while True:
             progress = future.progress

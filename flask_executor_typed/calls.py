@@ -1,7 +1,8 @@
 """One accepted call, and how a worker runs it: on a thread, or on a loop.
 
-The only module that runs a user's function. Whatever the function returns or raises ends up in the
-call's future; nothing gets past it into the worker.
+The only module that runs the function of a call; for a chunk of ``map`` that is one in mapping.py.
+Whatever the function returns or raises ends up in the call's future; nothing gets past it into the
+worker.
 """
 
 from __future__ import annotations

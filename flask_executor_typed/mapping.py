@@ -18,7 +18,7 @@ from .errors import QueueFullError
 from .futures import FutureProxy
 from .loops import is_async_callable
 
-__all__ = ("Submit", "Window", "end_after", "window_of")
+__all__ = ("Window", "end_after", "window_of")
 
 Submit = Callable[[Callable[..., Any], tuple[Any, ...]], FutureProxy[Any]]
 """Submits one of the calls, of a function and its arguments."""

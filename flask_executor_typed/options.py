@@ -1,4 +1,4 @@
-"""What :meth:`Executor.using` was told, and the checks of what an executor is given with a call."""
+"""What :meth:`Executor.using` was told, and the checks of what an executor is given."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .calls import Backoff, Limits
 from .context import CarryG
 from .futures import FutureKey, OnDuplicate
 
-__all__ = ("NO_OPTIONS", "Options", "carry_predicate", "check_count", "check_seconds")
+__all__ = ("NO_OPTIONS", "carry_predicate", "check_count", "check_seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +89,7 @@ def _check_retries(name: str, value: object) -> None:
     _check_number(name, value, lambda number: number >= 0 and number % 1 == 0, whole)
 
 
-def _check_backoff(name: str, value: object) -> None:
+def _check_backoff(name: str, value: Any) -> None:
     if not callable(value):
         seconds_or_function = "seconds, 0 or more, or a function that gives them"
         _check_number(name, value, lambda seconds: 0 <= seconds < inf, seconds_or_function)

@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from blinker import NamedSignal
     from flask import Flask
 
-__all__ = ("job_cancelled", "job_failed", "job_started", "job_submitted", "job_succeeded")
+__all__ = (
+    "announce",
+    "job_cancelled",
+    "job_failed",
+    "job_started",
+    "job_submitted",
+    "job_succeeded",
+    "receivers_of",
+)
 
 # Flask's own namespace class: blinker's, or, on Flask before 2.3 without blinker, a stand-in
 # whose signals refuse to be connected and therefore never have receivers.
@@ -32,7 +40,7 @@ def _signal(name: str, doc: str) -> NamedSignal:
 
 
 def receivers_of(signal: object) -> dict[Any, Any]:
-    """Who listens to a signal of Flask's own, which may be a stand-in."""
+    """Who listens to a signal, which may be Flask's stand-in; it changes in place."""
     receivers: dict[Any, Any] = getattr(signal, "receivers", {})
     return receivers
 

@@ -6,7 +6,6 @@ In the child of a fork the backend, the counts and the loops are made anew.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +22,7 @@ from .errors import ExecutorClosedError
 from .futures import FutureCollection
 from .load import ExecutorStats, Load, stats_of
 from .loops import is_async_callable
-from .threads import Closable, close_at_exit, exit_has_begun
+from .threads import Closable, close_at_exit, exit_has_begun, in_child
 from .views import AsyncViews, check_hook
 
 __all__ = ("AppState", "settings_of")
@@ -65,22 +64,25 @@ class AppState:
     def _use(self, config: ExecutorConfig) -> None:
         import_backend(config)
         self.config = config
-        self.propagates_exceptions = config.propagate_exceptions
+        self.propagates_exceptions: bool = config.propagate_exceptions
         # A callback that raises them is logged as well.
-        self.logs_exceptions = config.log_exceptions and not config.propagate_exceptions
-        self.limits = None if config.job_timeout is None else Limits(timeout=config.job_timeout)
+        self.logs_exceptions: bool = config.log_exceptions and not self.propagates_exceptions
+        seconds = config.job_timeout
+        self.limits: Limits | None = None if seconds is None else Limits(timeout=seconds)
         push_request = config.push_request_context is not False
-        self.rules = ContextRules(config.push_app_context, push_request, self._carry_g)
+        self.rules: ContextRules = ContextRules(
+            config.push_app_context, push_request, self._carry_g
+        )
         if config.futures_max_length is not None:
             self._futures.max_length = config.futures_max_length
         self._count_anew()
 
     def _count_anew(self) -> None:
         key, bound = key_of("max_pending", name=self.name), self.config.max_pending
-        self.load = Load(self.label, key, bound, self.max_workers)
+        self.load: Load = Load(self.label, key, bound, self.max_workers)
         # Coroutines start at once and then wait, so what is bounded is how many are not done.
-        self.counts_apart = apart = bound is not None and self.config.type == "thread"
-        self._load_of_loops = Load(self.label, key, bound) if apart else self.load
+        self.counts_apart: bool = bound is not None and self.config.type == "thread"
+        self._load_of_loops = Load(self.label, key, bound) if self.counts_apart else self.load
 
     def load_for(self, fn: Callable[..., object]) -> Load:
         """Where a call counts, if plain functions and coroutines count apart."""
@@ -178,10 +180,7 @@ class AppState:
 _states: WeakSet[AppState] = WeakSet()
 
 
+@in_child
 def _forget_parent() -> None:
     for state in _states:
         state.forget_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_parent)

@@ -33,6 +33,7 @@ __all__ = (
     "drain",
     "exit_has_begun",
     "finish_at_exit",
+    "in_child",
     "seconds_until",
     "start_thread",
     "wait_for_thread",
@@ -316,13 +317,17 @@ import_module("concurrent.futures.thread")
 threading._register_atexit(finish_at_exit)  # type: ignore[attr-defined]
 
 
+def in_child(forget: Callable[[], object]) -> Callable[[], object]:
+    """Have a function called in the child of each fork, where the system has forks."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=forget)
+    return forget
+
+
+@in_child
 def _forget_parent() -> None:
     """In the child of a fork: the threads, and what they serve, are the parent's."""
     global _exiting, _finished, _closables, _lock  # noqa: PLW0603
     _exiting = _finished = False
     _closables = WeakKeyDictionary()
     _lock = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_parent)

@@ -110,13 +110,13 @@ def test_a_relative_import_is_resolved_from_the_package_of_its_file() -> None:
 
 @pytest.mark.parametrize("package", ["context", "futures", "loops"])
 def test_modules_of_a_package_import_only_those_before_them_in_its_map(package: str) -> None:
-    room = PACKAGE / package
-    the_map = ast.get_docstring(TREES[room / "__init__.py"]) or ""
+    folder = PACKAGE / package
+    the_map = ast.get_docstring(TREES[folder / "__init__.py"]) or ""
     order = ", ".join(re.findall(r"^- ([a-z_, ]+):", the_map, re.MULTILINE)).split(", ")
-    assert sorted(order) == sorted(path.stem for path in room.glob("[!_]*.py"))
+    assert sorted(order) == sorted(path.stem for path in folder.glob("[!_]*.py"))
     prefix = f"{PACKAGE.name}.{package}."
     for number, module in enumerate(order):
-        names = imports(room / f"{module}.py")
+        names = imports(folder / f"{module}.py")
         within = {name.split(".")[2] for name in names if name.startswith(prefix)}
         assert within <= set(order[:number]), module
 

@@ -29,7 +29,13 @@ from ..calls import Call, Deadline
 from ..errors import ExecutorClosedError, JobLostError, NestedProcessError
 from ..futures import FutureProxy, Progress
 from ..loops import is_async_callable
-from ..threads import ClosableThreads, exit_has_begun, finish_at_exit, start_thread
+from ..threads import (
+    ClosableThreads,
+    exit_has_begun,
+    finish_at_exit,
+    in_child,
+    start_thread,
+)
 from .capabilities import Capabilities
 from .pickling import (
     ContextDumper,
@@ -492,6 +498,7 @@ _lock = threading.Lock()
 """Starting a process looks after all that have ended, which two threads cannot do at once."""
 
 
+@in_child
 def _forget_parent() -> None:
     """In the child of a fork: its workers and its fork server are the parent's.
 
@@ -513,7 +520,3 @@ def _forget_parent() -> None:
             os.close(alive)
         for name in ("_forkserver_pid", "_forkserver_alive_fd", "_forkserver_address"):
             setattr(server, name, None)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_parent)

@@ -127,7 +127,7 @@ class _ThreadPool:
                 self._start_worker_if_none_is_idle(future)
             if not self._closed:
                 return
-        # No lock is held over put(), so shutdown() may have come in between. Its end marker may
+        # No lock is held over put(), so close() may have come in between. Its end marker may
         # be before our call, which then nobody gets, or behind it. Whoever takes the right to
         # start decides: if a worker has, the call was accepted and runs; if we have, it was not.
         if future._refuse():

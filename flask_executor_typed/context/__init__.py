@@ -1,7 +1,7 @@
 """Flask's contexts and the contextvars of one moment: captured here, pushed in a worker.
 
-The only room that knows Flask's private context names and how its versions differ. Its modules, of
-which each imports only from those before it:
+The only package that knows Flask's private context names and how its versions differ. Its modules,
+of which each imports only from those before it:
 
 - slots: where Flask keeps active contexts, and how its versions differ
 - rules: what of ``g`` and of its submitter's contexts a job gets
@@ -16,7 +16,7 @@ which each imports only from those before it:
 """
 
 from .capturing import capture
-from .portable import PortableContext, PortableRequest
+from .portable import PortableContext
 from .pushing import PushedContexts, PushedInTask, run_pushed, running_call
 from .rebuilt import rebuild
 from .rules import CarryG, ContextRules, without_resources
@@ -28,7 +28,6 @@ __all__ = (
     "ContextRules",
     "ContextSnapshot",
     "PortableContext",
-    "PortableRequest",
     "PushedContexts",
     "PushedInTask",
     "active_app_context",

@@ -32,4 +32,4 @@ class _UnreadBody:
     read = readline = readlines = readinto = __iter__ = __next__ = _refuse
 
 
-UNREAD_BODY = _UnreadBody()
+UNREAD_BODY: Any = _UnreadBody()

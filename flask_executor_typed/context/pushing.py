@@ -33,7 +33,6 @@ R = TypeVar("R")
 running_call: ContextVar[Any] = ContextVar("flask_executor_typed_call", default=None)
 """The ``Call`` that runs here, or ``None``; one that is over has no ``future`` any more."""
 
-# They change in place when somebody connects.
 _push_receivers = receivers_of(appcontext_pushed)
 _request_teardown_receivers = receivers_of(request_tearing_down)
 _app_teardown_receivers = receivers_of(appcontext_tearing_down)

@@ -15,7 +15,7 @@ from .portable import PortableContext, PortableRequest
 from .rules import ContextRules
 from .slots import session_attribute
 from .snapshot import ContextSnapshot
-from .uploads import UploadsLeftBehind
+from .uploads import uploads_left_behind
 
 __all__ = ("rebuild",)
 
@@ -65,7 +65,7 @@ class _RebuiltRequest:
             if portable.body is not None:
                 attributes["stream"] = BytesIO()
             attributes["form"] = request.parameter_storage_class(portable.form)
-            attributes["files"] = UploadsLeftBehind() if portable.has_uploads else MultiDict()
+            attributes["files"] = uploads_left_behind() if portable.has_uploads else MultiDict()
         if portable.rule is not None:
             endpoint, text = portable.rule
             rules = self._app.url_map._rules_by_endpoint.get(endpoint, ())

@@ -1,7 +1,7 @@
 """Where Flask keeps the contexts that are active, and how its versions differ.
 
-The lowest module of this room. Flask 2.0 and 2.1 keep two stacks, 2.2 to 3.1 two ContextVars, 3.2
-one, of one context for both app and request.
+The lowest module of this package. Flask 2.0 and 2.1 keep two stacks, 2.2 to 3.1 two ContextVars,
+3.2 one, of one context for both app and request.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from .portable import PortableContext, PortableRequest
 from .rules import ContextRules
 from .slots import IS_MERGED, RequestContext
 
-__all__ = ("ContextSnapshot", "JobsRequest", "has_flasks_own")
+__all__ = ("ContextSnapshot", "has_flasks_own")
 
 
 class JobsRequest(Protocol):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from flask import Flask
 from flask.ctx import AppContext
 
 from .rules import with_items
@@ -49,11 +50,11 @@ def _later(make: Callable[[Any], object]) -> Any:  # whatever Flask says that th
     return _Later(make)
 
 
-class _UnusedAppContext(AppContext):
+class _UnusedSeparateContext(AppContext):
     """A pushed app context of Flask before 3.2, of which there is only the app at first."""
 
     def __init__(self, snapshot: ContextSnapshot) -> None:
-        self.app = snapshot.app
+        self.app: Flask = snapshot.app
         self._g_items = snapshot.g_items
 
     @_later
@@ -66,17 +67,13 @@ class _UnusedAppContext(AppContext):
 
     # As if its own push() had made it current: what the job pushes once more is not the last to go.
 
-    if HAS_STACKS:
+    @_later
+    def _cv_tokens(self) -> object:
+        return _Tokens([_token_of_app])
 
-        @_later
-        def _refcnt(self) -> object:
-            return 1
-
-    else:
-
-        @_later
-        def _cv_tokens(self) -> object:
-            return _Tokens([_token_of_app])
+    @_later
+    def _refcnt(self) -> object:  # what Flask 2.0 and 2.1 have instead of tokens
+        return 1
 
 
 class _Tokens(list[Any]):
@@ -114,17 +111,13 @@ class UnusedRequestContext(RequestContext):
     def _after_request_functions(self) -> object:
         return []
 
-    if HAS_STACKS:
+    @_later
+    def _cv_tokens(self) -> object:
+        return _Tokens([_token_of_request])
 
-        @_later
-        def _implicit_app_ctx_stack(self) -> object:
-            return [None]
-
-    else:
-
-        @_later
-        def _cv_tokens(self) -> object:
-            return _Tokens([_token_of_request])
+    @_later
+    def _implicit_app_ctx_stack(self) -> object:  # what Flask 2.0 and 2.1 have instead of tokens
+        return [None]
 
     def __getattr__(self, name: str) -> Any:
         # What could not be made is not to be replaced by the submitter's.
@@ -151,11 +144,11 @@ What others have set on it, a connection say, is not the job's to close.
 """
 
 
-class _UnusedContext(AppContext):
+class _UnusedMergedContext(AppContext):
     """A pushed context of Flask 3.2, for app and request, of which there is only the app."""
 
     def __init__(self, snapshot: ContextSnapshot) -> None:
-        self.app = snapshot.app
+        self.app: Flask = snapshot.app
         self._snapshot: Any = snapshot  # None when all is made
 
     # Without a snapshot another thread has completed this: then there is a value, and it stays.
@@ -208,7 +201,9 @@ class _UnusedContext(AppContext):
         return repr(self)
 
 
-UnusedAppContext = _UnusedContext if IS_MERGED else _UnusedAppContext
+UnusedAppContext: Callable[[ContextSnapshot], AppContext] = (
+    _UnusedMergedContext if IS_MERGED else _UnusedSeparateContext
+)
 
 
 def complete(context: Any) -> None:
@@ -220,9 +215,11 @@ def complete(context: Any) -> None:
     if snapshot is None:
         return
     values: dict[str, object] = dict(context.__class__.__dict__)
-    made_later = {name for name, value in values.items() if isinstance(value, _Later)}
-    captured = getattr(snapshot.request_context, "__dict__", ())
-    for name in made_later | _SUBMITTERS.intersection(captured):
+    names = {name for name, value in values.items() if isinstance(value, _Later)}
+    if not IS_MERGED:  # what there is on this version of Flask
+        captured: dict[str, object] = snapshot.request_context.__dict__
+        names = (names | _SUBMITTERS).intersection(captured)
+    for name in names:
         getattr(context, name)
     object.__setattr__(context, "__class__", RequestContext)
     context._snapshot = None

@@ -16,7 +16,7 @@ from ..errors import UploadsLeftBehindError
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-__all__ = ("CapturedUpload", "UploadsLeftBehind", "captured_uploads")
+__all__ = ("captured_uploads", "uploads_left_behind")
 
 
 class CapturedUpload(NamedTuple):
@@ -139,11 +139,14 @@ class _SharedFile(RawIOBase):
         return len(data)
 
 
-class UploadsLeftBehind(MultiDict[str, FileStorage]):
-    """Stands where the uploads were: looking for one, in another process, says what to do."""
-
+class _UploadsLeftBehind(MultiDict[str, FileStorage]):
     def _refuse(self, *args: object, **kwargs: object) -> Any:
         raise UploadsLeftBehindError
 
     __getitem__ = __contains__ = __iter__ = __len__ = get = getlist = _refuse
     items = lists = listvalues = keys = values = to_dict = _refuse
+
+
+def uploads_left_behind() -> MultiDict[str, FileStorage]:
+    """What stands where the uploads were, in another process: looking for one says what to do."""
+    return _UploadsLeftBehind()

@@ -1,9 +1,9 @@
 """The handle of one call, and collections of them: what ``submit`` returns, and keeps by key.
 
-The only room that knows ``concurrent.futures.Future`` inside out. Its modules, of which each
+The only package that knows ``concurrent.futures.Future`` inside out. Its modules, of which each
 imports only from those before it:
 
-- forking: what the child of a fork replaces
+- locking: the lock of all futures
 - inbox: callbacks for an event loop, from any thread
 - progress: how far a job is
 - waiters: who waits for a future, as its list of watchers knows them
@@ -17,12 +17,13 @@ imports only from those before it:
 - collection: futures by key, a bounded number
 """
 
-from .collection import FutureCollection, OnDuplicate, ReadableFuture
+from .collection import FutureCollection, OnDuplicate
 from .following import following_apart
 from .inbox import LoopInbox, inbox_of_running_loop
 from .keys import FutureKey
 from .progress import Progress
 from .proxy import FutureProxy, Status, wait_here_with
+from .watching import telling
 
 __all__ = (
     "FutureCollection",
@@ -31,9 +32,9 @@ __all__ = (
     "LoopInbox",
     "OnDuplicate",
     "Progress",
-    "ReadableFuture",
     "Status",
     "following_apart",
     "inbox_of_running_loop",
+    "telling",
     "wait_here_with",
 )

@@ -20,8 +20,8 @@ from .. import signals
 from ..context import ContextRules, ContextSnapshot
 from ..errors import ForkedFutureError
 from ..load import Load
+from ..threads import in_child
 from .callbacks import Callback
-from .forking import in_child
 from .progress import Progress
 from .waiters import SharedState
 

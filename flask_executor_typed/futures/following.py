@@ -1,6 +1,6 @@
 """Futures that are settled like others: a chain of them is as long as it likes.
 
-The only module that settles one future because another one is.
+The only module that gives a future the outcome of another as it is.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ The only module that knows what a user may do with a future.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Hashable
@@ -17,15 +16,16 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..errors import UnsupportedError
+from ..threads import in_child
 from .callbacks import Callback, contexts_for_callback
 from .claims import ClaimableFuture
 from .following import follow
-from .forking import in_child, shared_lock
 from .inbox import inbox_of_running_loop
+from .locking import shared_lock
 from .progress import Progress
 from .standard import shared_state_of, state_of
 from .waiters import Awaiter, Blocked
-from .watching import steps_of, telling
+from .watching import steps_of
 
 __all__ = ("FutureProxy", "Status", "wait_here_with")
 
@@ -124,10 +124,6 @@ class FutureProxy(ClaimableFuture[R]):
         last. Does not poll.
         """
         return steps_of(self)
-
-    def _telling(self, change: Callable[[], object]) -> contextlib.AbstractContextManager[None]:
-        """Have ``change()`` called for each progress, in the job's thread."""
-        return telling(self, change)
 
     def _report(self, progress: Progress) -> None:
         self._progress = progress

@@ -12,8 +12,9 @@ from concurrent.futures._base import PENDING, RUNNING
 from typing import Any
 from weakref import WeakSet
 
+from ..threads import in_child
 from .claims import ClaimableFuture
-from .forking import in_child, shared_lock
+from .locking import shared_lock
 from .waiters import SharedState
 
 __all__ = ("shared_state_of", "state_of")

@@ -40,7 +40,7 @@ class Awaiter:
 
     def __init__(self, inbox: LoopInbox, waiter: asyncio.Future[None]) -> None:
         self._inbox = inbox
-        self.waiter = waiter
+        self.waiter: asyncio.Future[None] = waiter
 
     def __call__(self, future: object) -> None:
         self._inbox.post(self._wake)  # False: the loop is closed, and nobody waits there any more
@@ -56,8 +56,8 @@ class SharedState:
     __slots__ = ("__weakref__", "condition", "state", "waiters")
 
     def __init__(self) -> None:
-        self.condition = threading.Condition()
-        self.state = PENDING  # guarded by condition
+        self.condition: threading.Condition = threading.Condition()
+        self.state: str = PENDING  # guarded by condition
         self.waiters: list[Any] = []  # guarded by condition
 
     def __call__(self, future: Future[Any]) -> None:

@@ -1,6 +1,7 @@
 """Who hears of a job's progress: a reader on a loop, or a function in the job's own thread.
 
-The only module that adds to those who are told when a job reports, and takes away from them.
+The only module that adds to those who are told when a job reports, and takes away from them; a
+worker process, which has one for its parent, sets it in backends/running.py.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from collections.abc import AsyncIterator, Callable, Generator
 from typing import Any
 
 from .claims import ClaimableFuture
-from .forking import shared_lock
 from .inbox import LoopInbox, inbox_of_running_loop
+from .locking import shared_lock
 from .progress import Progress
 
 __all__ = ("steps_of", "telling")

@@ -1,7 +1,7 @@
 """Threads that each keep one event loop alive, for coroutine jobs and async views.
 
-The only room that creates event loops or imports asgiref. Its modules, of which each imports only
-from those before it:
+The only package that creates event loops or imports asgiref. Its modules, of which each imports
+only from those before it:
 
 - callables: what gives a coroutine when it is called
 - making: makes event loops

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
 from asgiref.sync import AsyncToSync
 
-from ..threads import DaemonPool
+from ..threads import DaemonPool, in_child
 from .bridging import loops_here
 from .residents import Resident
 
 __all__ = (
-    "Host",
     "has_loop_of_asgirefs",
     "loop_thread_here",
     "loop_threads",
@@ -36,8 +34,7 @@ class Host(Protocol):
 
 loop_threads: dict[asyncio.AbstractEventLoop, Host] = {}  # until the loop ends
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=loop_threads.clear)
+in_child(loop_threads.clear)
 
 
 def loop_thread_here() -> Host | None:

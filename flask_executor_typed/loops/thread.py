@@ -56,7 +56,7 @@ class LoopThread:
         self._inbox = LoopInbox(self.loop)
         self._refusing = False  # these two are set once, and never unset
         self._cancels_pending = False
-        # Only the loop's thread touches what follows.
+        # Only the loop's thread changes what follows, but for what is garbage; others take copies.
         self._calls: set[Call[Any]] = set()  # that run; asyncio keeps only weak references to tasks
         self._ending = False
         self._finishing: asyncio.Task[None] | None = None

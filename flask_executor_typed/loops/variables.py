@@ -25,6 +25,7 @@ def _variable_of_waiting_thread() -> tuple[ContextVar[Any], type[object]]:
     return variable, type(context[variable])
 
 
+waiting_thread: ContextVar[Any]
 waiting_thread, _TypeOfLocals = _variable_of_waiting_thread()
 
 

@@ -40,15 +40,22 @@ TESTS = {
     "futures/claims": "futures calls forking deadlocks threads",
     "futures/collection": "future_collection forking",
     "futures/following": "futures calls deadlocks",
-    "futures/forking": "forking",
     "futures/inbox": "futures completion threads",
     "futures/keys": "future_collection",
+    "futures/locking": "forking",
     "futures/proxy": "futures current completion calls deadlocks threads",
     "futures/standard": "futures forking",
     "futures/waiters": "futures deadlocks threads",
     "futures/watching": "current futures",
-    "calls": "calls current futures deadlocks context",
-    "loops": "loops views resources deadlocks threads",
+    "calls": "calls current futures deadlocks context context_teardown",
+    "loops/making": "loops forking",
+    **{
+        f"loops/{name}": "loops views resources deadlocks threads"
+        for name in (
+            *("bridging", "callables", "here", "pool", "residents", "sensitive", "tasks"),
+            *("thread", "variables", "view_loop", "waiting"),
+        )
+    },
     "views": "views threads",
     "completion": "completion",
     "later": "later",
