@@ -122,9 +122,12 @@ def run(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Block]:
     return ran
 
 
+_SIGNAL = re.compile(r"job_\w+")
+
+
 def _disconnect_all() -> None:
     """Receivers of a page must not hear of the jobs of other tests."""
-    for name in flask_executor_typed.signals.__all__:
+    for name in filter(_SIGNAL.fullmatch, flask_executor_typed.__all__):
         signal = getattr(flask_executor_typed, name)
         for reference in list(signal.receivers.values()):
             signal.disconnect(reference() if isinstance(reference, ref) else reference)
