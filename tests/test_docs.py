@@ -30,7 +30,6 @@ from weakref import ref
 import pytest
 
 import flask_executor_typed
-import flask_executor_typed.signals
 from flask_executor_typed import Executor
 from flask_executor_typed.config import ExecutorConfig
 
