@@ -40,6 +40,7 @@ from flask_executor_typed import (
     UploadsLeftBehindError,
     job_started,
 )
+from flask_executor_typed.backends.worker import Message, load_message
 from flask_executor_typed.threads import drain
 
 from . import conftest, working
@@ -641,6 +642,42 @@ def test_job_that_was_sent_to_a_worker_and_not_read_is_run_by_the_next(
     os.kill(process, signal.SIGKILL)
     assert future.result(START) == "once"
     assert (tmp_path / "runs").read_text() == "once\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("raises", [False, True])
+def test_forked_child_of_a_job_answers_neither_its_own_call_nor_the_next(
+    tmp_path: Path, executor: Executor, raises: bool
+) -> None:
+    process = executor.submit(working.pid).result(START)
+    future = executor.submit(working.fork, tmp_path / "pid", raises)
+    others = [executor.submit(working.echo, n) for n in range(3)]
+    assert future.result(START) == "parent"
+    assert [other.result(START) for other in others] == [0, 1, 2]
+    until((tmp_path / "pid").exists)
+    until_dead(int((tmp_path / "pid").read_text()))
+    assert executor.submit(working.echo, "after").result(START) == "after"
+    assert future.progress is None
+    assert executor.submit(working.pid).result(START) == process
+
+
+@pytest.mark.parametrize("kind", [b"r", b"p"])
+def test_worker_that_answers_another_call_is_ended_and_its_call_lost(
+    monkeypatch: pytest.MonkeyPatch, executor: Executor, kind: bytes
+) -> None:
+    process = executor.submit(working.pid).result(START)
+
+    def one_too_many(message: bytes) -> Message:
+        loaded = load_message(message)
+        return loaded._replace(kind=kind, number=loaded.number + 1)
+
+    monkeypatch.setattr("flask_executor_typed.backends.process.load_message", one_too_many)
+    future = executor.submit(working.pid)
+    assert str(future.exception(START)) == ("pid is lost: its worker process answered another call")
+    monkeypatch.undo()
+    assert executor.submit(working.pid).result(START) != process
+    until_dead(process)
 
 
 def test_each_of_500_jobs_has_one_outcome_while_workers_are_killed(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ from .pickling import (
     load_error,
 )
 from .running import CANCELLED, FAILED, is_worker, settle_like
-from .worker import END, PROGRESS, READY, work
+from .worker import END, PROGRESS, READY, Message, load_message, work
 
 __all__ = ("ProcessBackend",)
 
@@ -268,12 +268,15 @@ class ProcessBackend(ClosableThreads):
                 item.context,
             )
             kind, content = running.run(worker, message, future, end)
-            if kind == _LATE or kind not in {_ENDED, _NOT_RUN}:
+            if kind not in {_ENDED, _NOT_RUN, _CONFUSED}:
                 return worker, kind, content
+            if kind == _CONFUSED:
+                worker.kill()
             how = worker.bury()
             worker = None
-            if kind == _ENDED:
-                return None, _ENDED, f"its worker process {how} while it ran".encode()
+            if kind != _NOT_RUN:
+                what = "answered another call" if kind == _CONFUSED else f"{how} while it ran"
+                return None, _ENDED, f"its worker process {what}".encode()
         return None, _ENDED, b"one worker process after the other ended before it could run"
 
     def _start_worker(self, name: str) -> _Worker:
@@ -297,7 +300,7 @@ class ProcessBackend(ClosableThreads):
                 raise JobLostError(name, reason) from error
             if self._killed.is_set():
                 worker.kill()
-            kind, content = worker.receive(inf)
+            kind, _, content = worker.receive(inf)
             if kind == READY:
                 return worker
             if kind == FAILED:
@@ -309,9 +312,11 @@ class ProcessBackend(ClosableThreads):
         raise JobLostError(name, f"each of {_STARTS} worker processes {how} when it started")
 
 
-_ENDED, _NOT_RUN, _LATE = b"e", b"n", b"l"
+_ENDED, _NOT_RUN, _LATE, _CONFUSED = b"e", b"n", b"l", b"?"
 """What may come instead of an answer: the worker ended with the call, or without having read it;
-or the call takes too long."""
+the call takes too long; or the answer is to another call."""
+
+_NO_NUMBER = -1
 
 
 class _Running:
@@ -335,8 +340,10 @@ class _Running:
             self.interrupt(kill=future.done())
         kind, content = worker.send(pickle.dumps(tuple(message))), b""
         while kind == PROGRESS:
-            kind, content = worker.receive(end)
-            if kind == PROGRESS:
+            kind, number, content = worker.receive(end)
+            if number not in {message.number, _NO_NUMBER}:
+                kind = _CONFUSED
+            elif kind == PROGRESS:
                 future._report(Progress(*pickle.loads(content)))
         if kind != _LATE:
             with self._lock:
@@ -399,17 +406,16 @@ class _Worker:
             return _NOT_RUN
         return PROGRESS
 
-    def receive(self, end: float) -> tuple[bytes, bytes]:
+    def receive(self, end: float) -> Message:
         try:
             if end != inf and not self._calls.poll(max(0.0, end - time.monotonic())):
-                return _LATE, b""
-            message = self._calls.recv_bytes()
+                return Message(_LATE, _NO_NUMBER, b"")
+            return load_message(self._calls.recv_bytes())
         except ConnectionResetError:
             # Linux tells so of a pipe if its other end is gone and has not read all of ours.
-            return _NOT_RUN, b""
+            return Message(_NOT_RUN, _NO_NUMBER, b"")
         except (EOFError, OSError):
-            return _ENDED, b""
-        return message[:1], message[1:]
+            return Message(_ENDED, _NO_NUMBER, b"")
 
     def order(self, order: bytes) -> None:
         with contextlib.suppress(OSError):  # it is gone
