@@ -21,7 +21,7 @@ from . import signals
 from .context import ContextSnapshot, PushedContexts, PushedInTask, running_call
 from .errors import JobAbandonedError, JobTimeoutError
 from .futures import FutureProxy, LoopInbox
-from .logs import log_exception
+from .runtime.logs import log_exception
 
 __all__ = (
     "Backoff",

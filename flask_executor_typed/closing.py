@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from math import inf
 
 from .futures import FutureProxy
+from .runtime.exit import Closable, drain
+from .runtime.threads import start_thread
 from .states import AppState
-from .threads import Closable, drain, start_thread
 
 __all__ = ("Closed", "close_all", "drain_apart")
 

@@ -20,10 +20,10 @@ from operator import attrgetter
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from .callers import levels_to_caller
 from .errors import ConfigError
-from .green import check_setting
-from .threads import AtExit
+from .runtime.exit import AtExit
+from .runtime.frames import levels_to_caller
+from .runtime.greenlets import check_setting
 
 __all__ = (
     "ExecutorConfig",

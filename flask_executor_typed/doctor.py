@@ -21,8 +21,8 @@ from .config import ExecutorConfig, GivenExecutor, key_of, keys_of_others, unkno
 from .deployment import Deployment, look
 from .errors import ConfigError, GreenThreadsError
 from .executor import Executor, executors_of, itself
-from .green import check_patched_before_import, patched_by
 from .loops import is_async_callable
+from .runtime.greenlets import check_patched_before_import, patched_by
 from .watchdog import stack_of
 
 __all__ = ("ExecutorStatus", "Finding", "check", "examine", "status")

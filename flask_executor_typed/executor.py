@@ -57,13 +57,13 @@ from .futures import FutureCollection, FutureKey, FutureProxy, OnDuplicate
 from .jobs import ExecutorJob, JobDecorator
 from .later import HeldCall, Hold, SessionLike, until_commit, until_response_is_over
 from .load import ExecutorStats
-from .logs import log_exception
 from .loops import is_async_callable
 from .mapping import Window, end_after, window_of
 from .options import NO_OPTIONS, carry_predicate, check_count, check_seconds
 from .resources import LoopResource
+from .runtime.exit import drain
+from .runtime.logs import log_exception
 from .states import AppState, settings_of
-from .threads import drain
 from .views import check_hook
 
 __all__ = ("Executor", "ExecutorJob", "executors_of", "itself", "propagate_exceptions_callback")

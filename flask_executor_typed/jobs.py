@@ -25,7 +25,7 @@ from typing_extensions import TypeVar as TypeVarWithDefault
 from .calls import Backoff
 from .futures import FutureKey, FutureProxy, OnDuplicate
 from .later import SessionLike
-from .logs import without_data
+from .runtime.logs import without_data
 
 __all__ = ("ExecutorJob", "JobDecorator", "Submitter")
 

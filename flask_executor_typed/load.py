@@ -14,8 +14,8 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from dataclasses import dataclass
 from typing import Protocol
 
-from .callers import line_of_caller
 from .errors import DeadlockError, QueueFullError
+from .runtime.frames import line_of_caller
 
 __all__ = ("ExecutorStats", "Load", "stats_of")
 

@@ -11,8 +11,8 @@ from typing import Any, Generic, TypeVar, final
 
 from .calls import name_of
 from .errors import OutsideLoopError
-from .logs import log_exception
 from .loops import loop_thread_here, resident_here
+from .runtime.logs import log_exception
 
 __all__ = ("LoopResource",)
 

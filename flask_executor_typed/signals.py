@@ -11,7 +11,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .logs import log_exception
+from .runtime.logs import log_exception
 
 if TYPE_CHECKING:
     from blinker import NamedSignal

@@ -22,7 +22,8 @@ from .errors import ExecutorClosedError
 from .futures import FutureCollection
 from .load import ExecutorStats, Load, stats_of
 from .loops import is_async_callable
-from .threads import Closable, close_at_exit, exit_has_begun, in_child
+from .runtime.exit import Closable, close_at_exit, exit_has_begun
+from .runtime.forks import in_child
 from .views import AsyncViews, check_hook
 
 __all__ = ("AppState", "settings_of")
@@ -118,7 +119,7 @@ class AppState:
                 backend = open_backend(self.config, self.name, self.label, self._executor_of)
                 # An executor or app that is dropped without shutdown() leaves no thread behind.
                 self._finalizer = finalize(self, backend.close, cancel_pending=False)
-                self._finalizer.atexit = False  # threads.py sees to that
+                self._finalizer.atexit = False  # runtime/exit.py sees to that
                 self._backend = backend
             backend = self._backend
         if changes:  # after the lock: a log handler may submit

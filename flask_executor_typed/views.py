@@ -20,7 +20,7 @@ from flask import Flask
 
 from .errors import ConfigError
 from .loops import ViewLoop, has_loop_of_asgirefs, serves_this_thread, stock_async_to_sync
-from .threads import ClosableThreads
+from .runtime.exit import ClosableThreads
 
 __all__ = ("AsyncViews", "check_hook")
 

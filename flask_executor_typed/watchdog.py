@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .futures import FutureProxy
-from .threads import start_thread
+from .runtime.threads import start_thread
 
 __all__ = ("Watchdog", "stack_of")
 

@@ -15,8 +15,9 @@ import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from flask import Flask, current_app, g
 
-from flask_executor_typed import DeadlockError, Executor, FutureProxy, current_job, threads
+from flask_executor_typed import DeadlockError, Executor, FutureProxy, current_job
 from flask_executor_typed.backends import thread as thread_backend
+from flask_executor_typed.runtime import threads
 
 from .conftest import TIMEOUT
 from .test_threads import Ended, run_script

@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 from flask import Flask, current_app
 
-from flask_executor_typed import Executor, green
+from flask_executor_typed import Executor
 from flask_executor_typed.deployment import Deployment
 from flask_executor_typed.doctor import Finding, check, examine, status
+from flask_executor_typed.runtime import greenlets as green
 
 from . import test_green
 from .conftest import TIMEOUT

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from flask_executor_typed import ConfigError, Executor, GreenThreadsError, JobTimeoutError, green
+from flask_executor_typed import ConfigError, Executor, GreenThreadsError, JobTimeoutError
+from flask_executor_typed.runtime import greenlets as green
 
 from .conftest import TIMEOUT
 

@@ -15,8 +15,9 @@ PACKAGE = Path(flask_executor_typed.__file__).parent
 
 # From the bottom up. A package counts as one module; its own modules may import each other.
 LAYERS: tuple[set[str], ...] = (
-    {"callers", "commands", "deployment", "errors", "logs", "threads"},
-    {"green", "load", "signals"},
+    {"commands", "deployment", "errors"},
+    {"runtime"},
+    {"load", "signals"},
     {"config"},
     {"context"},
     {"futures"},
@@ -108,7 +109,7 @@ def test_a_relative_import_is_resolved_from_the_package_of_its_file() -> None:
     ]
 
 
-@pytest.mark.parametrize("package", ["context", "futures", "loops"])
+@pytest.mark.parametrize("package", ["context", "futures", "loops", "runtime"])
 def test_modules_of_a_package_import_only_those_before_them_in_its_map(package: str) -> None:
     folder = PACKAGE / package
     the_map = ast.get_docstring(TREES[folder / "__init__.py"]) or ""
@@ -138,14 +139,19 @@ def test_only_loops_makes_event_loops() -> None:
     assert modules_where(lambda node: dotted(node) == "asyncio.run") == set()
 
 
-def test_only_threads_makes_threads() -> None:
+def test_only_runtime_starts_threads() -> None:
     def makes_a_thread(node: ast.AST) -> bool:
         called = [node.func] if isinstance(node, ast.Call) else []
         bases = node.bases if isinstance(node, ast.ClassDef) else []
         return any(dotted(each) in {"threading.Thread", "Thread"} for each in [*called, *bases])
 
-    assert modules_where(makes_a_thread) == {"threads"}
+    assert modules_where(makes_a_thread) == {"runtime"}
     assert importers_of("_thread") == set()
+
+
+def test_only_runtime_registers_exit_and_fork_hooks() -> None:
+    hooks = {"threading._register_atexit", "atexit.register", "os.register_at_fork"}
+    assert modules_where(lambda node: dotted(node) in hooks) == {"runtime"}
 
 
 def test_only_watchdog_looks_into_the_stacks_of_threads() -> None:
@@ -158,7 +164,7 @@ def test_only_backends_makes_pools() -> None:
     def names_a_pool(node: ast.AST) -> bool:
         return dotted(node).rpartition(".")[2] in pools
 
-    assert modules_where(names_a_pool) <= {"backends", "threads"}  # of daemons, for asyncio
+    assert modules_where(names_a_pool) <= {"backends", "runtime"}  # of daemons, for asyncio
     assert importers_of("multiprocessing", "concurrent.futures.process") <= {"backends"}
 
 

@@ -27,9 +27,10 @@ from flask_executor_typed import (
     FutureProxy,
     JobAbandonedError,
     current_job,
-    threads,
 )
 from flask_executor_typed.loops import thread as loop_thread
+from flask_executor_typed.runtime import exit as exit_module
+from flask_executor_typed.runtime.exit import CLEANUP
 
 from . import working
 from .conftest import TIMEOUT
@@ -48,7 +49,7 @@ def no_thread_stays() -> Iterator[None]:
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time to clean up for what does so, however busy the machine is."""
-    for module in (loop_thread, threads):
+    for module in (loop_thread, exit_module):
         monkeypatch.setattr(module, "CLEANUP", TIMEOUT)
 
 
@@ -594,7 +595,7 @@ def test_coroutine_in_a_worker_process_cleans_up_and_the_process_ends_by_itself(
     until((tmp_path / "begun").exists)
     begun = time.monotonic()
     in_time(lambda: executor.shutdown(timeout=0.05))
-    assert time.monotonic() - begun < 0.05 + threads.CLEANUP  # nobody had to be killed
+    assert time.monotonic() - begun < 0.05 + CLEANUP  # nobody had to be killed
     assert error_of(future).begun
     assert (tmp_path / "end").exists()
     assert not is_alive(process)

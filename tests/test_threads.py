@@ -19,7 +19,7 @@ from typing import NamedTuple
 import pytest
 
 import flask_executor_typed
-from flask_executor_typed import threads
+from flask_executor_typed.runtime import threads
 
 from .conftest import TIMEOUT
 
@@ -300,7 +300,7 @@ def test_executor_that_is_made_while_the_exit_looks_at_all_of_them_comes_after_t
     ended = run_script("""
         from weakref import WeakKeyDictionary
 
-        from flask_executor_typed import threads
+        from flask_executor_typed.runtime import exit as exits
 
         looks, looked = threading.Event(), threading.Event()
 
@@ -323,7 +323,7 @@ def test_executor_that_is_made_while_the_exit_looks_at_all_of_them_comes_after_t
 
         def add():
             looks.wait(10)
-            threads.close_at_exit(late, threads.AtExit())
+            exits.close_at_exit(late, exits.AtExit())
             added.set()
 
         added = threading.Event()
@@ -331,7 +331,7 @@ def test_executor_that_is_made_while_the_exit_looks_at_all_of_them_comes_after_t
         adding.start()
         executor.submit(looked.wait, 10).add_done_callback(lambda f: print("done", f.result()))
         executor.submit(added.wait, 10)
-        threads._closables = Watched(threads._closables)
+        exits._closables = Watched(exits._closables)
     """)
     assert (ended.status, ended.stderr) == (0, "")
     assert ended.stdout.splitlines()[0] == "done True"
@@ -761,7 +761,7 @@ def test_multiprocessing_by_fork_works_after_use(tmp_path: Path) -> None:
 @has_fork
 @pytest.mark.parametrize(
     "lock",
-    ["threads._lock", "executor._states[app]._lock", "executor._states[app]._backend._pool._lock"],
+    ["exits._lock", "executor._states[app]._lock", "executor._states[app]._backend._pool._lock"],
 )
 @pytest.mark.parametrize("in_the_usual_way", [True, False], ids=["exit", "_exit"])
 def test_fork_while_another_thread_holds_a_lock_leaves_the_child_its_own(
@@ -770,7 +770,7 @@ def test_fork_while_another_thread_holds_a_lock_leaves_the_child_its_own(
     ended = run_script(
         IN_THE_CHILD
         + dedent(f"""
-        from flask_executor_typed import threads
+        from flask_executor_typed.runtime import exit as exits
 
         held, release = threading.Event(), threading.Event()
 

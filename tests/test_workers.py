@@ -41,7 +41,7 @@ from flask_executor_typed import (
     job_started,
 )
 from flask_executor_typed.backends.worker import Message, load_message
-from flask_executor_typed.threads import drain
+from flask_executor_typed.runtime.exit import drain
 
 from . import conftest, working
 from .conftest import TIMEOUT

@@ -12,7 +12,7 @@ from flask import Flask
 
 from ..calls import Call
 from ..config import ExecutorConfig, key_of
-from ..threads import Closable, close_at_exit
+from ..runtime.exit import Closable, close_at_exit
 from .capabilities import Capabilities
 from .pickling import Settings
 from .thread import ThreadBackend

@@ -18,7 +18,7 @@ from flask import Flask
 
 from ..errors import ConfigError, UnsupportedError
 from ..futures import FutureProxy
-from ..threads import AtExit, ClosableThreads, close_at_exit
+from ..runtime.exit import AtExit, ClosableThreads, close_at_exit
 from .pickling import Settings, Work, dump_error
 from .running import FAILED, Runner, become_worker
 

@@ -7,7 +7,6 @@ could run.
 
 from __future__ import annotations
 
-import atexit
 import inspect
 import threading
 from collections.abc import Awaitable, Callable
@@ -16,7 +15,8 @@ from typing import Any, NoReturn, TypeVar
 from ..calls import Call
 from ..errors import GreenThreadsError
 from ..loops import LoopPool
-from ..threads import finish_at_exit, start_thread
+from ..runtime.exit import finish_at_atexit
+from ..runtime.threads import start_thread
 
 __all__ = ("NoLoops",)
 
@@ -31,7 +31,7 @@ class NoLoops(LoopPool):
         self._library = library
         self._here = threading.local()
         if library == "eventlet":
-            _wait_at_exit()
+            finish_at_atexit()  # eventlet makes ``threading._shutdown`` do nothing
 
     def submit(self, call: Call[Any]) -> None:
         self._refuse_coroutine(call.future.name)
@@ -70,9 +70,3 @@ class NoLoops(LoopPool):
             "use plain functions, which wait in greenlets as well, or a server with threads, such "
             "as gunicorn --worker-class gthread",
         )
-
-
-def _wait_at_exit() -> None:
-    """Have the exit wait for jobs: eventlet makes ``threading._shutdown`` do nothing."""
-    atexit.unregister(finish_at_exit)  # once is enough
-    atexit.register(finish_at_exit)

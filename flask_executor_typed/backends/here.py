@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 from ..calls import Call
 from ..errors import ExecutorClosedError
 from ..loops import LoopPool, is_async_callable
-from ..threads import ClosableThreads, exit_has_begun, seconds_until, start_thread
+from ..runtime.exit import ClosableThreads, exit_has_begun
+from ..runtime.threads import seconds_until, start_thread
 from .capabilities import IN_A_THREAD
 
 __all__ = ("BackendInThreads", "BorrowingBackend", "SyncBackend", "Unreachable")

@@ -29,13 +29,9 @@ from ..calls import Call, Deadline
 from ..errors import ExecutorClosedError, JobLostError, NestedProcessError
 from ..futures import FutureProxy, Progress
 from ..loops import is_async_callable
-from ..threads import (
-    ClosableThreads,
-    exit_has_begun,
-    finish_at_exit,
-    in_child,
-    start_thread,
-)
+from ..runtime.exit import ClosableThreads, exit_has_begun, finish_at_exit
+from ..runtime.forks import in_child
+from ..runtime.threads import start_thread
 from .capabilities import Capabilities
 from .pickling import (
     ContextDumper,

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from typing import Any, cast
 
-from ..callers import line_of_caller
 from ..calls import Call
 from ..errors import DeadlockError, ExecutorClosedError
 from ..futures import FutureProxy, following_apart, wait_here_with
-from ..green import check_patched_before_import, patched_by
 from ..loops import LoopPool, is_async_callable
-from ..threads import ClosableThreads, exit_has_begun, start_thread
+from ..runtime.exit import ClosableThreads, exit_has_begun
+from ..runtime.frames import line_of_caller
+from ..runtime.greenlets import check_patched_before_import, patched_by
+from ..runtime.threads import start_thread
 from .capabilities import IN_A_THREAD
 from .green import NoLoops
 

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 from ..futures import FutureProxy, Progress
-from ..threads import start_thread
+from ..runtime.threads import start_thread
 from .pickling import Settings, Work, dump_error
 from .running import FAILED, Runner, become_worker
 

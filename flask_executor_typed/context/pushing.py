@@ -18,7 +18,7 @@ from flask.signals import (
     request_tearing_down,
 )
 
-from ..logs import log_exception
+from ..runtime.logs import log_exception
 from ..signals import receivers_of
 from .rules import with_items
 from .slots import HAS_STACKS, HAS_TOKENS, IS_MERGED, active_app_context, app_slot, request_slot

@@ -4,7 +4,6 @@ The only package that knows ``concurrent.futures.Future`` inside out. Its module
 imports only from those before it:
 
 - locking: the lock of all futures
-- inbox: callbacks for an event loop, from any thread
 - progress: how far a job is
 - waiters: who waits for a future, as its list of watchers knows them
 - callbacks: a done callback with the contexts it runs in
@@ -17,9 +16,9 @@ imports only from those before it:
 - collection: futures by key, a bounded number
 """
 
+from ..runtime.loop_inbox import LoopInbox, inbox_of_running_loop
 from .collection import FutureCollection, OnDuplicate
 from .following import following_apart
-from .inbox import LoopInbox, inbox_of_running_loop
 from .keys import FutureKey
 from .progress import Progress
 from .proxy import FutureProxy, Status, wait_here_with

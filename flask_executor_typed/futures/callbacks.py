@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from flask import Flask
 
 from ..context import ContextRules, ContextSnapshot, active_app_context, capture, run_pushed
-from ..logs import log_exception, without_data
+from ..runtime.logs import log_exception, without_data
 
 __all__ = ("Callback", "contexts_for_callback")
 

@@ -20,7 +20,7 @@ from .. import signals
 from ..context import ContextRules, ContextSnapshot
 from ..errors import ForkedFutureError
 from ..load import Load
-from ..threads import in_child
+from ..runtime.forks import in_child
 from .callbacks import Callback
 from .progress import Progress
 from .waiters import SharedState

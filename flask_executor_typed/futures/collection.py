@@ -12,7 +12,7 @@ from weakref import WeakSet
 from typing_extensions import TypeVar as TypeVarWithDefault
 
 from ..errors import DuplicateKeyError
-from ..threads import in_child
+from ..runtime.forks import in_child
 from .keys import FutureKey, plain_key
 from .proxy import FutureProxy, Status
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from ..threads import in_child
+from ..runtime.forks import in_child
 
 __all__ = ("shared_lock",)
 

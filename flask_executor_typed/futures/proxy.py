@@ -16,11 +16,11 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..errors import UnsupportedError
-from ..threads import in_child
+from ..runtime.forks import in_child
+from ..runtime.loop_inbox import inbox_of_running_loop
 from .callbacks import Callback, contexts_for_callback
 from .claims import ClaimableFuture
 from .following import follow
-from .inbox import inbox_of_running_loop
 from .locking import shared_lock
 from .progress import Progress
 from .standard import shared_state_of, state_of

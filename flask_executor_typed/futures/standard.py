@@ -12,7 +12,7 @@ from concurrent.futures._base import PENDING, RUNNING
 from typing import Any
 from weakref import WeakSet
 
-from ..threads import in_child
+from ..runtime.forks import in_child
 from .claims import ClaimableFuture
 from .locking import shared_lock
 from .waiters import SharedState

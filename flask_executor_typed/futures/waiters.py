@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from typing import Any
 
-from .inbox import LoopInbox
+from ..runtime.loop_inbox import LoopInbox
 
 __all__ = ("Awaiter", "Blocked", "SharedState")
 

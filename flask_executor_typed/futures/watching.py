@@ -11,8 +11,8 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Generator
 from typing import Any
 
+from ..runtime.loop_inbox import LoopInbox, inbox_of_running_loop
 from .claims import ClaimableFuture
-from .inbox import LoopInbox, inbox_of_running_loop
 from .locking import shared_lock
 from .progress import Progress
 

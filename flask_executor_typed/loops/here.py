@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from asgiref.sync import AsyncToSync
 
-from ..threads import DaemonPool, in_child
+from ..runtime.forks import in_child
+from ..runtime.threads import DaemonPool
 from .bridging import loops_here
 from .residents import Resident
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
+
+from ..runtime.forks import around_fork
 
 __all__ = ("make_loop",)
 
@@ -50,7 +51,4 @@ def _forget_parent() -> None:
     _importing = threading.RLock()  # not released: uWSGI calls this without what comes before
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_finish_imports, after_in_parent=_go_on, after_in_child=_forget_parent
-    )
+around_fork(_finish_imports, _go_on, _forget_parent)

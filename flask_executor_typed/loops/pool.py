@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from ..calls import Call
 from ..errors import ExecutorClosedError
-from ..threads import exit_has_begun
+from ..runtime.exit import exit_has_begun
 from .bridging import bridge_this_thread, loops_here
 from .thread import LoopThread
 

@@ -15,12 +15,13 @@ from functools import partial
 from typing import Any, TypeVar
 from weakref import ref
 
-from ..callers import line_of_caller
 from ..calls import Call
 from ..context import running_call
 from ..errors import DeadlockError, ExecutorClosedError
 from ..futures import FutureProxy, LoopInbox, wait_here_with
-from ..threads import CLEANUP, DaemonPool, exit_has_begun, start_thread
+from ..runtime.exit import CLEANUP, exit_has_begun
+from ..runtime.frames import line_of_caller
+from ..runtime.threads import DaemonPool, start_thread
 from ..watchdog import Watchdog
 from .here import loop_threads
 from .making import make_loop

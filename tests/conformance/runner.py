@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from flask import Flask
 
 from flask_executor_typed import Executor, FutureProxy
-from flask_executor_typed.threads import DaemonPool
+from flask_executor_typed.runtime.threads import DaemonPool
 
 __all__ = ("ROOT", "Context", "Report", "Suite", "install", "missing", "run")
 

@@ -40,7 +40,7 @@ TESTS = {
     "futures/claims": "futures calls forking deadlocks threads",
     "futures/collection": "future_collection forking",
     "futures/following": "futures calls deadlocks",
-    "futures/inbox": "futures completion threads",
+    "runtime/loop_inbox": "futures completion threads",
     "futures/keys": "future_collection",
     "futures/locking": "forking",
     "futures/proxy": "futures current completion calls deadlocks threads",

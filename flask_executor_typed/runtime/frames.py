@@ -1,4 +1,4 @@
-"""Where in the code of its users the package was called."""
+"""Find the user's line of code that led into this package."""
 
 from __future__ import annotations
 
@@ -22,5 +22,8 @@ def line_of_caller() -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
+_PACKAGE = __name__.partition(".")[0]
+
+
 def _is_ours(module: str) -> bool:
-    return module.partition(".")[0] == __package__
+    return module.partition(".")[0] == _PACKAGE

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from .errors import ConfigError, GreenThreadsError
+from ..errors import ConfigError, GreenThreadsError
 
 __all__ = ("check_patched_before_import", "check_setting", "patched_by")
 

@@ -1,0 +1,13 @@
+"""Threads, exit, forks, stack frames and logging: everything between this package and the process.
+
+The only package that starts threads and registers exit and fork hooks. Each module imports only
+from those before it:
+
+- forks: functions that run in the child of a fork
+- threads: daemon threads that the interpreter waits for
+- exit: closing, draining and leaving behind whatever runs calls
+- loop_inbox: callbacks for an event loop, from any thread
+- greenlets: detect gevent and eventlet
+- frames: the user's line that led here
+- logs: logging that cannot fail
+"""

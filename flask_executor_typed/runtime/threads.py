@@ -1,0 +1,174 @@
+"""Daemon threads that the interpreter waits for when it exits.
+
+The only module that starts threads. Daemons, because an exit deadline could not leave a
+non-daemon thread behind; waited for, because accepted calls are to run, as with the standard
+library's pools.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import Context
+from functools import partial
+from math import inf
+from queue import Empty, SimpleQueue
+from typing import Any
+
+__all__ = (
+    "DaemonPool",
+    "DaemonThread",
+    "refuse_threads",
+    "running_threads",
+    "seconds_until",
+    "start_thread",
+    "wait_for_thread",
+)
+
+
+class DaemonThread(threading.Thread):
+    """A thread of this package, to be found among all that run."""
+
+    def __init__(self, name: str, target: Callable[[], object]) -> None:
+        super().__init__(target=target, name=name, daemon=True)
+        self._over = threading.Event()  # it has ended, or was left behind
+        self.left_behind = False  # set once; from then on nobody waits for it
+
+    def run(self) -> None:
+        try:
+            super().run()
+        finally:
+            self._over.set()
+
+    def leave_behind(self) -> None:
+        self.left_behind = True
+        self._over.set()
+
+    def wait(self, end: float = inf) -> bool:
+        # Not join(): another thread may leave it behind while we wait, and then it does not end.
+        if not self._over.wait(seconds_until(end)):
+            return False
+        if not self.left_behind:
+            self.join()
+        return True
+
+
+class DaemonPool(ThreadPoolExecutor):
+    """A pool that a shutdown can leave behind, for what insists on one of the standard library.
+
+    For threads of the standard library's own pool the interpreter waits, whatever blocks them.
+    """
+
+    def __init__(self, name: str, size: int) -> None:
+        super().__init__(size)
+        self._name = name
+        self._size = size
+        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._free = threading.Semaphore(0)
+        self._guard = threading.RLock()  # reentrant: a finalizer may come back
+        self._daemons: list[threading.Thread] = []  # guarded by _guard
+        self._refusing = False  # guarded by _guard
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        with self._guard:
+            if self._refusing:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            self._calls.put((future, partial(fn, *args, **kwargs)))
+            if self._free.acquire(blocking=False) or len(self._daemons) >= self._size:
+                return future
+            try:
+                name = f"{self._name}-{len(self._daemons)}"
+                # Not a method: the threads are to end with the pool, when nobody refers to it.
+                run = partial(_run_calls, self._calls, self._free)
+                self._daemons.append(start_thread(name, run))
+            except RuntimeError:
+                if not self._daemons:
+                    future.cancel()  # or the next call's thread would run it, although refused
+                    raise
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        with self._guard:
+            self._refusing = True
+        while cancel_futures:
+            try:
+                item = self._calls.get_nowait()
+            except Empty:
+                break
+            if item is not None:
+                item[0].cancel()
+        self._calls.put(None)
+        if wait:
+            for thread in self.threads():
+                wait_for_thread(thread)
+
+    def threads(self) -> list[threading.Thread]:
+        with self._guard:
+            return self._daemons.copy()
+
+    def __del__(self) -> None:
+        self._calls.put(None)
+
+
+def _run_calls(
+    calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None], free: threading.Semaphore
+) -> None:
+    while (item := calls.get()) is not None:
+        future, call = item
+        if future.set_running_or_notify_cancel():
+            try:
+                result = call()
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+                del result
+        del item, future, call  # an idle thread keeps nothing alive
+        free.release()
+    calls.put(None)  # the end marker goes round
+
+
+_refusing = False  # from then on the interpreter's exit waits for no thread any more
+
+
+def start_thread(name: str, target: Callable[[], object]) -> threading.Thread:
+    """Start a daemon thread that interpreter exit waits for.
+
+    Raises:
+        RuntimeError: the exit is past waiting, or the system has no more threads.
+    """
+    if _refusing:
+        raise RuntimeError("cannot start a thread: the interpreter is ending")
+    thread = DaemonThread(name, target)
+    Context().run(thread.start)  # free-threaded Python gives a thread the context of its starter
+    return thread
+
+
+def refuse_threads(refuse: bool) -> None:
+    """Refuse to start threads from now on: the exit has stopped waiting for them. Or allow it."""
+    global _refusing  # noqa: PLW0603
+    _refusing = refuse
+
+
+def wait_for_thread(thread: threading.Thread, end: float = inf) -> bool:
+    """Wait until a thread has ended or is left behind; ``False`` if that is after ``end``."""
+    return thread.wait(end) if isinstance(thread, DaemonThread) else True
+
+
+def seconds_until(end: float) -> float | None:
+    """From now on, for what takes a time to wait; ``None``: for ever."""
+    left = end - time.monotonic()
+    return None if left > threading.TIMEOUT_MAX else max(0.0, left)
+
+
+def running_threads() -> list[DaemonThread]:
+    """The threads of this package that interpreter exit must wait for, but for this one."""
+    # Not this one: a job may fork, and its thread is the child's main thread.
+    here = threading.current_thread()
+    threads = [thread for thread in threading.enumerate() if isinstance(thread, DaemonThread)]
+    return [
+        each for each in threads if each.is_alive() and each is not here and not each.left_behind
+    ]
