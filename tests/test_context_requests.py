@@ -31,7 +31,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.routing import BaseConverter
 
 from flask_executor_typed import Executor, FutureProxy
-from flask_executor_typed.context.requests import RequestSnapshot
+from flask_executor_typed.context.request import RequestSnapshot
 
 from .conftest import TIMEOUT
 from .contexts import (

@@ -3,24 +3,24 @@
 The only package that knows Flask's private context names and how its versions differ. Its modules,
 of which each imports only from those before it:
 
-- slots: where Flask keeps active contexts, and how its versions differ
-- rules: what of ``g`` and of its submitter's contexts a job gets
+- compat: where Flask keeps active contexts, and how its versions differ
+- carry: the values of ``g`` that a job gets
 - portable: a snapshot as plain data
-- bodies, uploads: what of a request cannot be copied
+- uploads: the uploaded files of a request, for many readers
 - snapshot: one moment's app, request and ``g``, as a value
-- unused: contexts whose values are made when somebody looks
-- requests: a captured request, and a copy of it for each run
-- capturing: takes a snapshot, when a job is submitted
-- pushing: makes a snapshot current, where the job runs
-- rebuilt: makes a snapshot of its plain data, in another process
+- lazy: contexts whose attributes are created on first access
+- request: a captured request, and a copy of it for each run
+- capture: take a snapshot, when a job is submitted
+- push: make a snapshot current, where the job runs
+- rebuild: make a snapshot from its plain data, in another process
 """
 
-from .capturing import capture
+from .capture import capture
+from .carry import CarryG, ContextRules, without_resources
+from .compat import active_app_context
 from .portable import PortableContext
-from .pushing import PushedContexts, PushedInTask, run_pushed, running_call
-from .rebuilt import rebuild
-from .rules import CarryG, ContextRules, without_resources
-from .slots import active_app_context
+from .push import PushedContexts, PushedInTask, run_pushed, running_call
+from .rebuild import rebuild
 from .snapshot import ContextSnapshot
 
 __all__ = (

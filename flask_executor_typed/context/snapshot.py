@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from flask import Flask
 from flask.ctx import _AppCtxGlobals
 
+from .carry import ContextRules
+from .compat import IS_MERGED, RequestContext
 from .portable import PortableContext, PortableRequest
-from .rules import ContextRules
-from .slots import IS_MERGED, RequestContext
 
 __all__ = ("ContextSnapshot", "has_flasks_own")
 

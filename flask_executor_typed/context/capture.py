@@ -8,9 +8,9 @@ from weakref import ref
 
 from flask import Flask
 
-from .requests import RequestSnapshot
-from .rules import ContextRules, carried, without_resources
-from .slots import active_request_context, has_request, without_flask
+from .carry import ContextRules, carried, without_resources
+from .compat import active_request_context, has_request, without_flask
+from .request import RequestSnapshot
 from .snapshot import ContextSnapshot
 
 __all__ = ("capture",)

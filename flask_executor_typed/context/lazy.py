@@ -13,8 +13,8 @@ from typing import Any
 from flask import Flask
 from flask.ctx import AppContext
 
-from .rules import with_items
-from .slots import (
+from .carry import with_items
+from .compat import (
     HAS_STACKS,
     IS_MERGED,
     RequestContext,
@@ -25,8 +25,8 @@ from .slots import (
 from .snapshot import ContextSnapshot
 
 __all__ = (
-    "UnusedAppContext",
-    "UnusedRequestContext",
+    "LazyAppContext",
+    "LazyRequestContext",
     "complete",
     "give_token",
     "request_context_of",
@@ -50,7 +50,7 @@ def _later(make: Callable[[Any], object]) -> Any:  # whatever Flask says that th
     return _Later(make)
 
 
-class _UnusedSeparateContext(AppContext):
+class _LazySeparateContext(AppContext):
     """A pushed app context of Flask before 3.2, of which there is only the app at first."""
 
     def __init__(self, snapshot: ContextSnapshot) -> None:
@@ -95,7 +95,7 @@ def _token_of_request() -> object:
     return request_slot.set(request_slot.get()), None
 
 
-class UnusedRequestContext(RequestContext):
+class LazyRequestContext(RequestContext):
     """A pushed request context of Flask before 3.2, of which there is nothing at first."""
 
     def __init__(self, snapshot: ContextSnapshot) -> None:
@@ -144,7 +144,7 @@ What others have set on it, a connection say, is not the job's to close.
 """
 
 
-class _UnusedMergedContext(AppContext):
+class _LazyMergedContext(AppContext):
     """A pushed context of Flask 3.2, for app and request, of which there is only the app."""
 
     def __init__(self, snapshot: ContextSnapshot) -> None:
@@ -201,8 +201,8 @@ class _UnusedMergedContext(AppContext):
         return repr(self)
 
 
-UnusedAppContext: Callable[[ContextSnapshot], AppContext] = (
-    _UnusedMergedContext if IS_MERGED else _UnusedSeparateContext
+LazyAppContext: Callable[[ContextSnapshot], AppContext] = (
+    _LazyMergedContext if IS_MERGED else _LazySeparateContext
 )
 
 
@@ -229,7 +229,7 @@ def request_context_of(snapshot: ContextSnapshot) -> Any:
     """The request context of a run, on Flask before 3.2."""
     captured: Any = snapshot.request_context
     if type(captured) is RequestContext:
-        return UnusedRequestContext(snapshot)
+        return LazyRequestContext(snapshot)
     request: Any = snapshot.request
     context = request.make_context(captured)
     if HAS_STACKS:

@@ -9,13 +9,13 @@ from typing import Any
 from flask import Request
 from werkzeug.datastructures import EnvironHeaders, MultiDict
 
-from .bodies import UNREAD_BODY, announces_body, holds_form
+from ..errors import BodyNotReadError
+from .compat import IS_MERGED, session_attribute
+from .lazy import complete
 from .portable import PortableRequest
-from .slots import IS_MERGED, session_attribute
-from .unused import complete
 from .uploads import captured_uploads
 
-__all__ = ("RequestSnapshot",)
+__all__ = ("UNREAD_BODY", "RequestSnapshot")
 
 _LAST_REQUEST = "flask_executor_typed.request"
 """What a context calls, among its attributes, the snapshot of its request that was taken last."""
@@ -145,3 +145,32 @@ _IMMUTABLE = frozenset({bool, int, float, str, bytes, tuple, NoneType})
 def _is_plain(name: str, value: object) -> bool:
     """Whether a value of a WSGI environ describes the request, rather than serves it."""
     return name == "wsgi.version" or type(value) in {str, bytes, int, float, bool}
+
+
+# -- the body -------------------------------------------------------------------------------------
+
+_FORM_TYPES = {"multipart/form-data", "application/x-www-form-urlencoded"}
+
+
+def holds_form(environ: dict[str, Any]) -> bool:
+    """Whether parsing the form of a request reads its body."""
+    kind: str = environ.get("CONTENT_TYPE", "")
+    return kind.partition(";")[0].strip().lower() in _FORM_TYPES
+
+
+def announces_body(environ: dict[str, Any]) -> bool:
+    """Whether a request has a body, as RFC 9112 (6.3) tells it."""
+    length = environ.get("CONTENT_LENGTH")
+    return length not in {None, "", "0"} or "HTTP_TRANSFER_ENCODING" in environ
+
+
+class _UnreadBody:
+    """Stands where the connection was: reading it says what to do instead."""
+
+    def _refuse(self, *args: object) -> bytes:
+        raise BodyNotReadError
+
+    read = readline = readlines = readinto = __iter__ = __next__ = _refuse
+
+
+UNREAD_BODY: Any = _UnreadBody()

@@ -20,10 +20,10 @@ from flask.signals import (
 
 from ..runtime.logs import log_exception
 from ..signals import receivers_of
-from .rules import with_items
-from .slots import HAS_STACKS, HAS_TOKENS, IS_MERGED, active_app_context, app_slot, request_slot
+from .carry import with_items
+from .compat import HAS_STACKS, HAS_TOKENS, IS_MERGED, active_app_context, app_slot, request_slot
+from .lazy import LazyAppContext, LazyRequestContext, give_token, request_context_of
 from .snapshot import ContextSnapshot, has_flasks_own
-from .unused import UnusedAppContext, UnusedRequestContext, give_token, request_context_of
 
 __all__ = ("PushedContexts", "PushedInTask", "run_pushed", "running_call")
 
@@ -91,10 +91,10 @@ class PushedContexts:
         if not snapshot.is_plain or _push_receivers:
             self._push()
             return
-        self._app_context = app_context = UnusedAppContext(snapshot)
+        self._app_context = app_context = LazyAppContext(snapshot)
         self._app_token = _set_app_context(app_context)
         if snapshot.pushes_request:
-            self._request_context = request_context = UnusedRequestContext(snapshot)
+            self._request_context = request_context = LazyRequestContext(snapshot)
             self._request_token = _set_request_context(request_context)
         else:
             self._request_context = self._request_token = None

@@ -10,10 +10,10 @@ from flask import Flask
 from flask.sessions import SecureCookieSession
 from werkzeug.datastructures import MultiDict
 
-from .bodies import UNREAD_BODY
+from .carry import ContextRules
+from .compat import session_attribute
 from .portable import PortableContext, PortableRequest
-from .rules import ContextRules
-from .slots import session_attribute
+from .request import UNREAD_BODY
 from .snapshot import ContextSnapshot
 from .uploads import uploads_left_behind
 
