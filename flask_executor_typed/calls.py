@@ -20,8 +20,9 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from . import signals
 from .context import ContextSnapshot, PushedContexts, PushedInTask, running_call
 from .errors import JobAbandonedError, JobTimeoutError
-from .futures import FutureProxy, LoopInbox
+from .futures import FutureProxy
 from .runtime.logs import log_exception
+from .runtime.loop_inbox import LoopInbox
 
 __all__ = (
     "Backoff",

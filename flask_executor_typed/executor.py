@@ -42,7 +42,6 @@ from .backends import ThreadBackend
 from .calls import Backoff, Call, Limits, name_of
 from .closing import Closed, close_all, drain_apart
 from .commands import add_commands
-from .completion import AsCompleted
 from .config import key_of
 from .context import (
     CarryG,
@@ -53,7 +52,7 @@ from .context import (
     without_resources,
 )
 from .errors import ExecutorClosedError, NoAppError
-from .futures import FutureCollection, FutureKey, FutureProxy, OnDuplicate
+from .futures import AsCompleted, FutureCollection, FutureKey, FutureProxy, OnDuplicate
 from .jobs import ExecutorJob, JobDecorator
 from .later import HeldCall, Hold, SessionLike, until_commit, until_response_is_over
 from .load import ExecutorStats

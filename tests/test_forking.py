@@ -295,7 +295,7 @@ def test_future_has_an_id_in_a_fork_though_a_thread_held_the_lock_of_all_futures
         IN_THE_CHILD
         + LOOK
         + dedent("""
-        from flask_executor_typed.futures.locking import shared_lock
+        from flask_executor_typed.futures.base import shared_lock
 
         future = executor.submit(double, 21)
         held, release = threading.Event(), threading.Event()

@@ -20,7 +20,8 @@ import pytest
 from flask import Flask
 
 from flask_executor_typed import Executor, FutureProxy
-from flask_executor_typed.futures import LoopInbox, Status
+from flask_executor_typed.futures import Status
+from flask_executor_typed.runtime.loop_inbox import LoopInbox
 
 from .conftest import TIMEOUT, until
 from .test_threads import in_time

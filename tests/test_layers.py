@@ -21,7 +21,7 @@ LAYERS: tuple[set[str], ...] = (
     {"config"},
     {"context"},
     {"futures"},
-    {"calls", "completion", "watchdog"},
+    {"calls", "watchdog"},
     {"later", "loops", "options"},
     {"backends", "jobs", "mapping", "resources", "views"},
     {"states"},

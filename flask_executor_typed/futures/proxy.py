@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from ..errors import UnsupportedError
 from ..runtime.forks import in_child
 from ..runtime.loop_inbox import inbox_of_running_loop
+from .base import ClaimableFuture, shared_lock
 from .callbacks import Callback, contexts_for_callback
-from .claims import ClaimableFuture
-from .following import follow
-from .locking import shared_lock
+from .chaining import follow
 from .progress import Progress
-from .standard import shared_state_of, state_of
+from .stdlib import shared_state_of, state_of
 from .waiters import Awaiter, Blocked
 from .watching import steps_of
 

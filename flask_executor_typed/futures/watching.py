@@ -12,8 +12,7 @@ from collections.abc import AsyncIterator, Callable, Generator
 from typing import Any
 
 from ..runtime.loop_inbox import LoopInbox, inbox_of_running_loop
-from .claims import ClaimableFuture
-from .locking import shared_lock
+from .base import ClaimableFuture, shared_lock
 from .progress import Progress
 
 __all__ = ("steps_of", "telling")

@@ -18,9 +18,10 @@ from weakref import ref
 from ..calls import Call
 from ..context import running_call
 from ..errors import DeadlockError, ExecutorClosedError
-from ..futures import FutureProxy, LoopInbox, wait_here_with
+from ..futures import FutureProxy, wait_here_with
 from ..runtime.exit import CLEANUP, exit_has_begun
 from ..runtime.frames import line_of_caller
+from ..runtime.loop_inbox import LoopInbox
 from ..runtime.threads import DaemonPool, start_thread
 from ..watchdog import Watchdog
 from .here import loop_threads

@@ -36,15 +36,15 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "flask_executor_typed"
 
 TESTS = {
+    "futures/as_completed": "as_completed",
     "futures/callbacks": "futures calls",
-    "futures/claims": "futures calls forking deadlocks threads",
+    "futures/base": "futures calls forking deadlocks threads",
     "futures/collection": "future_collection forking",
-    "futures/following": "futures calls deadlocks",
-    "runtime/loop_inbox": "futures completion threads",
+    "futures/chaining": "futures calls deadlocks",
+    "runtime/loop_inbox": "futures as_completed threads",
     "futures/keys": "future_collection",
-    "futures/locking": "forking",
-    "futures/proxy": "futures current completion calls deadlocks threads",
-    "futures/standard": "futures forking",
+    "futures/proxy": "futures current as_completed calls deadlocks threads",
+    "futures/stdlib": "futures forking",
     "futures/waiters": "futures deadlocks threads",
     "futures/watching": "current futures",
     "calls": "calls current futures deadlocks context context_teardown",
@@ -57,7 +57,6 @@ TESTS = {
         )
     },
     "views": "views threads",
-    "completion": "completion",
     "later": "later",
     "resources": "resources",
     "backends/thread": "backends deadlocks threads",

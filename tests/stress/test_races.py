@@ -20,7 +20,7 @@ import pytest
 from flask import Flask
 
 from flask_executor_typed import Executor, ExecutorClosedError, FutureProxy
-from flask_executor_typed.futures import LoopInbox
+from flask_executor_typed.runtime.loop_inbox import LoopInbox
 
 from ..conftest import TIMEOUT
 

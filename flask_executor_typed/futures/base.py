@@ -6,6 +6,7 @@ them.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
@@ -28,11 +29,18 @@ from .waiters import SharedState
 if TYPE_CHECKING:
     from blinker import NamedSignal
 
-__all__ = ("ClaimableFuture",)
+__all__ = ("ClaimableFuture", "shared_lock")
 
 R = TypeVar("R")
 
 _DEFAULT_RULES = ContextRules()
+
+_shared_lock = threading.RLock()  # reentrant: a finalizer may run while it is held
+
+
+def shared_lock() -> threading.RLock:
+    """The lock of all futures of this process, for what is rare."""
+    return _shared_lock
 
 
 class _Ticket:
@@ -58,8 +66,9 @@ _forked_at = 0.0  # when this process was forked, if it was
 
 @in_child
 def _forget_parent() -> None:
-    global _forked_at  # noqa: PLW0603
+    global _forked_at, _shared_lock  # noqa: PLW0603
     _forked_at = time.time()
+    _shared_lock = threading.RLock()  # a thread of the parent may have held the other one
     # Constant in each process; only here it becomes another one.
     globals().update(_TO_START=_Ticket(), _TO_RESUME=_Ticket(), _TO_SETTLE=_Ticket())
 

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ..errors import ForkedFutureError
-from .claims import ClaimableFuture
+from .base import ClaimableFuture
 
 __all__ = ("follow", "following_apart")
 

@@ -13,8 +13,7 @@ from typing import Any
 from weakref import WeakSet
 
 from ..runtime.forks import in_child
-from .claims import ClaimableFuture
-from .locking import shared_lock
+from .base import ClaimableFuture, shared_lock
 from .waiters import SharedState
 
 __all__ = ("shared_state_of", "state_of")

@@ -14,7 +14,8 @@ from typing import Any, Generic, TypeVar
 
 from typing_extensions import Self
 
-from .futures import FutureProxy, LoopInbox, inbox_of_running_loop
+from ..runtime.loop_inbox import LoopInbox, inbox_of_running_loop
+from .proxy import FutureProxy
 
 __all__ = ("AsCompleted",)
 
