@@ -34,7 +34,7 @@ from .executor import Executor
 from .futures import FutureCollection, FutureKey, FutureProxy, Progress
 from .jobs import ExecutorJob
 from .load import ExecutorStats
-from .resources import LoopResource
+from .loops import LoopResource
 from .signals import job_cancelled, job_failed, job_started, job_submitted, job_succeeded
 
 __all__ = (

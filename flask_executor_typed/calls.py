@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextvars import Context
@@ -32,18 +31,9 @@ __all__ = (
     "LoopServices",
     "can_be_awaited",
     "is_of_another_call",
-    "name_of",
 )
 
 R = TypeVar("R")
-
-
-def name_of(fn: Callable[..., object]) -> str:
-    """The qualified name of a callable, through partials and instances."""
-    name = getattr(fn, "__qualname__", None)
-    if isinstance(name, str):
-        return name
-    return name_of(fn.func if isinstance(fn, functools.partial) else type(fn))
 
 
 _type_of: Callable[[object], type[object]] = type  # for type checkers

@@ -17,13 +17,13 @@ from typing import Any
 from flask import Flask
 
 from .backends import ThreadBackend
+from .callables import is_async_callable
 from .config import ExecutorConfig, GivenExecutor, key_of, keys_of_others, unknown_keys
 from .deployment import Deployment, look
 from .errors import ConfigError, GreenThreadsError
 from .executor import Executor, executors_of, itself
-from .loops import is_async_callable
+from .loops.watchdog import stack_of
 from .runtime.greenlets import check_patched_before_import, patched_by
-from .watchdog import stack_of
 
 __all__ = ("ExecutorStatus", "Finding", "check", "examine", "status")
 

@@ -38,8 +38,10 @@ from typing_extensions import TypeVar as TypeVarWithDefault
 from werkzeug.wrappers import Response
 
 from . import signals
+from .async_views.hook import check_hook
 from .backends import ThreadBackend
-from .calls import Backoff, Call, Limits, name_of
+from .callables import is_async_callable, name_of
+from .calls import Backoff, Call, Limits
 from .closing import Closed, close_all, drain_apart
 from .commands import add_commands
 from .config import key_of
@@ -56,14 +58,12 @@ from .futures import AsCompleted, FutureCollection, FutureKey, FutureProxy, OnDu
 from .jobs import ExecutorJob, JobDecorator
 from .later import HeldCall, Hold, SessionLike, until_commit, until_response_is_over
 from .load import ExecutorStats
-from .loops import is_async_callable
+from .loops import LoopResource
 from .mapping import Window, end_after, window_of
 from .options import NO_OPTIONS, carry_predicate, check_count, check_seconds
-from .resources import LoopResource
 from .runtime.exit import drain
 from .runtime.logs import log_exception
 from .states import AppState, settings_of
-from .views import check_hook
 
 __all__ = ("Executor", "ExecutorJob", "executors_of", "itself", "propagate_exceptions_callback")
 

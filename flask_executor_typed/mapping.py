@@ -13,10 +13,10 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
+from .callables import is_async_callable
 from .calls import can_be_awaited, is_of_another_call
 from .errors import QueueFullError
 from .futures import FutureProxy
-from .loops import is_async_callable
 
 __all__ = ("Window", "end_after", "window_of")
 

@@ -14,17 +14,17 @@ from weakref import WeakSet, finalize
 
 from flask import Flask
 
+from .async_views.hook import AsyncViews, check_hook
 from .backends import Backend, default_max_workers, import_backend, open_backend
+from .callables import is_async_callable
 from .calls import Limits
 from .config import ExecutorConfig, key_of, warn_of_unknown_keys
 from .context import ContextRules
 from .errors import ExecutorClosedError
 from .futures import FutureCollection
 from .load import ExecutorStats, Load, stats_of
-from .loops import is_async_callable
 from .runtime.exit import Closable, close_at_exit, exit_has_begun
 from .runtime.forks import in_child
-from .views import AsyncViews, check_hook
 
 __all__ = ("AppState", "settings_of")
 

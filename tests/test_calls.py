@@ -17,7 +17,7 @@ from flask import Flask, current_app, request
 from werkzeug.local import LocalProxy
 
 from flask_executor_typed import Executor, FutureProxy
-from flask_executor_typed.calls import name_of
+from flask_executor_typed.callables import name_of
 
 from .conftest import TIMEOUT
 from .test_threads import in_time

@@ -20,7 +20,8 @@ from asgiref.sync import async_to_sync, sync_to_async
 from flask import Flask, current_app, g, request, session
 
 from flask_executor_typed import Executor, ExecutorClosedError, FutureProxy
-from flask_executor_typed.loops import LoopPool, here
+from flask_executor_typed.loops import LoopPool
+from flask_executor_typed.loops import current as here
 from flask_executor_typed.loops import thread as loop_thread
 
 from .conftest import TIMEOUT, until

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ..callables import is_async_callable
 from ..calls import Call
 from ..errors import UnsupportedError
-from ..loops import is_async_callable
 
 __all__ = ("IN_A_THREAD", "Capabilities", "check")
 

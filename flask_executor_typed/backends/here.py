@@ -11,9 +11,10 @@ import threading
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, TypeVar
 
+from ..callables import is_async_callable
 from ..calls import Call
 from ..errors import ExecutorClosedError
-from ..loops import LoopPool, is_async_callable
+from ..loops import LoopPool
 from ..runtime.exit import ClosableThreads, exit_has_begun
 from ..runtime.threads import seconds_until, start_thread
 from .capabilities import IN_A_THREAD

@@ -25,10 +25,10 @@ from typing import Any, NamedTuple
 from weakref import WeakSet
 
 from .. import signals
+from ..callables import is_async_callable
 from ..calls import Call, Deadline
 from ..errors import ExecutorClosedError, JobLostError, NestedProcessError
 from ..futures import FutureProxy, Progress
-from ..loops import is_async_callable
 from ..runtime.exit import ClosableThreads, exit_has_begun, finish_at_exit
 from ..runtime.forks import in_child
 from ..runtime.threads import start_thread

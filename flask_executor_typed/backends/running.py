@@ -12,11 +12,12 @@ from typing import Any
 
 from flask import Flask
 
+from ..callables import is_async_callable
 from ..calls import Call, LoopServices
 from ..context import ContextRules, ContextSnapshot, PortableContext, rebuild
 from ..errors import ConfigError, OutsideContextError, UnpicklableError
 from ..futures import FutureProxy
-from ..loops import LoopPool, is_async_callable
+from ..loops import LoopPool
 from .pickling import Settings, Work, dump_error, dump_result, load_error
 
 __all__ = (

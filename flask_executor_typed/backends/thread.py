@@ -11,16 +11,17 @@ from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from typing import Any, cast
 
+from ..callables import is_async_callable
 from ..calls import Call
 from ..errors import DeadlockError, ExecutorClosedError
 from ..futures import FutureProxy, following_apart, wait_here_with
-from ..loops import LoopPool, is_async_callable
+from ..loops import LoopPool
+from ..loops.greenlets import NoLoops
 from ..runtime.exit import ClosableThreads, exit_has_begun
 from ..runtime.frames import line_of_caller
 from ..runtime.greenlets import check_patched_before_import, patched_by
 from ..runtime.threads import start_thread
 from .capabilities import IN_A_THREAD
-from .green import NoLoops
 
 __all__ = ("ThreadBackend",)
 

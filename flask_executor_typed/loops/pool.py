@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from ..calls import Call
 from ..errors import ExecutorClosedError
 from ..runtime.exit import exit_has_begun
-from .bridging import bridge_this_thread, loops_here
+from .asgiref_bridge import bridge_this_thread, loops_here
 from .thread import LoopThread
 
 __all__ = ("LoopPool",)

@@ -23,12 +23,11 @@ from ..runtime.exit import CLEANUP, exit_has_begun
 from ..runtime.frames import line_of_caller
 from ..runtime.loop_inbox import LoopInbox
 from ..runtime.threads import DaemonPool, start_thread
-from ..watchdog import Watchdog
-from .here import loop_threads
-from .making import make_loop
-from .residents import Resident, running_resident, runs_resident_of
-from .sensitive import use_own_sensitive_thread
+from .current import Resident, loop_threads, running_resident, runs_resident_of
+from .factory import make_loop
 from .tasks import cancel_and_wait, create_task
+from .thread_sensitive import use_own_sensitive_thread
+from .watchdog import Watchdog
 
 __all__ = ("LoopThread",)
 

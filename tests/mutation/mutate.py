@@ -48,17 +48,21 @@ TESTS = {
     "futures/waiters": "futures deadlocks threads",
     "futures/watching": "current futures",
     "calls": "calls current futures deadlocks context context_teardown",
-    "loops/making": "loops forking",
+    "loops/factory": "loops forking",
     **{
         f"loops/{name}": "loops views resources deadlocks threads"
         for name in (
-            *("bridging", "callables", "here", "pool", "residents", "sensitive", "tasks"),
-            *("thread", "variables", "view_loop", "waiting"),
+            *("asgiref_bridge", "current", "pool", "tasks", "thread", "thread_sensitive"),
         )
     },
-    "views": "views threads",
+    **{
+        f"async_views/{name}": "views loops threads"
+        for name in ("hook", "loop", "waiting_thread")
+    },
+    "callables": "loops calls",
     "later": "later",
-    "resources": "resources",
+    "loops/resources": "resources",
+    "loops/watchdog": "watchdog",
     "backends/thread": "backends deadlocks threads",
     "backends/process": "process workers",
     "backends/worker": "process workers",

@@ -1,14 +1,15 @@
-"""What gives a coroutine when it is called."""
+"""Names and kinds of callables: what to call a function, and whether it is asynchronous."""
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from types import FunctionType
 
 from asgiref.sync import iscoroutinefunction
 
-__all__ = ("is_async_callable",)
+__all__ = ("is_async_callable", "name_of")
 
 _CO_COROUTINE = inspect.CO_COROUTINE
 
@@ -23,3 +24,11 @@ def is_async_callable(fn: Callable[..., object]) -> bool:
         return bool(fn.__code__.co_flags & _CO_COROUTINE)
     # asgiref's function is inspect's on Python 3.12 and later; before, it knows its own mark too.
     return iscoroutinefunction(fn) or iscoroutinefunction(getattr(fn, "__call__", fn))  # noqa: B004
+
+
+def name_of(fn: Callable[..., object]) -> str:
+    """The qualified name of a callable, through partials and instances."""
+    name = getattr(fn, "__qualname__", None)
+    if isinstance(name, str):
+        return name
+    return name_of(fn.func if isinstance(fn, functools.partial) else type(fn))

@@ -14,14 +14,13 @@ from weakref import ref
 
 from asgiref.sync import AsyncToSync
 
-from ..calls import name_of
+from ..callables import name_of
 from ..errors import JobAbandonedError
-from .bridging import loops_here
-from .residents import runs_resident_of
-from .tasks import cancel_and_wait, create_task
-from .thread import LoopThread
-from .variables import adopt, view_number, waiting_thread
-from .waiting import ThreadOfView, WaitingThread
+from ..loops.asgiref_bridge import adopt, loops_here, view_number, waiting_thread
+from ..loops.current import runs_resident_of
+from ..loops.tasks import cancel_and_wait, create_task
+from ..loops.thread import LoopThread
+from .waiting_thread import ThreadOfView, WaitingThread
 
 __all__ = ("ViewLoop",)
 

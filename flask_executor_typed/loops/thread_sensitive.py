@@ -6,8 +6,8 @@ from typing import Any
 
 from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext
 
-from .here import loop_thread_here
-from .variables import waiting_thread
+from .asgiref_bridge import waiting_thread
+from .current import loop_thread_here
 
 __all__ = ("use_own_sensitive_thread",)
 

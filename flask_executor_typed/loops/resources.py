@@ -9,10 +9,10 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, TypeVar, final
 
-from .calls import name_of
-from .errors import OutsideLoopError
-from .loops import loop_thread_here, resident_here
-from .runtime.logs import log_exception
+from ..callables import name_of
+from ..errors import OutsideLoopError
+from ..runtime.logs import log_exception
+from .current import loop_thread_here, resident_here
 
 __all__ = ("LoopResource",)
 

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar, cast
 from asgiref.current_thread_executor import CurrentThreadExecutor
 from asgiref.sync import SyncToAsync
 
-from .variables import view_number
+from ..loops.asgiref_bridge import view_number
 
 __all__ = ("ThreadOfView", "WaitingThread")
 

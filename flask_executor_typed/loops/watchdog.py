@@ -14,8 +14,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from .futures import FutureProxy
-from .runtime.threads import start_thread
+from ..futures import FutureProxy
+from ..runtime.threads import start_thread
 
 __all__ = ("Watchdog", "stack_of")
 

@@ -18,9 +18,10 @@ from weakref import ref
 
 from flask import Flask
 
-from .errors import ConfigError
-from .loops import ViewLoop, has_loop_of_asgirefs, serves_this_thread, stock_async_to_sync
-from .runtime.exit import ClosableThreads
+from ..errors import ConfigError
+from ..loops import has_loop_of_asgirefs, serves_this_thread, stock_async_to_sync
+from ..runtime.exit import ClosableThreads
+from .loop import ViewLoop
 
 __all__ = ("AsyncViews", "check_hook")
 

@@ -14,9 +14,9 @@ from typing import Any, NoReturn, TypeVar
 
 from ..calls import Call
 from ..errors import GreenThreadsError
-from ..loops import LoopPool
 from ..runtime.exit import finish_at_atexit
 from ..runtime.threads import start_thread
+from .pool import LoopPool
 
 __all__ = ("NoLoops",)
 

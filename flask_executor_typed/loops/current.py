@@ -1,24 +1,40 @@
-"""Which loop of this package runs this code, or waits for it."""
+"""The loop, the loop's thread and the resident that run the current code, or wait for it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 from asgiref.sync import AsyncToSync
 
 from ..runtime.forks import in_child
 from ..runtime.threads import DaemonPool
-from .bridging import loops_here
-from .residents import Resident
+from .asgiref_bridge import loops_here
 
 __all__ = (
+    "Resident",
     "has_loop_of_asgirefs",
     "loop_thread_here",
     "loop_threads",
+    "resident_here",
+    "running_resident",
+    "runs_resident_of",
     "serves_this_thread",
 )
+
+
+class Resident(Protocol):
+    """What lives on a loop until the loop ends. The tasks that it starts do so too."""
+
+    loop: asyncio.AbstractEventLoop
+
+    async def close(self) -> None: ...
+
+
+running_resident: ContextVar[Resident | None] = ContextVar("resident", default=None)
+"""Whose the running code is, if it is a resident's. Elsewhere than on its loop it means nothing."""
 
 
 class Host(Protocol):
@@ -62,3 +78,14 @@ def has_loop_of_asgirefs() -> bool:
     # Code of an async view, in the thread that waits for it, or of a job. But not a whole request
     # that an ASGI server handed to a thread: its loop is the server's, and serves all requests.
     return bridged in loop_threads or getattr(AsyncToSync.executors, "current", None) is not None
+
+
+def resident_here() -> Resident | None:
+    """The resident that runs this code, if one does."""
+    return running_resident.get()
+
+
+def runs_resident_of(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether a resident of ``loop``, on which this code runs, runs it."""
+    resident = running_resident.get()
+    return resident is not None and resident.loop is loop
