@@ -3,6 +3,7 @@
 The public names, and nothing else.
 """
 
+from .calls import ExecutorStats
 from .context import CarryG, without_resources
 from .current import CurrentJob, current_job, track
 from .errors import (
@@ -33,7 +34,6 @@ from .errors import (
 from .executor import Executor
 from .futures import FutureCollection, FutureKey, FutureProxy, Progress
 from .jobs import ExecutorJob
-from .load import ExecutorStats
 from .loops import LoopResource
 from .signals import job_cancelled, job_failed, job_started, job_submitted, job_succeeded
 

@@ -38,10 +38,12 @@ from typing_extensions import TypeVar as TypeVarWithDefault
 from werkzeug.wrappers import Response
 
 from . import signals
+from .after_commit import SessionLike, until_commit
+from .after_response import until_response_is_over
 from .async_views.hook import check_hook
 from .backends import ThreadBackend
 from .callables import is_async_callable, name_of
-from .calls import Backoff, Call, Limits
+from .calls import Backoff, Call, ExecutorStats, HeldCall, Hold, Limits
 from .closing import Closed, close_all, drain_apart
 from .commands import add_commands
 from .config import key_of
@@ -56,8 +58,6 @@ from .context import (
 from .errors import ExecutorClosedError, NoAppError
 from .futures import AsCompleted, FutureCollection, FutureKey, FutureProxy, OnDuplicate
 from .jobs import ExecutorJob, JobDecorator
-from .later import HeldCall, Hold, SessionLike, until_commit, until_response_is_over
-from .load import ExecutorStats
 from .loops import LoopResource
 from .mapping import Window, end_after, window_of
 from .options import NO_OPTIONS, carry_predicate, check_count, check_seconds
@@ -545,15 +545,15 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             self._without_options or self,
             state.limits if self._limits is None else state.limits_with(self._limits),
         )
-        load = state.load_for(fn) if state.counts_apart else state.load
+        capacity = state.capacity_for(fn) if state.counts_apart else state.capacity
         try:
-            load.admit(future, options.block, hold is None)
+            capacity.admit(future, options.block, hold is None)
             if hold is not None:
                 hold(HeldCall(self, call))
                 return future
             (state._backend or state.backend(snapshot.app)).submit(call)
         except BaseException as error:
-            load.remove(future)
+            capacity.remove(future)
             if key is not None:
                 self.futures._forget(future)
                 future._end_cancelled()  # somebody may have joined it meanwhile
@@ -576,8 +576,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             if state is None:  # the app is garbage, together with its last response
                 raise ExecutorClosedError(self._label)
             backend = state.backend(snapshot.app)
-            load = state.load_for(call.fn) if state.counts_apart else state.load
-            load.add(future)  # whether or not there is room: it was accepted
+            capacity = state.capacity_for(call.fn) if state.counts_apart else state.capacity
+            capacity.add(future)  # whether or not there is room: it was accepted
             backend.submit(call)
         except Exception as error:
             log_exception(snapshot.app.logger, "background job %r could not be submitted", future)

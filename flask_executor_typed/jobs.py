@@ -22,9 +22,9 @@ from typing import (
 from typing_extensions import Self
 from typing_extensions import TypeVar as TypeVarWithDefault
 
+from .after_commit import SessionLike
 from .calls import Backoff
 from .futures import FutureKey, FutureProxy, OnDuplicate
-from .later import SessionLike
 from .runtime.logs import without_data
 
 __all__ = ("ExecutorJob", "JobDecorator", "Submitter")

@@ -17,12 +17,11 @@ from flask import Flask
 from .async_views.hook import AsyncViews, check_hook
 from .backends import Backend, default_max_workers, import_backend, open_backend
 from .callables import is_async_callable
-from .calls import Limits
+from .calls import Capacity, ExecutorStats, Limits, stats_of
 from .config import ExecutorConfig, key_of, warn_of_unknown_keys
 from .context import ContextRules
 from .errors import ExecutorClosedError
 from .futures import FutureCollection
-from .load import ExecutorStats, Load, stats_of
 from .runtime.exit import Closable, close_at_exit, exit_has_begun
 from .runtime.forks import in_child
 
@@ -80,19 +79,21 @@ class AppState:
 
     def _count_anew(self) -> None:
         key, bound = key_of("max_pending", name=self.name), self.config.max_pending
-        self.load: Load = Load(self.label, key, bound, self.max_workers)
+        self.capacity: Capacity = Capacity(self.label, key, bound, self.max_workers)
         # Coroutines start at once and then wait, so what is bounded is how many are not done.
         self.counts_apart: bool = bound is not None and self.config.type == "thread"
-        self._load_of_loops = Load(self.label, key, bound) if self.counts_apart else self.load
+        self._capacity_of_loops = (
+            Capacity(self.label, key, bound) if self.counts_apart else self.capacity
+        )
 
-    def load_for(self, fn: Callable[..., object]) -> Load:
+    def capacity_for(self, fn: Callable[..., object]) -> Capacity:
         """Where a call counts, if plain functions and coroutines count apart."""
-        return self._load_of_loops if is_async_callable(fn) else self.load
+        return self._capacity_of_loops if is_async_callable(fn) else self.capacity
 
     def stats(self) -> ExecutorStats:
         backend = self._backend
         workers, loops = (0, 0) if backend is None else backend.sizes()
-        return stats_of({self.load, self._load_of_loops}, workers, loops)
+        return stats_of({self.capacity, self._capacity_of_loops}, workers, loops)
 
     @property
     def closed(self) -> bool:
@@ -162,8 +163,8 @@ class AppState:
             parts: list[Closable] = [part for part in (self._backend, self.views) if part]
         for part in parts:
             part.close(cancel_pending=cancel_pending)
-        self.load.close()
-        self._load_of_loops.close()
+        self.capacity.close()
+        self._capacity_of_loops.close()
         return parts
 
     def forget_parent(self) -> None:

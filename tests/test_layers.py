@@ -17,12 +17,12 @@ PACKAGE = Path(flask_executor_typed.__file__).parent
 LAYERS: tuple[set[str], ...] = (
     {"callables", "commands", "deployment", "errors"},
     {"runtime"},
-    {"load", "signals"},
+    {"signals"},
     {"config"},
     {"context"},
     {"futures"},
     {"calls"},
-    {"later", "loops", "options"},
+    {"after_commit", "after_response", "loops", "options"},
     {"async_views", "backends", "jobs", "mapping"},
     {"states"},
     {"closing"},
@@ -109,7 +109,9 @@ def test_a_relative_import_is_resolved_from_the_package_of_its_file() -> None:
     ]
 
 
-@pytest.mark.parametrize("package", ["async_views", "context", "futures", "loops", "runtime"])
+@pytest.mark.parametrize(
+    "package", ["async_views", "calls", "context", "futures", "loops", "runtime"]
+)
 def test_modules_of_a_package_import_only_those_before_them_in_its_map(package: str) -> None:
     folder = PACKAGE / package
     the_map = ast.get_docstring(TREES[folder / "__init__.py"]) or ""
@@ -172,6 +174,10 @@ def test_only_backends_makes_pools() -> None:
 
 def test_only_backends_unpickles() -> None:
     assert importers_of("pickle", "marshal", "shelve") == {"backends"}
+
+
+def test_only_after_commit_imports_sqlalchemy() -> None:
+    assert importers_of("sqlalchemy") == {"after_commit"}
 
 
 def test_only_executor_touches_app_extensions() -> None:

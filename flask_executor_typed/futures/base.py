@@ -20,7 +20,6 @@ from typing_extensions import Self
 from .. import signals
 from ..context import ContextRules, ContextSnapshot
 from ..errors import ForkedFutureError
-from ..load import Load
 from ..runtime.forks import in_child
 from .callbacks import Callback
 from .progress import Progress
@@ -71,6 +70,15 @@ def _forget_parent() -> None:
     _shared_lock = threading.RLock()  # a thread of the parent may have held the other one
     # Constant in each process; only here it becomes another one.
     globals().update(_TO_START=_Ticket(), _TO_RESUME=_Ticket(), _TO_SETTLE=_Ticket())
+
+
+class Counter(Protocol):
+    """Counts the calls of an executor that are not done."""
+
+    def settle(
+        self, future: ClaimableFuture[Any], status: str, exception: BaseException | None
+    ) -> None:
+        """Count how a call ends; called before those who wait for it hear of it."""
 
 
 class _Queued(Protocol):
@@ -134,13 +142,13 @@ class ClaimableFuture(Future[R]):
     __slots__ = (
         "_app",
         "_cancel_requested",
+        "_counter",
         "_exception",
         "_finished",
         "_followed",
         "_held",
         "_id",
         "_interruptible",
-        "_load",
         "_progress",
         "_progress_watchers",
         "_queued",
@@ -179,7 +187,7 @@ class ClaimableFuture(Future[R]):
         self._rules = _DEFAULT_RULES if snapshot is None else snapshot.rules
         self._followed: Future[R] | None = None
         self._interruptible: _Interruptible | None = None
-        self._load: Load | None = None  # that the call is a part of, until it is done
+        self._counter: Counter | None = None  # that the call is a part of, until it is done
         self._shared: SharedState | None = None
         self._queued: _Queued | None = None  # the call, while it waits in a pool of threads
         self._held = False  # the call waits for its response or commit, which may never come
@@ -267,8 +275,8 @@ class ClaimableFuture(Future[R]):
             watchers.remove(_TO_SETTLE)  # what _take() does, for each job
         except ValueError:
             return False
-        if (load := self._load) is not None:
-            load.settle(self, status, exception)
+        if (counter := self._counter) is not None:
+            counter.settle(self, status, exception)
         self._result = result
         self._exception = exception
         self._finished = time.time()

@@ -47,20 +47,19 @@ TESTS = {
     "futures/stdlib": "futures forking",
     "futures/waiters": "futures deadlocks threads",
     "futures/watching": "current futures",
-    "calls": "calls current futures deadlocks context context_teardown",
+    "calls/call": "calls current futures deadlocks context context_teardown",
+    "calls/limits": "calls",
+    "calls/capacity": "capacity",
+    "calls/held": "later",
     "loops/factory": "loops forking",
     **{
         f"loops/{name}": "loops views resources deadlocks threads"
-        for name in (
-            *("asgiref_bridge", "current", "pool", "tasks", "thread", "thread_sensitive"),
-        )
+        for name in (*("asgiref_bridge", "current", "pool", "tasks", "thread", "thread_sensitive"),)
     },
-    **{
-        f"async_views/{name}": "views loops threads"
-        for name in ("hook", "loop", "waiting_thread")
-    },
+    **{f"async_views/{name}": "views loops threads" for name in ("hook", "loop", "waiting_thread")},
     "callables": "loops calls",
-    "later": "later",
+    "after_response": "later",
+    "after_commit": "later",
     "loops/resources": "resources",
     "loops/watchdog": "watchdog",
     "backends/thread": "backends deadlocks threads",

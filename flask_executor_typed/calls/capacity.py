@@ -1,7 +1,4 @@
-"""How much an executor has to do: calls that are not done, how many may be, and how they ended.
-
-The only module that counts calls.
-"""
+"""Count an executor's calls and limit how many may be pending."""
 
 from __future__ import annotations
 
@@ -12,12 +9,15 @@ import time
 from collections.abc import Iterable
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
-from .errors import DeadlockError, QueueFullError
-from .runtime.frames import line_of_caller
+from ..errors import DeadlockError, QueueFullError
+from ..futures.base import ClaimableFuture
+from ..runtime.frames import line_of_caller
 
-__all__ = ("ExecutorStats", "Load", "stats_of")
+__all__ = ("Capacity", "ExecutorStats", "stats_of")
+
+_Counted = ClaimableFuture[Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,16 +51,7 @@ class ExecutorStats:
     """Seconds since the oldest of the pending calls was submitted; 0.0 if there is none."""
 
 
-class _Counted(Protocol):
-    """What is needed of a future."""
-
-    name: str
-    _load: Load | None
-    _started: float
-    _submitted: float
-
-
-class Load:
+class Capacity:
     """The calls of one kind that were accepted and are not done."""
 
     # No lock in the way of a call, as long as there is no bound: items of a dict are set and
@@ -72,7 +63,7 @@ class Load:
         self._key = key
         self._max_pending = max_pending
         # Set to None under _room, when it is closed.
-        self._capacity = None if max_pending is None else max_pending + workers
+        self._limit = None if max_pending is None else max_pending + workers
         self._calls: dict[_Counted, None] = {}  # oldest first; with a bound, added to under _room
         self._room = threading.Condition()  # reentrant: a finalizer may settle a future meanwhile
         self._waiting = 0  # for room; guarded by _room
@@ -91,9 +82,9 @@ class Load:
             DeadlockError: waiting would stop the event loop that runs here.
             QueueFullError: there is no room.
         """
-        if self._capacity is None:
+        if self._limit is None:
             if now:
-                future._load = self  # as add() does, in half of the time
+                future._counter = self  # as add() does, in half of the time
                 self._calls[future] = None
             return
         if seconds and asyncio._get_running_loop() is not None:
@@ -113,20 +104,20 @@ class Load:
 
     def add(self, future: _Counted) -> None:
         """Count a call from now on, whether or not there is room."""
-        future._load = self
+        future._counter = self
         self._calls[future] = None
 
     def settle(self, future: _Counted, status: str, exception: BaseException | None) -> None:
         """Count how a call ends. To be called before those who wait for it hear of it."""
         next(self._failed if exception is not None else self._counts[status])
-        future._load = None
+        future._counter = None
         self._calls.pop(future, None)
         if self._waiting:
             self._tell_who_waits()
 
     def remove(self, future: _Counted) -> None:
         """Forget a call that is done, or was not accepted."""
-        future._load = None
+        future._counter = None
         self._calls.pop(future, None)
         if self._waiting:
             self._tell_who_waits()
@@ -134,7 +125,7 @@ class Load:
     def close(self) -> None:
         """Let everybody in: there will be no room any more, and the backend refuses them."""
         with self._room:
-            self._capacity = None
+            self._limit = None
             self._room.notify_all()
 
     def _tell_who_waits(self) -> None:
@@ -144,7 +135,7 @@ class Load:
             self._room.notify()
 
     def _has_room(self) -> bool:
-        return self._capacity is None or len(self._calls) < self._capacity
+        return self._limit is None or len(self._calls) < self._limit
 
     def _wait_for_room(self, seconds: float) -> bool:
         self._waiting += 1
@@ -163,11 +154,13 @@ class Load:
         return _taken(succeeded), _taken(self._failed), _taken(cancelled)
 
 
-def stats_of(loads: Iterable[Load], workers: int, loops: int) -> ExecutorStats:
-    loads = list(loads)
-    calls = [call for load in loads for call in load.calls()]
+def stats_of(capacities: Iterable[Capacity], workers: int, loops: int) -> ExecutorStats:
+    capacities = list(capacities)
+    calls = [call for each in capacities for call in each.calls()]
     waiting = [call._submitted for call in calls if not call._started]
-    succeeded, failed, cancelled = map(sum, zip(*(load.ended() for load in loads), strict=True))
+    succeeded, failed, cancelled = map(
+        sum, zip(*(each.ended() for each in capacities), strict=True)
+    )
     return ExecutorStats(
         pending=len(waiting),
         running=len(calls) - len(waiting),

@@ -27,7 +27,7 @@ from flask_executor_typed import (
     NoAppError,
     QueueFullError,
 )
-from flask_executor_typed.load import Load
+from flask_executor_typed.calls import Capacity
 
 from . import processes
 from .conftest import TIMEOUT, until
@@ -289,7 +289,7 @@ def test_error_names_the_setting_of_an_executor_with_a_name(app: Flask) -> None:
         executor.shutdown(wait=False)
         assert raised.value.key == "MAIL_EXECUTOR_MAX_PENDING"
         assert (raised.value.name, raised.value.max_pending) == ("mail_executor", 1)
-        for call in executor._states[app]._load_of_loops.calls():
+        for call in executor._states[app]._capacity_of_loops.calls():
             assert isinstance(call, FutureProxy)
             call.cancel()
 
@@ -416,7 +416,7 @@ def test_who_waits_for_room_gets_it_when_a_call_is_done(app: Flask, seconds: flo
         threads = [threading.Thread(target=submit) for _ in range(5)]
         for thread in threads:
             thread.start()
-        until(lambda: executor._states[app].load._waiting == 5)
+        until(lambda: executor._states[app].capacity._waiting == 5)
         busy.release.set()
         for thread in threads:
             thread.join(TIMEOUT)
@@ -432,14 +432,14 @@ def test_who_waits_for_room_gets_that_of_a_cancelled_call(app: Flask) -> None:
             target=lambda: futures.append(executor.using(block=TIMEOUT).submit(int))
         )
         thread.start()
-        until(lambda: executor._states[app].load._waiting == 1)
+        until(lambda: executor._states[app].capacity._waiting == 1)
         assert pending[0].cancel()
         thread.join(TIMEOUT / 2)
         assert [future.status for future in futures] == ["pending"]
 
 
 def test_room_that_is_only_looked_for_goes_to_the_next_who_waits() -> None:
-    load = Load("executor", "EXECUTOR_MAX_PENDING", 1)
+    load = Capacity("executor", "EXECUTOR_MAX_PENDING", 1)
     first: FutureProxy[None] = FutureProxy()
     load.admit(first, None)
     threads: list[threading.Thread] = []
@@ -486,7 +486,7 @@ def test_coroutine_waits_for_room_in_a_thread(app: Flask) -> None:
             waiting = asyncio.create_task(
                 asyncio.to_thread(executor.using(block=TIMEOUT).submit, int, "7")
             )
-            while not executor._states[app].load._waiting:
+            while not executor._states[app].capacity._waiting:
                 await asyncio.sleep(0.001)
             busy.release.set()
             return await (await waiting)
@@ -529,7 +529,7 @@ def test_shutdown_ends_the_wait_for_room(app: Flask, cancel_futures: bool) -> No
 
         thread = threading.Thread(target=submit)
         thread.start()
-        until(lambda: executor._states[app].load._waiting == 1)
+        until(lambda: executor._states[app].capacity._waiting == 1)
         executor.shutdown(wait=False, cancel_futures=cancel_futures)
         thread.join(TIMEOUT / 2)
         assert len(errors) == 1

@@ -1,6 +1,6 @@
-"""One accepted call, and how a worker runs it: on a thread, or on a loop.
+"""One accepted call, and the ways to run it: in a thread, or on an event loop.
 
-The only module that runs the function of a call; for a chunk of ``map`` that is one in mapping.py.
+The only module that runs the function of a call; for a chunk of ``map`` that is one in map.py.
 Whatever the function returns or raises ends up in the call's future; nothing gets past it into the
 worker.
 """
@@ -12,26 +12,18 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextvars import Context
-from dataclasses import dataclass
 from math import inf
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from . import signals
-from .context import ContextSnapshot, PushedContexts, PushedInTask, running_call
-from .errors import JobAbandonedError, JobTimeoutError
-from .futures import FutureProxy
-from .runtime.logs import log_exception
-from .runtime.loop_inbox import LoopInbox
+from .. import signals
+from ..context import ContextSnapshot, PushedContexts, PushedInTask, running_call
+from ..errors import JobAbandonedError
+from ..futures import FutureProxy
+from ..runtime.logs import log_exception
+from ..runtime.loop_inbox import LoopInbox
+from .limits import Deadline, Limits
 
-__all__ = (
-    "Backoff",
-    "Call",
-    "Deadline",
-    "Limits",
-    "LoopServices",
-    "can_be_awaited",
-    "is_of_another_call",
-)
+__all__ = ("Call", "LoopServices", "can_be_awaited", "is_of_another_call")
 
 R = TypeVar("R")
 
@@ -76,28 +68,6 @@ class CallLoop(Protocol):
     """What runs coroutines' calls, and must know which of them are over."""
 
     def call_is_over(self, call: Call[Any], /) -> None: ...
-
-
-Backoff: TypeAlias = float | Callable[[int], float]
-"""Seconds between the first two attempts, doubled each time; or a function that gives the seconds
-to wait after the attempt of a number, which counts from 1."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How long a call may take, and how often it is tried."""
-
-    timeout: float | None = None
-    """Seconds from its start to its end, whatever it does meanwhile."""
-
-    retries: int = 0
-    """Attempts after the first."""
-
-    backoff: Backoff = 0.0
-
-    def pause_after(self, attempt: int) -> float:
-        backoff = self.backoff
-        return backoff(attempt) if callable(backoff) else backoff * 2.0 ** (attempt - 1)
 
 
 # Bound once: each call sets it.
@@ -424,22 +394,6 @@ def _run_in_context(call: Call[Any], loops: LoopServices) -> Any:
         except BaseException as error:
             call._log(error)
             raise
-
-
-class Deadline:
-    """Fails a call whose time is up. It refers to no call, which may be over any moment."""
-
-    def __init__(self, call: Call[Any], seconds: float) -> None:
-        self._future = call.future
-        self._seconds = seconds
-        self._logger = call.snapshot.app.logger if call.logs else None
-
-    def __call__(self) -> None:
-        future = self._future
-        error = JobTimeoutError(future.name, self._seconds)
-        if future._interrupt(error) and self._logger is not None:
-            message = "Background job %s [%s] took too long"
-            log_exception(self._logger, message, future.name, future.id, error=error)
 
 
 def _call_later_here(seconds: float, fn: Callable[[], object]) -> Callable[[], object]:

@@ -1,0 +1,111 @@
+"""Hold calls until a SQLAlchemy session commits.
+
+The only module that imports SQLAlchemy.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .calls import HeldCall, Hold
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session, SessionTransaction
+
+__all__ = (
+    "SessionLike",
+    "until_commit",
+)
+
+_KEY = "flask_executor_typed.after_commit"
+
+
+class SessionLike(Protocol):
+    """What type checkers take for a session of SQLAlchemy, which need not be installed."""
+
+    def commit(self) -> None: ...
+    def rollback(self) -> None: ...
+
+
+def until_commit(session: object) -> Hold:
+    """Hold calls until the outermost transaction of a session is committed.
+
+    Raises:
+        TypeError: ``session`` is no ``Session`` or ``scoped_session`` of SQLAlchemy.
+    """
+    plain = _plain_session(session)
+    calls = plain.info.get(_KEY)
+    if calls is None:
+        calls = plain.info[_KEY] = _CallsOfSession()
+        from sqlalchemy import event
+
+        event.listen(plain, "after_commit", calls.after_commit)
+        event.listen(plain, "after_transaction_end", calls.after_transaction_end)
+    transaction = plain.get_nested_transaction() or plain.get_transaction()
+
+    def hold(call: HeldCall) -> None:
+        calls.hold(call, transaction)
+
+    return hold
+
+
+def _plain_session(session: object) -> Session:
+    try:
+        from sqlalchemy.orm import Session, scoped_session
+    except ImportError:  # then it is certainly none
+        pass
+    else:
+        given: Any = session
+        scoped: type = scoped_session
+        if isinstance(session, scoped):
+            given = given()
+        if isinstance(given, Session):
+            return given
+    raise TypeError(
+        f"submit_after_commit() got {session!r} ({type(session).__name__}): expected a Session or "
+        "a scoped_session of SQLAlchemy, such as db.session; of an AsyncSession, its sync_session"
+    )
+
+
+class _CallsOfSession:
+    """The calls that wait for a commit of one session, which keeps this in its ``info``."""
+
+    def __init__(self) -> None:
+        # Each with the transaction or SAVEPOINT that it depends on; None for the outermost, when
+        # it had not begun.
+        self._held: list[tuple[SessionTransaction | None, HeldCall]] = []
+
+    def hold(self, call: HeldCall, transaction: SessionTransaction | None) -> None:
+        self._held.append((transaction, call))
+
+    def after_commit(self, session: Session) -> None:
+        savepoint = session.get_nested_transaction()
+        held, self._held = self._held, []
+        if savepoint is None:
+            for _, call in held:
+                call.submit()
+        else:  # released: what it held depends on what is around it now
+            around = _around(savepoint)
+            self._held = [(around if on is savepoint else on, call) for on, call in held]
+
+    def after_transaction_end(self, session: Session, transaction: SessionTransaction) -> None:
+        # After a commit nothing depends on it any more: it was rolled back, or closed.
+        outermost = transaction.parent is None
+        held, self._held = self._held, []
+        for on, call in held:
+            if outermost or on is transaction:
+                call.drop()
+            else:
+                self._held.append((on, call))
+
+    def __del__(self) -> None:
+        for _, call in self._held:  # the session is gone, and never committed
+            call.drop()
+
+
+def _around(savepoint: SessionTransaction) -> SessionTransaction | None:
+    """The SAVEPOINT or outermost transaction that a SAVEPOINT is in."""
+    around = savepoint.parent
+    while around is not None and not around.nested and around.parent is not None:
+        around = around.parent  # past subtransactions, of SQLAlchemy 1.4
+    return around

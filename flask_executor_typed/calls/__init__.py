@@ -1,0 +1,29 @@
+"""Calls: what an executor accepts and a backend runs.
+
+Each module imports only from those before it:
+
+- limits: the time limit and the retries of a call
+- call: one accepted call, and the ways to run it
+- capacity: how many calls may be pending, and how many there were
+- held: a call that waits for an event before any worker knows of it
+"""
+
+from .call import Call, LoopServices, can_be_awaited, is_of_another_call
+from .capacity import Capacity, ExecutorStats, stats_of
+from .held import HeldCall, Hold
+from .limits import Backoff, Deadline, Limits
+
+__all__ = (
+    "Backoff",
+    "Call",
+    "Capacity",
+    "Deadline",
+    "ExecutorStats",
+    "HeldCall",
+    "Hold",
+    "Limits",
+    "LoopServices",
+    "can_be_awaited",
+    "is_of_another_call",
+    "stats_of",
+)

@@ -1,0 +1,57 @@
+"""The time limit and the retries of a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ..errors import JobTimeoutError
+from ..runtime.logs import log_exception
+
+if TYPE_CHECKING:
+    from .call import Call
+
+__all__ = (
+    "Backoff",
+    "Deadline",
+    "Limits",
+)
+
+
+Backoff: TypeAlias = float | Callable[[int], float]
+"""Seconds between the first two attempts, doubled each time; or a function that gives the seconds
+to wait after the attempt of a number, which counts from 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How long a call may take, and how often it is tried."""
+
+    timeout: float | None = None
+    """Seconds from its start to its end, whatever it does meanwhile."""
+
+    retries: int = 0
+    """Attempts after the first."""
+
+    backoff: Backoff = 0.0
+
+    def pause_after(self, attempt: int) -> float:
+        backoff = self.backoff
+        return backoff(attempt) if callable(backoff) else backoff * 2.0 ** (attempt - 1)
+
+
+class Deadline:
+    """Fails a call whose time is up. It refers to no call, which may be over any moment."""
+
+    def __init__(self, call: Call[Any], seconds: float) -> None:
+        self._future = call.future
+        self._seconds = seconds
+        self._logger = call.snapshot.app.logger if call.logs else None
+
+    def __call__(self) -> None:
+        future = self._future
+        error = JobTimeoutError(future.name, self._seconds)
+        if future._interrupt(error) and self._logger is not None:
+            message = "Background job %s [%s] took too long"
+            log_exception(self._logger, message, future.name, future.id, error=error)
