@@ -109,9 +109,10 @@ def test_a_relative_import_is_resolved_from_the_package_of_its_file() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "package", ["async_views", "calls", "context", "futures", "loops", "runtime"]
-)
+ROOMS = ["async_views", "calls", "context", "futures", "loops", "runtime"]
+
+
+@pytest.mark.parametrize("package", ROOMS)
 def test_modules_of_a_package_import_only_those_before_them_in_its_map(package: str) -> None:
     folder = PACKAGE / package
     the_map = ast.get_docstring(TREES[folder / "__init__.py"]) or ""

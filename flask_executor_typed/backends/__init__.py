@@ -56,7 +56,7 @@ def import_backend(config: ExecutorConfig) -> None:
     if config.type == "process":
         import_module(f"{__name__}.process")
     elif config.type not in ("thread", "sync"):  # it may not be hashable
-        import_module(f"{__name__}.foreign")
+        import_module(f"{__name__}.adapter")
 
 
 def open_backend(
@@ -77,7 +77,7 @@ def open_backend(
             label, max_workers, config.max_loops, config.loop_factory, config.slow_callback
         )
     elif config.type == "sync":
-        from .here import SyncBackend
+        from .sync import SyncBackend
 
         backend = SyncBackend(label, config.loop_factory)
     else:
@@ -97,9 +97,9 @@ def open_backend(
 
             backend = ProcessBackend(settings, max_workers, config.start_method)
         else:
-            from .foreign import open_foreign
+            from .adapter import open_adapter
 
-            backend = open_foreign(config, key_of("type", name=name), settings, max_workers)
+            backend = open_adapter(config, key_of("type", name=name), settings, max_workers)
     close_at_exit(backend, config.at_exit)
     return backend
 

@@ -26,7 +26,7 @@ from weakref import WeakSet
 
 from .. import signals
 from ..callables import is_async_callable
-from ..calls import Call, Deadline
+from ..calls import Call
 from ..errors import ExecutorClosedError, JobLostError, NestedProcessError
 from ..futures import FutureProxy, Progress
 from ..runtime.exit import ClosableThreads, exit_has_begun, finish_at_exit
@@ -42,7 +42,7 @@ from .pickling import (
     dump_key,
     load_error,
 )
-from .running import CANCELLED, FAILED, is_worker, settle_like
+from .runner import CANCELLED, FAILED, is_worker, settle_like
 from .worker import END, PROGRESS, READY, Message, load_message, work
 
 __all__ = ("ProcessBackend",)
@@ -213,7 +213,7 @@ class ProcessBackend(ClosableThreads):
             while True:
                 worker, kind, content = self._ask(item, worker, running, end)
                 if kind == _LATE:
-                    Deadline(call, end if seconds is None else seconds)()
+                    call.deadline(end if seconds is None else seconds)()
                     if worker is not None and running.is_running():
                         worker.kill()
                         worker.bury()

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from ..futures import FutureProxy, Progress
 from ..runtime.threads import start_thread
 from .pickling import Settings, Work, dump_error
-from .running import FAILED, Runner, become_worker
+from .runner import FAILED, Runner, become_worker
 
 __all__ = ("END", "PROGRESS", "READY", "Message", "load_message", "work")
 

@@ -262,7 +262,11 @@ class Call(Generic[R]):
         seconds = self.limits.timeout if self.limits is not None and self.has_time_limit else None
         if seconds is None:
             return None
-        return call_later(seconds, Deadline(self, seconds))
+        return call_later(seconds, self.deadline(seconds))
+
+    def deadline(self, seconds: float) -> Deadline:
+        """Return what fails the call when its time is up."""
+        return Deadline(self.future, seconds, self.snapshot.app.logger if self.logs else None)
 
     def _pause_after(self, error: BaseException) -> float | None:
         """Seconds until the next attempt; ``None`` if the error is final."""

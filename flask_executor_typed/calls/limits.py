@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from ..errors import JobTimeoutError
+from ..futures import FutureProxy
 from ..runtime.logs import log_exception
-
-if TYPE_CHECKING:
-    from .call import Call
 
 __all__ = (
     "Backoff",
@@ -44,10 +43,12 @@ class Limits:
 class Deadline:
     """Fails a call whose time is up. It refers to no call, which may be over any moment."""
 
-    def __init__(self, call: Call[Any], seconds: float) -> None:
-        self._future = call.future
+    def __init__(
+        self, future: FutureProxy[Any], seconds: float, logger: logging.Logger | None
+    ) -> None:
+        self._future = future
         self._seconds = seconds
-        self._logger = call.snapshot.app.logger if call.logs else None
+        self._logger = logger
 
     def __call__(self) -> None:
         future = self._future

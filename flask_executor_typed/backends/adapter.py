@@ -20,18 +20,18 @@ from typing import Any
 from ..calls import Call
 from ..config import ExecutorConfig, GivenExecutor
 from ..errors import ConfigError, JobLostError, NestedProcessError
+from .adapter_worker import Told, home, run_call
+from .borrowed import BackendInThreads, BorrowingBackend, Unreachable
 from .capabilities import Capabilities, check
-from .elsewhere import Told, home, run_elsewhere
-from .here import BackendInThreads, BorrowingBackend, Unreachable
 from .pickling import ContextDumper, Settings, Work, dump_function, dump_key
-from .running import is_worker, settle_like
+from .runner import is_worker, settle_like
 
-__all__ = ("LocalBackend", "RemoteBackend", "open_foreign")
+__all__ = ("LocalBackend", "RemoteBackend", "open_adapter")
 
 _Factory = Callable[[], concurrent.futures.Executor]
 
 
-def open_foreign(
+def open_adapter(
     config: ExecutorConfig, key: str, settings: Settings, max_workers: int
 ) -> LocalBackend | RemoteBackend:
     """The backend for an executor of somebody else.
@@ -220,7 +220,7 @@ class RemoteBackend(BorrowingBackend):
                 self.release(call)
                 return
             future._interruptible = Unreachable(self._backend)
-            running = self._pool.submit(run_elsewhere, self._told, pickle.dumps(tuple(message)))
+            running = self._pool.submit(run_call, self._told, pickle.dumps(tuple(message)))
         except BaseException:
             self.release(call)
             raise

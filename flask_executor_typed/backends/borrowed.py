@@ -1,7 +1,4 @@
-"""Calls in threads of this process that are somebody else's: the submitter's, or an executor's.
-
-The only module that runs calls in threads which this package has not started.
-"""
+"""Backends whose threads are not this package's: the submitter's, or those of an adapted pool."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from ..runtime.exit import ClosableThreads, exit_has_begun
 from ..runtime.threads import seconds_until, start_thread
 from .capabilities import IN_A_THREAD
 
-__all__ = ("BackendInThreads", "BorrowingBackend", "SyncBackend", "Unreachable")
+__all__ = ("BackendInThreads", "BorrowingBackend", "Unreachable")
 
 R = TypeVar("R")
 
@@ -194,26 +191,6 @@ class BackendInThreads(BorrowingBackend):
     def _give_back(self, *, wait: bool = True) -> None:
         for pool in self._pools:  # no call can add one any more
             pool.end()
-
-
-class SyncBackend(BackendInThreads):
-    """Runs each call when it is submitted, in the thread of the submitter, who waits.
-
-    What the job does to contexts and context variables stays in there, as in another thread. A
-    coroutine runs on a loop of ours, and the submitter waits for it, also on a loop of its own.
-    """
-
-    def __init__(
-        self, name: str, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None
-    ) -> None:
-        super().__init__(name, "EXECUTOR_TYPE='sync'", loop_factory)
-
-    def submit(self, call: Call[Any]) -> None:
-        self.accept(call)
-        try:
-            self.run(call)
-        finally:
-            self.release(call)
 
 
 class Unreachable:

@@ -20,9 +20,9 @@ from ..errors import ConfigError, UnsupportedError
 from ..futures import FutureProxy
 from ..runtime.exit import AtExit, ClosableThreads, close_at_exit
 from .pickling import Settings, Work, dump_error
-from .running import FAILED, Runner, become_worker
+from .runner import FAILED, Runner, become_worker
 
-__all__ = ("Told", "home", "run_elsewhere")
+__all__ = ("Told", "home", "run_call")
 
 R = TypeVar("R")
 
@@ -50,7 +50,7 @@ def home() -> tuple[int, str]:
     return os.getpid(), _token
 
 
-def run_elsewhere(told: bytes, message: bytes) -> tuple[bytes, bytes, float]:
+def run_call(told: bytes, message: bytes) -> tuple[bytes, bytes, float]:
     """Run a call. Returns what kind of answer it is, the answer, and when the call began."""
     started = time.time()
     work: Work = Work(*pickle.loads(message))

@@ -101,7 +101,7 @@ def test_threads_of_an_executor_that_does_not_declare_them_are_noticed(app: Flas
         error = executor.submit(working.add, 1).exception(TIMEOUT)
     assert isinstance(error, ConfigError)
     assert str(error).startswith(
-        "EXECUTOR_TYPE='tests.test_foreign.ThreadForEach' (str): expected an executor whose "
+        "EXECUTOR_TYPE='tests.test_adapter.ThreadForEach' (str): expected an executor whose "
         "workers are other processes: this one runs calls in the process that submits them; "
         "give it an attribute in_this_process = True; "
     )
@@ -118,10 +118,10 @@ def test_what_makes_no_executor_is_told_at_the_first_submit(app: Flask) -> None:
 
 
 def test_name_of_a_factory_is_imported_by_init_app(app: Flask) -> None:
-    app.config["EXECUTOR_TYPE"] = "tests.test_foreign:Declared"
+    app.config["EXECUTOR_TYPE"] = "tests.test_adapter:Declared"
     with Executor(app) as executor:
         assert executor.submit(abs, -1).result(TIMEOUT) == 1
-    app.config["EXECUTOR_TYPE"] = "tests.test_foreign:Missing"
+    app.config["EXECUTOR_TYPE"] = "tests.test_adapter:Missing"
     with pytest.raises(ConfigError, match="has no attribute 'Missing'"):
         executor.init_app(app)
 
