@@ -3,7 +3,12 @@
 The public names, and nothing else.
 """
 
+from collections.abc import Mapping as _Mapping
+
+from click import Command as _Command
+
 from .calls import ExecutorStats
+from .cli import load_commands_with as _load_commands_with
 from .context import CarryG, without_resources
 from .current import CurrentJob, current_job, track
 from .errors import (
@@ -80,5 +85,14 @@ __all__ = (
     "track",
     "without_resources",
 )
+
+
+def _commands() -> _Mapping[str, _Command]:
+    from .doctor.commands import COMMANDS
+
+    return COMMANDS
+
+
+_load_commands_with(_commands)
 
 __version__: str = "0.1.0"

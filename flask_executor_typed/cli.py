@@ -1,119 +1,44 @@
-"""``flask executor doctor`` and ``flask executor status``."""
+"""The ``flask executor`` group of commands, which are loaded when one of them is asked for.
+
+Flask has imported click already, so the group costs an app nothing. It is added by ``init_app``:
+apps of Flask 2.0, and of ``app.test_cli_runner()``, load no entry points, and an entry point would
+win over a command of the app's own.
+"""
 
 from __future__ import annotations
 
-import json
-import os
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import click
-from flask import current_app
-from flask.cli import with_appcontext
+from flask import Flask
 
-from .deployment import Deployment, look
-from .doctor import Finding, examine, status
+__all__ = ("add_commands", "load_commands_with")
 
-__all__ = ("COMMANDS",)
+Loader = Callable[[], Mapping[str, click.Command]]
 
 
-def _print_json(value: dict[str, Any]) -> None:
-    click.echo(json.dumps(value, indent=2, default=str))
+class _Commands(click.Group):
+    load: Loader
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(self.load())
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return self.load().get(cmd_name)
 
 
-@click.command("doctor")
-@click.option(
-    "--server",
-    metavar="COMMAND",
-    help="The command line that starts your server: 'gunicorn --workers 4 shop:app'.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@with_appcontext
-def _doctor(server: str | None, as_json: bool) -> None:
-    """Say what will go wrong in this deployment.
+_GROUP = _Commands("executor", help="Inspect the executors of this app and their deployment.")
 
-    The exit code is 1 if something must be mended, and 0 if there are hints only.
+
+def load_commands_with(load: Loader) -> None:
+    """Set the function that imports the commands.
+
+    The commands use executors, and an executor adds this group to its app: a loader that is given
+    from above keeps the imports free of a circle.
     """
-    deployment = look(server)
-    findings = examine(current_app, deployment, load_app=True)
-    if as_json:
-        _print_json(
-            {
-                "findings": [asdict(finding) for finding in findings],
-                "server": asdict(deployment),
-            }
-        )
-    else:
-        for finding in findings:
-            _print_finding(finding)
-        if not findings:
-            click.echo("Nothing was found that will go wrong.")
-        click.echo()
-        for line in _extent(deployment):
-            _print_wrapped(line)
-    if any(finding.must_mend for finding in findings):
-        click.get_current_context().exit(1)
+    _GROUP.load = load
 
 
-def _print_finding(finding: Finding) -> None:
-    kind = "mend" if finding.must_mend else "hint"
-    whose = f"{finding.executor}: " if finding.executor else ""
-    _print_wrapped(f"{whose}{finding.what}", f"{kind}  ", "      ")
-    _print_wrapped(f"{finding.cure} [{finding.code}]", "      ", "      ")
-
-
-def _print_wrapped(text: str, first_indent: str = "", indent: str = "") -> None:
-    click.echo(click.wrap_text(text, 100, first_indent, indent))
-
-
-def _extent(deployment: Deployment) -> list[str]:
-    """What the findings rest on, and what they leave out, a line for each."""
-    here = "This command runs in a process of its own. It sees the app and its settings, and not "
-    lines = [f"{here}the processes that serve it."]
-    if deployment.seen:
-        server = deployment.server or "unknown server"
-        processes = deployment.processes or "unknown"
-        lines.append(f"Server: {server}, processes: {processes}, from {_listed(deployment.seen)}.")
-    else:
-        lines.append(
-            "Of the server nothing is known; pass its command line with --server, or say in "
-            "WEB_CONCURRENCY how many processes it has."
-        )
-    if deployment.unseen:
-        lines.append(f"Not understood: {'; '.join(deployment.unseen)}.")
-    lines.append(
-        "Whether a loop is blocked, or settings changed later, only the server's own process can "
-        "tell: call flask_executor_typed.doctor.check(app) there."
-    )
-    return lines
-
-
-def _listed(items: tuple[str, ...]) -> str:
-    return " and ".join(items)
-
-
-@click.command("status")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@with_appcontext
-def _status(as_json: bool) -> None:
-    """Show the executors of the app, with their settings and figures."""
-    executors = status(current_app)
-    if as_json:
-        executors_by_name = [asdict(executor) for executor in executors]
-        _print_json({"process": os.getpid(), "executors": executors_by_name})
-        return
-    for executor in executors:
-        click.echo(executor.name)
-        for key, value in executor.settings.items():
-            click.echo(f"  {key} = {value!r}")
-        for figure, value in executor.figures.items():
-            click.echo(f"  {figure.replace('_', ' ')}: {value}")
-    click.echo()
-    _print_wrapped(
-        f"The figures are those of this process ({os.getpid()}), which was started for this "
-        "command and has run no jobs. It cannot see those of the server: call "
-        "flask_executor_typed.doctor.status(app) there."
-    )
-
-
-COMMANDS: dict[str, click.Command] = {"doctor": _doctor, "status": _status}
+def add_commands(app: Flask) -> None:
+    """Add the group to an app, unless the app has a command of that name."""
+    app.cli.commands.setdefault("executor", _GROUP)

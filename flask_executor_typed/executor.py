@@ -44,8 +44,8 @@ from .async_views.hook import check_hook
 from .backends import ThreadBackend
 from .callables import is_async_callable, name_of
 from .calls import Backoff, Call, ExecutorStats, HeldCall, Hold, Limits
+from .cli import add_commands
 from .closing import Closed, close_all, drain_apart
-from .commands import add_commands
 from .config import key_of
 from .context import (
     CarryG,

@@ -19,8 +19,8 @@ import pytest
 from flask import Flask, current_app
 
 from flask_executor_typed import Executor
-from flask_executor_typed.deployment import Deployment
 from flask_executor_typed.doctor import Finding, check, examine, status
+from flask_executor_typed.doctor.server import Deployment
 from flask_executor_typed.runtime import greenlets as green
 
 from . import test_green
@@ -41,7 +41,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture(autouse=True)
 def without_hint_of_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether it is installed where the tests run is one test's business."""
-    monkeypatch.setattr("flask_executor_typed.doctor._could_have_uvloop", lambda: False)
+    monkeypatch.setattr("flask_executor_typed.doctor.checks._could_have_uvloop", lambda: False)
 
 
 def found(app: Flask, deployment: Deployment | None = None, **options: Any) -> dict[str, Finding]:
@@ -279,7 +279,7 @@ def test_executor_that_was_shut_down_must_be_mended(app: Flask, executor: Execut
 def test_uvloop_that_is_missing_is_a_hint_unless_the_loop_was_chosen(
     app: Flask, executor: Executor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flask_executor_typed.doctor._could_have_uvloop", lambda: True)
+    monkeypatch.setattr("flask_executor_typed.doctor.checks._could_have_uvloop", lambda: True)
     findings = found(app)
     assert set(findings) == {"uvloop-missing"}
     assert not mends(findings)
@@ -514,7 +514,7 @@ def test_the_real_command_shows_named_executors_and_explains_itself(
     assert "status  Show the executors of the app, with their settings" in ran.stdout
     (tmp_path / "wsgi.py").write_text("from shop import create_app\n", "utf-8")
     # Where Flask 2.3 looks for the app, which does not read FLASK_APP for its own help.
-    assert "\n  executor  What the executors of this app are" in flask("--help").stdout
+    assert "\n  executor  Inspect the executors of this app" in flask("--help").stdout
 
 
 def test_commands_are_imported_when_they_are_wanted() -> None:
@@ -524,7 +524,7 @@ def test_commands_are_imported_when_they_are_wanted() -> None:
         "from flask_executor_typed import Executor\n"
         "app = Flask('app')\n"
         "with Executor(app) as executor: executor.submit(int).result(10)\n"
-        "print([name for name in ('cli', 'doctor', 'deployment')\n"
+        "print([name for name in ('doctor', 'doctor.checks', 'doctor.server')\n"
         "       if 'flask_executor_typed.' + name in sys.modules])\n"
     )
     ran = subprocess.run(

@@ -15,7 +15,7 @@ PACKAGE = Path(flask_executor_typed.__file__).parent
 
 # From the bottom up. A package counts as one module; its own modules may import each other.
 LAYERS: tuple[set[str], ...] = (
-    {"callables", "commands", "deployment", "errors"},
+    {"callables", "cli", "errors"},
     {"runtime"},
     {"signals"},
     {"config"},
@@ -28,7 +28,6 @@ LAYERS: tuple[set[str], ...] = (
     {"closing"},
     {"executor"},
     {"bars", "current", "doctor"},
-    {"cli"},
     {"__init__"},
 )
 
@@ -109,7 +108,7 @@ def test_a_relative_import_is_resolved_from_the_package_of_its_file() -> None:
     ]
 
 
-ROOMS = ["async_views", "calls", "context", "futures", "loops", "runtime"]
+ROOMS = ["async_views", "calls", "context", "doctor", "futures", "loops", "runtime"]
 
 
 @pytest.mark.parametrize("package", ROOMS)

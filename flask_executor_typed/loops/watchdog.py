@@ -12,9 +12,9 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 
 from ..futures import FutureProxy
+from ..runtime.frames import PACKAGE_FOLDER
 from ..runtime.threads import start_thread
 
 __all__ = ("Watchdog", "stack_of")
@@ -93,6 +93,6 @@ def stack_of(thread: int | None) -> traceback.StackSummary:
 
 def _below_this_package(stack: traceback.StackSummary) -> traceback.StackSummary:
     """What the job itself has called."""
-    ours = str(Path(__file__).parent)
+    ours = PACKAGE_FOLDER
     inner = [number for number, frame in enumerate(stack, 1) if frame.filename.startswith(ours)]
     return traceback.StackSummary.from_list(stack[inner[-1] if inner else 0 :])

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
-__all__ = ("levels_to_caller", "line_of_caller")
+__all__ = ("PACKAGE_FOLDER", "levels_to_caller", "line_of_caller")
+
+PACKAGE_FOLDER = str(Path(__file__).parents[1])
+"""The folder of this package: what lies in it is no code of the user's."""
 
 
 def levels_to_caller() -> int:

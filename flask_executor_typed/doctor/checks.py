@@ -16,14 +16,15 @@ from typing import Any
 
 from flask import Flask
 
-from .backends import ThreadBackend
-from .callables import is_async_callable
-from .config import ExecutorConfig, GivenExecutor, key_of, keys_of_others, unknown_keys
-from .deployment import Deployment, look
-from .errors import ConfigError, GreenThreadsError
-from .executor import Executor, executors_of, itself
-from .loops.watchdog import stack_of
-from .runtime.greenlets import check_patched_before_import, patched_by
+from ..backends import ThreadBackend
+from ..callables import is_async_callable
+from ..config import ExecutorConfig, GivenExecutor, key_of, keys_of_others, unknown_keys
+from ..errors import ConfigError, GreenThreadsError
+from ..executor import Executor, executors_of, itself
+from ..loops.watchdog import stack_of
+from ..runtime.frames import PACKAGE_FOLDER
+from ..runtime.greenlets import check_patched_before_import, patched_by
+from .server import Deployment, look
 
 __all__ = ("ExecutorStatus", "Finding", "check", "examine", "status")
 
@@ -345,7 +346,7 @@ def _of_processes(
             must_mend=False,
         )
     elif load_app and not state.closed:
-        from .backends.process import ProcessBackend  # multiprocessing is slow to import
+        from ..backends.process import ProcessBackend  # multiprocessing is slow to import
 
         try:
             backend = state.backend(app)
@@ -364,7 +365,7 @@ def _could_have_uvloop() -> bool:
     return possible and find_spec("uvloop") is None
 
 
-_NOT_OF_JOBS = (str(Path(__file__).parent), str(Path(threading.__file__).parent / "asyncio"))
+_NOT_OF_JOBS = (PACKAGE_FOLDER, str(Path(threading.__file__).parent / "asyncio"))
 
 
 def _place_of(thread: threading.Thread) -> str:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from flask_executor_typed.deployment import Deployment, look
+from flask_executor_typed.doctor.server import Deployment, look
 
 
 @pytest.fixture(autouse=True)
