@@ -10,7 +10,7 @@ from click import Command as _Command
 from .calls import ExecutorStats
 from .cli import load_commands_with as _load_commands_with
 from .context import CarryG, without_resources
-from .current import CurrentJob, current_job, track
+from .current_job import CurrentJob, current_job, track
 from .errors import (
     BodyNotReadError,
     ConfigError,

@@ -40,12 +40,12 @@ from werkzeug.wrappers import Response
 from . import signals
 from .after_commit import SessionLike, until_commit
 from .after_response import until_response_is_over
+from .app_state import AppState, Closed, close_all, drain_apart, settings_of
 from .async_views.hook import check_hook
 from .backends import ThreadBackend
 from .callables import is_async_callable, name_of
 from .calls import Backoff, Call, ExecutorStats, HeldCall, Hold, Limits
 from .cli import add_commands
-from .closing import Closed, close_all, drain_apart
 from .config import key_of
 from .context import (
     CarryG,
@@ -59,11 +59,10 @@ from .errors import ExecutorClosedError, NoAppError
 from .futures import AsCompleted, FutureCollection, FutureKey, FutureProxy, OnDuplicate
 from .jobs import ExecutorJob, JobDecorator
 from .loops import LoopResource
-from .mapping import Window, end_after, window_of
+from .map import Window, end_after, window_of
 from .options import NO_OPTIONS, carry_predicate, check_count, check_seconds
 from .runtime.exit import drain
 from .runtime.logs import log_exception
-from .states import AppState, settings_of
 
 __all__ = ("Executor", "ExecutorJob", "executors_of", "itself", "propagate_exceptions_callback")
 

@@ -23,11 +23,10 @@ LAYERS: tuple[set[str], ...] = (
     {"futures"},
     {"calls"},
     {"after_commit", "after_response", "loops", "options"},
-    {"async_views", "backends", "jobs", "mapping"},
-    {"states"},
-    {"closing"},
+    {"async_views", "backends", "jobs", "map"},
+    {"app_state"},
     {"executor"},
-    {"bars", "current", "doctor"},
+    {"bars", "current_job", "doctor"},
     {"__init__"},
 )
 
@@ -124,6 +123,21 @@ def test_modules_of_a_package_import_only_those_before_them_in_its_map(package: 
         assert within <= set(order[:number]), module
 
 
+@pytest.mark.parametrize("path", TREES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_modules_that_are_imported_by_name_are_in_lower_layers_too(path: Path) -> None:
+    module = module_of(path)
+    for node in ast.walk(TREES[path]):
+        if not (isinstance(node, ast.Call) and dotted(node.func).endswith("import_module")):
+            continue
+        text = ast.unparse(node.args[0])
+        assert not text.startswith(("'.", "__package__", "f'{__package__}")), text
+        if "__name__" in text:  # a module of the same room
+            assert path.name == "__init__.py"
+        elif PACKAGE.name in text:
+            imported = text.strip("'\"").split(".")[1]
+            assert layer_of(imported) < layer_of(module), text
+
+
 def importers_of(*roots: str) -> set[str]:
     return {
         module_of(path)
@@ -215,5 +229,6 @@ def test_only_errors_defines_exceptions() -> None:
 def test_public_names_are_those_that_init_lists_and_nothing_else() -> None:
     public = {name for name in vars(flask_executor_typed) if not name.startswith("_")}
     modules = {module_of(path) for path in TREES}
-    assert public - modules == set(flask_executor_typed.__all__)
+    exported = set(flask_executor_typed.__all__)
+    assert public - (modules - exported) == exported
     assert list(flask_executor_typed.__all__) == sorted(flask_executor_typed.__all__)

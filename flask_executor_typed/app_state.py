@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from math import inf
 from typing import Any
 from weakref import WeakSet, finalize
 
@@ -21,11 +23,12 @@ from .calls import Capacity, ExecutorStats, Limits, stats_of
 from .config import ExecutorConfig, key_of, warn_of_unknown_keys
 from .context import ContextRules
 from .errors import ExecutorClosedError
-from .futures import FutureCollection
-from .runtime.exit import Closable, close_at_exit, exit_has_begun
+from .futures import FutureCollection, FutureProxy
+from .runtime.exit import Closable, close_at_exit, drain, exit_has_begun
 from .runtime.forks import in_child
+from .runtime.threads import start_thread
 
-__all__ = ("AppState", "settings_of")
+__all__ = ("AppState", "Closed", "close_all", "drain_apart", "settings_of")
 
 
 def settings_of(app: Flask, name: str) -> ExecutorConfig:
@@ -186,3 +189,47 @@ _states: WeakSet[AppState] = WeakSet()
 def _forget_parent() -> None:
     for state in _states:
         state.forget_parent()
+
+
+# -- the end --------------------------------------------------------------------------------------
+
+Closed = list[tuple[Closable, float]]
+"""What refuses calls now, each with the seconds in which those it has accepted are to end."""
+
+
+def close_all(
+    states: Iterable[AppState], label: str, wait: bool, cancel_pending: bool, timeout: float | None
+) -> Closed:
+    """Refuse calls from now on, and return what is to be waited for here.
+
+    A thread waits for the rest, if its time is limited: what would wait for itself here, and
+    everything without ``wait``. ``None`` as ``timeout``: what the settings of each app say.
+    """
+    here: Closed = []
+    elsewhere: Closed = []
+    for state in states:
+        seconds = state.config.at_exit.timeout if timeout is None else timeout
+        for part in state.close(cancel_pending):
+            waits = wait and not part.runs_here()
+            (here if waits else elsewhere).append((part, seconds))
+    limited = [(part, seconds) for part, seconds in elsewhere if seconds < inf]
+    if limited:
+        drain_apart(limited, label, FutureProxy())
+    return here
+
+
+def drain_apart(closed: Closed, label: str, over: FutureProxy[None]) -> bool:
+    """Wait in a thread, and settle ``over`` then. ``False`` if there is no thread for it."""
+    begun = time.monotonic()
+
+    def run() -> None:
+        try:
+            drain(closed, begun)
+        finally:
+            over._succeed(None)
+
+    try:
+        start_thread(f"{label}-shutdown", run)
+    except (RuntimeError, OSError):
+        return False  # most likely the interpreter exits, and that waits by itself
+    return True
