@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 from ..futures import FutureProxy, Progress
+from ..runtime.forks import in_child
 from ..runtime.threads import start_thread
 from .pickling import Settings, Work, dump_error
 from .runner import FAILED, Runner, become_worker
@@ -89,8 +90,7 @@ class _Worker(Runner):
         self._running: tuple[int, FutureProxy[Any]] | None = None  # guarded by _lock
         self._to_cancel = 0  # the number of a call; guarded by _lock
         self._process = os.getpid()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._close_pipes)
+        in_child(self._close_pipes)
 
     def work(self) -> None:
         start_thread(f"{self._settings.name}-orders", self._take_orders)
