@@ -29,7 +29,17 @@ def demo(args: list[str]) -> None:
 def test(args: list[str]) -> None:
     """Run the tests; arguments go to pytest (test -k map)."""
     set_up("tests", "examples")
+    missing = install_services()
+    if missing and "CI" not in os.environ:  # there, their tests fail
+        print(f"The tests of {', '.join(missing)} are left out", flush=True)
+        os.environ["CI_WITHOUT"] = ",".join([*missing, os.environ.get("CI_WITHOUT", "")])
     run(PYTHON, "-m", "pytest", *args)
+
+
+def services(args: list[str]) -> None:
+    """Install what tests use and pip has not: Redis, Chromium, axe-core (on Debian, as root)."""
+    if missing := install_services():
+        sys.exit(f"dev.py: missing: {', '.join(missing)}")
 
 
 def lint(args: list[str]) -> None:
@@ -70,7 +80,16 @@ def ci(args: list[str]) -> None:
     run("bash", ".ci/run", *args)
 
 
-COMMANDS: tuple[Callable[[list[str]], None], ...] = (demo, test, lint, types, docs, bench, soak, ci)
+COMMANDS: tuple[Callable[[list[str]], None], ...] = (
+    *(demo, test, services, lint, types, docs, bench, soak, ci),
+)
+
+
+def install_services() -> list[str]:
+    """Install what the tests use beside Python packages; return the names of what is missing."""
+    from tests.helpers.services import install
+
+    return install()
 
 
 def set_up(*groups: str) -> None:
@@ -125,7 +144,7 @@ def main() -> None:
             return
     print(f"{__doc__}\nCommands:")
     for command in COMMANDS:
-        print(f"  {command.__name__:6} {command.__doc__}")
+        print(f"  {command.__name__:8} {command.__doc__}")
     sys.exit(0 if name in {"-h", "--help", "help"} else f"dev.py: no such command: {name}")
 
 
