@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterator
 
@@ -34,3 +36,9 @@ def executor(app: Flask) -> Iterator[Executor]:
     """An executor that serves ``app``; its threads end with the test."""
     with Executor(app) as executor:
         yield executor
+
+
+def pytest_sessionfinish() -> None:
+    """Fail if a free-threaded build got its GIL back, which any extension module can bring."""
+    if sysconfig.get_config_var("Py_GIL_DISABLED") and getattr(sys, "_is_gil_enabled")():  # noqa: B009  # since 3.13
+        pytest.exit("the GIL is on: a module that was imported has turned it on", returncode=1)

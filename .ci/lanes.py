@@ -1,0 +1,293 @@
+"""Run steps in two lanes, print the output of each when it ends, and sum them up.
+
+The only module that starts processes, so that all of them have ended when the run has, however it
+ends. A step begins once those that it comes after have ended, whether they passed or not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+__all__ = ("Limits", "Shell", "Skipped", "Step", "StepFailed", "Work", "run_steps")
+
+NOTHING_TO_DO = 77
+"""The exit code of a command that skips its step."""
+
+MARK = "CI_STEP"
+"""Environment variable that tells the processes of a step, wherever they go."""
+
+
+class StepFailed(Exception):  # noqa: N818  # no error of this program
+    """A command failed, took too long, or could not begin in time."""
+
+
+class Skipped(Exception):  # noqa: N818
+    """A step has nothing to do here; the message says why."""
+
+
+Work = Callable[["Shell"], None]
+"""A part of a step. Raises StepFailed or Skipped."""
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    name: str
+    work: tuple[Work, ...]
+    after: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """All in seconds."""
+
+    command: float
+    """A command that takes longer is ended."""
+    total: float
+    """What has not begun by then fails, and what runs is ended."""
+    kill_after: float = 20.0
+    """A command that is asked to end, and takes longer, is killed."""
+    heartbeat: float = 60.0
+    """Something is printed at least as often."""
+
+
+def run_steps(steps: Sequence[Step], limits: Limits, logs: Path, lanes: int = 2) -> int:
+    """Run all steps and print the summary. Return the exit code: 0 if no step failed.
+
+    The first step of the list that may begin is the next. SIGINT, SIGTERM and SIGHUP end the run.
+    Call it in the main thread, which prints; each lane is a thread.
+    """
+    processes = _Processes(limits)
+    logs.mkdir(parents=True, exist_ok=True)
+    waiting, over = list(steps), list[_Run]()
+    running: dict[Future[None], _Run] = {}
+    with _signals_raise(), ThreadPoolExecutor(lanes) as pool:
+        try:
+            while waiting or running:
+                ended = {run.step for run in over}
+                ready = [step for step in waiting if ended.issuperset(step.after)]
+                for step in ready[: lanes - len(running)]:
+                    waiting.remove(step)
+                    run = _Run(step, logs / f"{len(over) + len(running):02}.log")
+                    running[pool.submit(run, processes)] = run
+                if not running:
+                    raise ValueError(f"steps that wait for each other: {waiting}")
+                done, _ = wait(running, limits.heartbeat, FIRST_COMPLETED)
+                for future in done:
+                    over.append(running.pop(future))
+                    over[-1].show()
+                if not done:
+                    names = [f"{run.step.name} ({run.seconds} s)" for run in running.values()]
+                    print(f"\n... after {processes.age:.0f} s:", ", ".join(names), flush=True)
+        finally:
+            processes.close()
+            wait(running)
+            for run in running.values():
+                run.show()
+    print(f"\n=== Summary, after {processes.age:.0f} s", *over, sep="\n")
+    passed, failed, skipped = (
+        sum(run.outcome == outcome for run in over) for outcome in ("passed", "FAILED", "skipped")
+    )
+    print(f"\n{passed} passed, {failed} failed, {skipped} skipped", flush=True)
+    return int(failed > 0)
+
+
+@dataclass
+class _Run:
+    """One step as it runs, or has run."""
+
+    step: Step
+    log: Path
+    began: float = field(default_factory=time.monotonic)
+    ended: float | None = None
+    outcome: str = "FAILED"
+    reason: str = ""
+
+    def __call__(self, processes: _Processes) -> None:
+        """Run the step in this thread."""
+        with self.log.open("wb") as output:
+            shell = Shell(processes, output)
+            try:
+                processes.time_left()
+                for work in self.step.work:
+                    work(shell)
+                self.outcome = "passed"
+            except Skipped as skipped:
+                self.outcome, self.reason = "skipped", str(skipped)
+            except StepFailed as failed:
+                self.reason = str(failed)
+            except Exception as error:
+                self.reason = repr(error)
+            finally:
+                shell.close()
+        self.ended = time.monotonic()
+
+    @property
+    def seconds(self) -> int:
+        return int((self.ended or time.monotonic()) - self.began)
+
+    def show(self) -> None:
+        """Print the whole output."""
+        print(f"\n=== {self.step.name}", flush=True)
+        output = self.log.read_bytes()
+        sys.stdout.buffer.write(output if output.endswith(b"\n") or not output else output + b"\n")
+        print(f"--- {self.step.name}: {self.outcome} ({self.seconds} s){self._because}", flush=True)
+
+    def __str__(self) -> str:
+        return f"{self.outcome:<7} {self.seconds:>4} s  {self.step.name}{self._because}"
+
+    @property
+    def _because(self) -> str:
+        return f": {self.reason}" if self.reason else ""
+
+
+class Shell:
+    """The commands of one step. They run one after the other; their output goes to one file."""
+
+    def __init__(self, processes: _Processes, output: IO[bytes]) -> None:
+        self._processes = processes
+        self._output = output
+        self._mark = str(uuid.uuid4())
+
+    def run(
+        self,
+        *command: str | Path,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """Run a command to its end, with ``env`` added to the environment.
+
+        Raises:
+            StepFailed: it took too long, or its exit code is not 0.
+            Skipped: its exit code is 77.
+        """
+        words = [str(word) for word in command]
+        environment = {**os.environ, **(env or {}), MARK: self._mark}
+        code = self._processes.run(words, cwd, environment, self._output)
+        if code == NOTHING_TO_DO:
+            raise Skipped
+        if code:
+            raise StepFailed(f"exit code {code} from {shlex.join(words)}")
+
+    def close(self) -> None:
+        """Kill what the commands have left running."""
+        _kill_marked(self._mark)
+
+
+class _Processes:
+    """All processes that run now. Safe from any thread."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._began = time.monotonic()
+        self._lock = threading.Lock()
+        self._running: set[int] = set()  # guarded by _lock
+        self._closed = False  # guarded by _lock
+
+    @property
+    def age(self) -> float:
+        return time.monotonic() - self._began
+
+    def time_left(self) -> float:
+        """Return how many seconds a command may take that begins now."""
+        left = self._limits.total - self.age
+        if left <= 0:
+            raise StepFailed(f"out of time: {self._limits.total:.0f} s are over")
+        return min(left, self._limits.command)
+
+    def run(
+        self,
+        command: Sequence[str],
+        cwd: Path | None,
+        env: Mapping[str, str],
+        output: IO[bytes],
+    ) -> int:
+        """Run a command in a process group of its own, and return its exit code."""
+        limit = self.time_left()
+        # A process that starts before close() takes the lock is killed by it; after close() none
+        # starts.
+        with self._lock:
+            if self._closed:
+                raise StepFailed("the run was ended")
+            process = subprocess.Popen(
+                command,
+                cwd=cwd,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+            self._running.add(process.pid)
+        try:
+            return process.wait(limit)
+        except subprocess.TimeoutExpired:
+            _kill_group(process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(self._limits.kill_after)
+            raise StepFailed(f"took longer than {limit:.0f} s: {shlex.join(command)}") from None
+        finally:
+            _kill_group(process.pid, signal.SIGKILL)
+            process.wait()
+            with self._lock:
+                self._running.discard(process.pid)
+
+    def close(self) -> None:
+        """Kill what runs. The threads that wait for it go on to clean up after it."""
+        with self._lock:
+            self._closed = True
+            for pid in self._running:
+                _kill_group(pid, signal.SIGKILL)
+
+
+def _kill_group(pid: int, by: signal.Signals) -> None:
+    # Usually nothing is left of it. macOS does not permit to signal what has just been killed.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, by)
+
+
+def _kill_marked(mark: str) -> None:
+    """Kill the processes of a step that have left their group, where Linux says which they are."""
+    for _ in range(100):  # one may be forking just now
+        marked = list(_processes_with(f"{MARK}={mark}".encode()))
+        if not marked:
+            return
+        for pid in marked:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _processes_with(variable: bytes) -> Iterator[int]:
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
+            if variable in environment.read_bytes().split(b"\0"):
+                yield int(environment.parent.name)
+
+
+@contextlib.contextmanager
+def _signals_raise() -> Generator[None]:
+    """Have signals that end a program raise SystemExit in the main thread."""
+
+    def leave(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [(number, signal.signal(number, leave)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
