@@ -32,7 +32,7 @@ from typing import (
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
-from flask import Flask
+from flask import Flask, copy_current_request_context, current_app, g
 from typing_extensions import Self
 from typing_extensions import TypeVar as TypeVarWithDefault
 from werkzeug.wrappers import Response
@@ -57,6 +57,7 @@ from .context import (
 )
 from .errors import ExecutorClosedError, NoAppError
 from .futures import AsCompleted, FutureCollection, FutureKey, FutureProxy, OnDuplicate
+from .helpers import InstanceProxy, get_current_app_context, push_app_context, str2bool
 from .jobs import ExecutorJob, JobDecorator
 from .loops import LoopResource
 from .map import Window, end_after, window_of
@@ -64,7 +65,23 @@ from .options import NO_OPTIONS, carry_predicate, check_count, check_seconds
 from .runtime.exit import drain
 from .runtime.logs import log_exception
 
-__all__ = ("Executor", "ExecutorJob", "executors_of", "itself", "propagate_exceptions_callback")
+# The rest is what Flask-Executor's module of this name has, for code that imports it from here.
+__all__ = (
+    "Executor",
+    "ExecutorJob",
+    "FutureCollection",
+    "FutureProxy",
+    "InstanceProxy",
+    "copy_current_request_context",
+    "current_app",
+    "executors_of",
+    "g",
+    "get_current_app_context",
+    "itself",
+    "propagate_exceptions_callback",
+    "push_app_context",
+    "str2bool",
+)
 
 
 class _Dataclass(Protocol):

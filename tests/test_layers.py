@@ -20,6 +20,7 @@ LAYERS: tuple[set[str], ...] = (
     {"signals"},
     {"config"},
     {"context"},
+    {"helpers"},
     {"futures"},
     {"calls"},
     {"after_commit", "after_response", "loops", "options"},

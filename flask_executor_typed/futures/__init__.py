@@ -16,6 +16,10 @@ imports only from those before it:
 - collection: futures by key, a bounded number
 """
 
+from collections import OrderedDict
+from concurrent.futures import Future
+
+from ..helpers import InstanceProxy
 from .as_completed import AsCompleted
 from .chaining import following_apart
 from .collection import FutureCollection, OnDuplicate
@@ -24,12 +28,17 @@ from .progress import Progress
 from .proxy import FutureProxy, Status, wait_here_with
 from .watching import telling
 
+# Future, InstanceProxy, OrderedDict: Flask-Executor's module of this name has them, and code
+# imports Future from there.
 __all__ = (
     "AsCompleted",
+    "Future",
     "FutureCollection",
     "FutureKey",
     "FutureProxy",
+    "InstanceProxy",
     "OnDuplicate",
+    "OrderedDict",
     "Progress",
     "Status",
     "following_apart",

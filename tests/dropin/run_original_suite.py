@@ -19,7 +19,6 @@ REASONS = {
     "test_thread_executor_init": "asks for the class of the private pool; ours is our own",
     "test_process_executor_init": "asks for the class of the private pool; it starts lazily",
     "test_default_executor_init": "asks for the class of the private pool; ours is our own",
-    "test_instance_proxy": "tests an internal class of the original; there are no proxies here",
 }
 if importlib.util.find_spec("sqlalchemy") and version("sqlalchemy") >= "2":
     REASONS["test_sqlalchemy"] = "its SQL is a plain string, which only SQLAlchemy 1 executes"
@@ -29,7 +28,7 @@ ALIASES = {
     "__init__.py": "from flask_executor_typed import *",
     "executor.py": "from flask_executor_typed.executor import *",
     "futures.py": "from flask_executor_typed.futures import *",
-    "helpers.py": "InstanceProxy = object  # so that the module that tests it can be imported",
+    "helpers.py": "from flask_executor_typed.helpers import *",
 }
 
 PLUGIN = """

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import concurrent.futures
+import importlib
 import logging
 import threading
+from typing import Any
 
 import pytest
-from flask import Flask, g
+from flask import Flask, current_app, g
 
 from flask_executor_typed import Executor, NoAppError
-from flask_executor_typed.executor import ExecutorJob, propagate_exceptions_callback
-from flask_executor_typed.futures import FutureCollection, FutureProxy
+from flask_executor_typed.executor import (
+    ExecutorJob,
+    get_current_app_context,
+    propagate_exceptions_callback,
+    push_app_context,
+)
+from flask_executor_typed.futures import Future, FutureCollection, FutureProxy
+from flask_executor_typed.helpers import InstanceProxy, str2bool
 
 from ..conftest import TIMEOUT
 
@@ -29,6 +37,7 @@ def test_modules_export_the_names_that_were_imported_from_them(executor: Executo
     assert isinstance(executor.futures, FutureCollection)
     future = executor.submit(fail)
     assert isinstance(future, FutureProxy)
+    assert isinstance(future, Future)
     with pytest.raises(LookupError):
         propagate_exceptions_callback(future)
 
@@ -133,3 +142,88 @@ def test_submit_works_within_a_test_request_context(app: Flask, executor: Execut
         g.user = "me"
         future = executor.submit(lambda: g.user)
     assert future.result(TIMEOUT) == "me"
+
+
+MODULES = ["", ".executor", ".futures", ".helpers"]
+
+NOT_OURS = {
+    "contextvars": "a module of the standard library, which the original imports",
+    "copy": "a module of the standard library, which the original imports",
+    "Executor.EXECUTOR_FUTURES_MAX_LENGTH": "an executor serves many apps",
+    "Executor.EXECUTOR_MAX_WORKERS": "an executor serves many apps",
+    "Executor.EXECUTOR_PROPAGATE_EXCEPTIONS": "an executor serves many apps",
+    "Executor.EXECUTOR_PUSH_APP_CONTEXT": "an executor serves many apps",
+    "Executor.EXECUTOR_TYPE": "an executor serves many apps",
+    "Executor.app": "an executor serves many apps",
+    "Executor._make_executor": "private: there is no pool of the standard library",
+    "Executor._prepare_fn": "private: contexts are captured, not wrapped around the function",
+    "FutureCollection._check_limits": "private: add() does it",
+    "FutureProxy._executor": "private: a future carries its contexts itself",
+}
+"""Names of Flask-Executor 1.0.0 that are not here, and why."""
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_name_of_the_originals_modules_can_be_imported_from_ours(module: str) -> None:
+    original = vars(importlib.import_module(f"flask_executor{module}"))
+    ours = vars(importlib.import_module(f"flask_executor_typed{module}"))
+    names = {name for name in original if not name.startswith("__") or name == "__version__"}
+    assert names - NOT_OURS.keys() <= ours.keys()
+
+
+def test_every_attribute_of_the_originals_objects_is_one_of_ours(
+    app: Flask, executor: Executor
+) -> None:
+    import flask_executor.executor
+
+    original = flask_executor.executor.Executor(app, "original")
+    with app.test_request_context():
+        theirs = [original, original.futures, original.job(one), original.submit(one)]
+    ours = [executor, executor.futures, executor.job(one), executor.submit(one)]
+    missing: set[str] = set()
+    for old, new in zip(theirs, ours, strict=True):
+        names = {*vars(type(old)), *object.__getattribute__(old, "__dict__")}
+        own = {name for name in names if not name.startswith("__")}
+        missing |= {f"{type(new).__name__}.{name}" for name in own if not hasattr(new, name)}
+    original.shutdown()
+    assert missing == {name for name in NOT_OURS if "." in name}
+
+
+def test_instance_proxy_has_what_its_object_has_but_for_what_its_class_defines() -> None:
+    class Loud(InstanceProxy):
+        def upper(self) -> str:
+            return str(self._self.upper()) + "!"
+
+    proxy: Any = Loud("hi")
+    assert (proxy.upper(), proxy.title()) == ("HI!", "Hi")
+    assert repr(proxy) == "<Loud( 'hi' )>"
+    proxy._self = "bye"
+    assert proxy.title() == "Bye"
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = proxy.nothing
+
+
+def test_str2bool_knows_four_words() -> None:
+    assert all(map(str2bool, [True, "yes", "True", "t", 1]))
+    assert not any(map(str2bool, [False, None, "on", 2]))
+
+
+def test_push_app_context_gives_each_call_a_copy_of_g(app: Flask) -> None:
+    seen: list[tuple[str, str]] = []
+
+    def note(word: str) -> None:
+        seen.append((current_app.name, g.get("word", "") + g.user))
+        g.word = word
+
+    with app.app_context():
+        g.user = "ada"
+        wrapped = push_app_context(note)
+        g.user = "bob"
+        context = get_current_app_context()
+    assert context is not None
+    assert get_current_app_context() is None
+    for word in ("one", "two"):
+        thread = threading.Thread(target=wrapped, args=(word,))
+        thread.start()
+        thread.join(TIMEOUT)
+    assert seen == [("tests", "ada"), ("tests", "ada")]
