@@ -16,10 +16,11 @@ from weakref import WeakSet, finalize
 
 from flask import Flask
 
+from . import signals
 from .async_views.hook import AsyncViews, check_hook
 from .backends import Backend, default_max_workers, import_backend, open_backend
 from .callables import is_async_callable
-from .calls import Capacity, ExecutorStats, Limits, stats_of
+from .calls import Call, Capacity, ExecutorStats, Limits, stats_of
 from .config import ExecutorConfig, key_of, warn_of_unknown_keys
 from .context import ContextRules
 from .errors import ExecutorClosedError
@@ -27,6 +28,8 @@ from .futures import FutureCollection, FutureProxy
 from .runtime.exit import Closable, close_at_exit, drain, exit_has_begun
 from .runtime.forks import in_child
 from .runtime.threads import start_thread
+
+_hear_of_submitted = signals.receivers_of(signals.job_submitted)
 
 __all__ = ("AppState", "Closed", "close_all", "drain_apart", "settings_of")
 
@@ -84,14 +87,54 @@ class AppState:
         key, bound = key_of("max_pending", name=self.name), self.config.max_pending
         self.capacity: Capacity = Capacity(self.label, key, bound, self.max_workers)
         # Coroutines start at once and then wait, so what is bounded is how many are not done.
-        self.counts_apart: bool = bound is not None and self.config.type == "thread"
+        self._counts_apart: bool = bound is not None and self.config.type == "thread"
         self._capacity_of_loops = (
-            Capacity(self.label, key, bound) if self.counts_apart else self.capacity
+            Capacity(self.label, key, bound) if self._counts_apart else self.capacity
         )
 
-    def capacity_for(self, fn: Callable[..., object]) -> Capacity:
+    def _capacity_for(self, fn: Callable[..., object]) -> Capacity:
         """Where a call counts, if plain functions and coroutines count apart."""
         return self._capacity_of_loops if is_async_callable(fn) else self.capacity
+
+    # -- calls -----------------------------------------------------------------------------------
+
+    def submit(
+        self, call: Call[Any], block: float | None = None, *, admitted: bool = False
+    ) -> None:
+        """Send a call to the workers. There is no other way to them.
+
+        In this order: capacity, backend, signal. A call that is refused leaves no trace here.
+
+        Args:
+            call: It may be over when this returns.
+            block: Seconds to wait for room; ``None``: not at all.
+            admitted: Room was looked for before: count the call whether or not there is any.
+
+        Raises:
+            ExecutorClosedError: the executor was shut down.
+            QueueFullError: there is no room.
+            UnsupportedError: the backend cannot do what the call asks for.
+        """
+        future = call.future
+        capacity = self._capacity_for(call.fn) if self._counts_apart else self.capacity
+        announce = call.announcement(signals.job_submitted) if _hear_of_submitted else None
+        try:
+            if admitted:
+                capacity.add(future)
+            else:
+                capacity.admit(future, block)
+            (self._backend or self.backend(call.snapshot.app)).submit(call)
+        except BaseException:
+            capacity.remove(future)
+            del future  # the error's cause may keep this frame: see FutureProxy.result()
+            raise
+        if announce is not None:
+            announce()
+
+    def look_for_room(self, call: Call[Any], block: float | None) -> None:
+        """Refuse a call that is to be held while there is no room; see :meth:`submit`."""
+        capacity = self._capacity_for(call.fn) if self._counts_apart else self.capacity
+        capacity.admit(call.future, block, now=False)
 
     def stats(self) -> ExecutorStats:
         backend = self._backend

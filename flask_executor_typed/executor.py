@@ -37,7 +37,6 @@ from typing_extensions import Self
 from typing_extensions import TypeVar as TypeVarWithDefault
 from werkzeug.wrappers import Response
 
-from . import signals
 from .after_commit import SessionLike, until_commit
 from .after_response import until_response_is_over
 from .app_state import AppState, Closed, close_all, drain_apart, settings_of
@@ -106,8 +105,6 @@ A2 = TypeVar("A2")
 A3 = TypeVar("A3")
 A4 = TypeVar("A4")
 A5 = TypeVar("A5")
-
-_hear_of_submitted = signals.receivers_of(signals.job_submitted)
 
 _Captured = tuple[AppState, ContextSnapshot, Context]
 """What a call is captured with: whose it is, and where."""
@@ -323,7 +320,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             ExecutorClosedError: after :meth:`shutdown`; a ``RuntimeError``.
             QueueFullError: as many calls as ``EXECUTOR_MAX_PENDING`` allows wait; a ``queue.Full``.
         """
-        return self._start(self._capture(), fn, args, kwargs, self._options.key)
+        return self._submit(self._capture(), fn, args, kwargs, self._options.key)
 
     @overload
     def submit_stored(
@@ -491,7 +488,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             raise TypeError("future_key=None: expected a hashable value, or use submit()")
         if self._options.key is not None and self._options.key != key:
             raise TypeError(f"two keys for one call: using(key={self._options.key!r}) and {key!r}")
-        return self._start(self._capture(), fn, args, kwargs, key)
+        return self._submit(self._capture(), fn, args, kwargs, key)
 
     def _hold(
         self, hold: Hold, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -502,7 +499,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
                 "there may have begun before this response or commit, and not see what it needs; "
                 "use on_duplicate='replace' or 'error'"
             )
-        return self._start(self._capture(), fn, args, kwargs, self._options.key, hold=hold)
+        return self._submit(self._capture(), fn, args, kwargs, self._options.key, hold)
 
     def _capture(self) -> _Captured:
         """The contexts that are active now, for calls of the app that they belong to."""
@@ -518,16 +515,54 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         snapshot, variables = capture(app, state.rules, app_context)
         return state, snapshot, variables
 
-    def _start(
+    def _submit(
         self,
         captured: _Captured,
         fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         key: Any = None,
-        name: str | None = None,
         hold: Hold | None = None,
     ) -> FutureProxy[Any]:
+        """Build a call, then send it: to the workers, or to what holds it.
+
+        Returns its future, or the one that it joins under ``key``.
+        """
+        options = self._options
+        if key is None and options.on_duplicate != "error":
+            raise TypeError(f"on_duplicate={options.on_duplicate!r} needs a key: using(key=...)")
+        state = captured[0]
+        call = self._make_call(captured, fn, args, kwargs)
+        future = call.future  # the call may be over at any moment from here on
+        try:
+            if key is not None or hold is not None:
+                # The key is taken inside of the block that gives it back: a signal handler may
+                # raise anywhere.
+                joined = self._claim_or_hold(state, call, key, hold)
+                if joined is not None:
+                    return joined
+            if hold is None:
+                state.submit(call, options.block)
+        except BaseException as error:
+            if future.key is not None:  # taken
+                self.futures._forget(future)
+                future._end_cancelled()  # another thread may have joined it meanwhile
+            current = self._states[captured[1].app]
+            if isinstance(error, ExecutorClosedError) and current is not state:
+                # init_app() has put another state in its place. The right to start the call is
+                # spent, so this one is another.
+                return self._submit((current, *captured[1:]), fn, args, kwargs, key, hold)
+            raise
+        return future
+
+    def _make_call(
+        self,
+        captured: _Captured,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Call[Any]:
+        """Build a call with its future. Nothing knows of it until it is sent."""
         if not callable(fn):
             raise TypeError(
                 f"expected a function to run, got {fn!r} ({type(fn).__name__}); "
@@ -535,22 +570,12 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             )
         state, snapshot, variables = captured
         options = self._options
-        future: FutureProxy[Any] = FutureProxy(
-            options.name or name or name_of(fn), snapshot, variables
-        )
+        future: FutureProxy[Any] = FutureProxy(options.name or name_of(fn), snapshot, variables)
         for callback in self._default_done_callbacks:
             future._add_default_callback(callback)
         if state.propagates_exceptions:
             future._add_default_callback(propagate_exceptions_callback)
-        if hold is not None:
-            future._held = True
-        if key is not None:
-            joined = self.futures._claim(key, future, options.on_duplicate)
-            if joined is not None:
-                return joined
-        elif options.on_duplicate != "error":
-            raise TypeError(f"on_duplicate={options.on_duplicate!r} needs a key: using(key=...)")
-        call = Call(
+        return Call(
             fn,
             args,
             kwargs,
@@ -561,49 +586,39 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             self._without_options or self,
             state.limits if self._limits is None else state.limits_with(self._limits),
         )
-        capacity = state.capacity_for(fn) if state.counts_apart else state.capacity
-        try:
-            capacity.admit(future, options.block, hold is None)
-            if hold is not None:
-                hold(HeldCall(self, call))
-                return future
-            (state._backend or state.backend(snapshot.app)).submit(call)
-        except BaseException as error:
-            capacity.remove(future)
-            if key is not None:
-                self.futures._forget(future)
-                future._end_cancelled()  # somebody may have joined it meanwhile
-            current = self._states[snapshot.app]
-            if isinstance(error, ExecutorClosedError) and current is not state:
-                # init_app() has put another state in its place
-                moved = current, snapshot, variables
-                return self._start(moved, fn, args, kwargs, key, name, hold)
-            raise
-        if _hear_of_submitted:
-            future._announce(signals.job_submitted, snapshot, variables)
-        return future
 
-    def _hand_over(self, call: Call[Any]) -> None:
-        """Submit a call that was held. Its future gets the errors, since nobody else is there."""
-        future, snapshot, variables = call.future, call.snapshot, call.variables
+    def _claim_or_hold(
+        self, state: AppState, call: Call[Any], key: Any, hold: Hold | None
+    ) -> FutureProxy[Any] | None:
+        """Take the key of a call, and give the call to what holds it. Returns a future to join."""
+        call.future._held = hold is not None
+        if key is not None:
+            joined = self.futures._claim(key, call.future, self._options.on_duplicate)
+            if joined is not None:
+                return joined
+        if hold is not None:
+            state.look_for_room(call, self._options.block)
+            hold(HeldCall(self, call))
+        return None
+
+    def _release(self, call: Call[Any]) -> None:
+        """Submit a call that was held. Its future gets the errors: there is no caller to raise to.
+
+        Whether or not there is room: the call was accepted when it was held.
+        """
+        future, snapshot = call.future, call.snapshot
         future._held = False
         try:
             state = self._states.get(snapshot.app)
             if state is None:  # the app is garbage, together with its last response
                 raise ExecutorClosedError(self._label)
-            backend = state.backend(snapshot.app)
-            capacity = state.capacity_for(call.fn) if state.counts_apart else state.capacity
-            capacity.add(future)  # whether or not there is room: it was accepted
-            backend.submit(call)
+            state.submit(call, admitted=True)
         except Exception as error:
             log_exception(snapshot.app.logger, "background job %r could not be submitted", future)
             # Frames that the error went through refer to the future, or to the call and so to the
             # future. With what follows they are no cycle, which only the collector would end.
             call._let_go()
             future._fail(error.with_traceback(None))
-        else:
-            if _hear_of_submitted:
-                future._announce(signals.job_submitted, snapshot, variables)
         finally:
             del future  # see FutureProxy.result()
 
@@ -944,10 +959,11 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         check_count("chunksize", chunksize)
         if buffersize is not None:
             check_count("buffersize", buffersize)
-        captured, no_kwargs, name = self._capture(), dict[str, Any](), name_of(fn)
+        captured, no_kwargs = self._capture(), dict[str, Any]()
+        named = self if chunksize == 1 or self._options.name else self.using(name=name_of(fn))
 
         def submit(fn: Callable[..., Any], args: tuple[Any, ...]) -> FutureProxy[Any]:
-            return self._start(captured, fn, args, no_kwargs, None, name)
+            return named._submit(captured, fn, args, no_kwargs)
 
         return window_of(submit, fn, iterables, chunksize, buffersize)
 

@@ -12,8 +12,9 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextvars import Context
+from functools import partial
 from math import inf
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from .. import signals
 from ..context import ContextSnapshot, PushedContexts, PushedInTask, running_call
@@ -22,6 +23,9 @@ from ..futures import FutureProxy
 from ..runtime.logs import log_exception
 from ..runtime.loop_inbox import LoopInbox
 from .limits import Deadline, Limits
+
+if TYPE_CHECKING:
+    from blinker import NamedSignal
 
 __all__ = ("Call", "LoopServices", "can_be_awaited", "is_of_another_call")
 
@@ -135,6 +139,10 @@ class Call(Generic[R]):
         """The task that runs the call, on a loop; read and written by the loop's thread alone."""
         self.inbox: LoopInbox | None = None
         """Of the loop that runs the call, or is to: through it ``cancel()`` stops the coroutine."""
+
+    def announcement(self, signal: NamedSignal) -> Callable[[], None]:
+        """Return what sends a signal of the call, which may be over by then."""
+        return partial(self.future._announce, signal, self.snapshot, self.variables)
 
     def is_of(self, executor: object) -> bool:
         """Whether ``executor`` accepted the call, and it is not over."""

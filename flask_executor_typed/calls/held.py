@@ -19,7 +19,7 @@ class Submitter(Protocol):
 
     futures: FutureCollection[Any]
 
-    def _hand_over(self, call: Call[Any]) -> None: ...
+    def _release(self, call: Call[Any]) -> None: ...
 
 
 class HeldCall:
@@ -34,7 +34,7 @@ class HeldCall:
     def submit(self) -> None:
         """Hand the call to the workers, unless it was cancelled. Raises nothing."""
         if not self._call.future.done():
-            self._submitter._hand_over(self._call)
+            self._submitter._release(self._call)
 
     def drop(self) -> None:
         """Cancel the call and free its key."""

@@ -89,9 +89,9 @@ class FutureCollection(Generic[T]):
                 if on_duplicate == "join" and not (held or forked or kept.done()):
                     return _as_proxy(kept)
                 del self._futures[key]
-            self._futures[key] = future
             if isinstance(future, FutureProxy):
-                future.key = key
+                future.key = key  # first: what is interrupted from here on can be undone by it
+            self._futures[key] = future
             while self.max_length is not None and len(self._futures) > self.max_length:
                 finished = (
                     k for k, kept in self._futures.items() if kept.done() and kept is not future
