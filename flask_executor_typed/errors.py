@@ -6,8 +6,13 @@ builtin that a caller would expect, keeps its facts as attributes, and survives 
 
 from __future__ import annotations
 
+import builtins
+import functools
 import queue
-from concurrent.futures import BrokenExecutor
+import sys
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, CancelledError
+from typing import Any
 
 __all__ = (
     "BodyNotReadError",
@@ -19,6 +24,8 @@ __all__ = (
     "ForkedFutureError",
     "GreenThreadsError",
     "JobAbandonedError",
+    "JobExpiredError",
+    "JobFailedError",
     "JobLostError",
     "JobTimeoutError",
     "NestedProcessError",
@@ -29,10 +36,15 @@ __all__ = (
     "OutsideLoopError",
     "QueueFullError",
     "RemoteTracebackError",
+    "ResultNotSharedError",
+    "SignatureError",
+    "StoreError",
     "UnpicklableError",
+    "UnstorableError",
     "UnsupportedError",
     "UploadsLeftBehindError",
     "WorkerError",
+    "job_failed",
 )
 
 
@@ -164,18 +176,107 @@ class ForkedFutureError(ExecutorError, RuntimeError):
 
 
 class JobLostError(ExecutorError, BrokenExecutor):
-    """The worker process of a call ended while it ran: killed, say, or out of memory.
+    """The process that was to run a call, or ran it, has ended: killed, say, or out of memory.
 
-    Nobody knows how far the call had come. It is not run again, unless it was given retries.
+    How far the call got is unknown. It is not run again, unless it was given retries.
     """
 
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(name, reason)
+    def __init__(self, name: str, reason: str, begun: bool | None = None) -> None:
+        super().__init__(name, reason, begun)
         self.name: str = name
         self.reason: str = reason
+        self.begun: bool | None = begun
+        """Whether the call had started; ``None`` if that is unknown too."""
 
     def __str__(self) -> str:
         return f"{self.name} is lost: {self.reason}"
+
+
+class JobExpiredError(ExecutorError, TimeoutError):
+    """A call was not started before its ``expires``, and never will be."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name: str = name
+
+    def __str__(self) -> str:
+        return f"{self.name} expired: no worker started it in time"
+
+
+class JobFailedError(ExecutorError, RuntimeError):
+    """A job raised an exception in another process.
+
+    If that exception's class exists here, what is raised is also an instance of that class, so
+    ``except ValueError:`` works in every process, and its text is the exception's own. Only the
+    type, the message and the traceback travel: other attributes of the exception are missing.
+    """
+
+    name: str
+    type: str
+    """The exception's class, such as ``"ValueError"`` or ``"myapp.errors.PaymentError"``."""
+    message: str
+    traceback: str
+
+    def __init__(self, name: str, type_name: str, message: str, traceback: str) -> None:
+        # Not super(): the next class may be the exception's own, with other parameters.
+        Exception.__init__(self, name, type_name, message, traceback)
+        # Nor by assignment: it may have properties of these names, as Werkzeug's exceptions do.
+        vars(self).update(zip(_FACTS, self.args, strict=True))
+        self.__cause__ = RemoteTracebackError(traceback)
+
+    def __str__(self) -> str:
+        if type(self) is not JobFailedError:
+            return self.message
+        return f"{self.name} failed with {self.type}: {self.message}"
+
+    def __reduce__(self) -> tuple[Callable[..., JobFailedError], tuple[Any, ...], dict[str, Any]]:
+        others = {name: value for name, value in vars(self).items() if name not in _FACTS}
+        return job_failed, self.args, others
+
+
+_FACTS = ("name", "type", "message", "traceback")
+
+
+def job_failed(name: str, type_name: str, message: str, traceback: str) -> JobFailedError:
+    """Return a ``JobFailedError`` that can be caught as the class called ``type_name``."""
+    known = _loaded_class(type_name)
+    if known is not None:
+        try:
+            return _catchable_as(known)(name, type_name, message, traceback)
+        except Exception:  # noqa: S110  # a class may refuse to be derived from, or made like this
+            pass
+    return JobFailedError(name, type_name, message, traceback)
+
+
+def _loaded_class(type_name: str) -> type[Exception] | None:
+    """Return the exception class of that name, without importing or running anything."""
+    *modules, name = type_name.split(".")
+    parts = [*(modules or ["builtins"]), name]
+    found: Any = None
+    for length in range(len(parts) - 1, 0, -1):  # of "module.Outer.Inner" the module comes first
+        found = sys.modules.get(".".join(parts[:length]))
+        if found is not None:
+            for part in parts[length:]:
+                # Not getattr(found, part), which would run the __getattr__ of a user's module.
+                found = getattr(found, "__dict__", {}).get(part)
+            break
+    is_known = isinstance(found, type) and issubclass(found, Exception)
+    return found if is_known and not issubclass(found, _NEVER_RAISED_AS) else None
+
+
+_NEVER_RAISED_AS = (
+    JobFailedError,
+    CancelledError,
+    StopIteration,  # a generator or coroutine that raised it would raise something else
+    StopAsyncIteration,
+    getattr(builtins, "BaseExceptionGroup", JobFailedError),  # its parts do not travel
+)
+
+
+@functools.lru_cache(maxsize=256)
+def _catchable_as(known: type[Exception]) -> type[JobFailedError]:
+    name = f"{JobFailedError.__name__}[{known.__name__}]"
+    return type(name, (JobFailedError, known), {"__module__": __name__, "__doc__": known.__doc__})
 
 
 class DeadlockError(ExecutorError, RuntimeError):
@@ -324,6 +425,65 @@ class OutsideLoopError(ExecutorError, RuntimeError):
         return (
             f"what {self.name}() opens belongs to a loop of an executor, and this is another loop; "
             "use it in an async job, or in an async view with EXECUTOR_ASYNC_VIEWS=True"
+        )
+
+
+class StoreError(ExecutorError, RuntimeError):
+    """The store of job records cannot be used now: it is locked, down, full or damaged."""
+
+    def __init__(self, store: str, reason: str) -> None:
+        super().__init__(store, reason)
+        self.store: str = store
+        """``EXECUTOR_STORE``, without a password."""
+        self.reason: str = reason
+
+    def __str__(self) -> str:
+        return f"the job store {self.store} cannot be used: {self.reason}"
+
+
+class UnstorableError(StoreError):
+    """The store works, but refuses the content of a record."""
+
+
+class ResultNotSharedError(ExecutorError, LookupError):
+    """A job succeeded, and its result is not in the store."""
+
+    def __init__(self, name: str, state: str, type_name: str) -> None:
+        super().__init__(name, state, type_name)
+        self.name: str = name
+        self.state: str = state
+        """The record's ``result_state``."""
+        self.type: str = type_name
+        """The class of the result."""
+
+    def __str__(self) -> str:
+        result = f"{self.name} succeeded, but its result ({self.type or 'unknown type'})"
+        if self.state == "local":
+            return (
+                f"{result} stays in the process that ran it, since it is not plain data; return "
+                "plain data, or set EXECUTOR_STORE_RESULTS='pickle'"
+            )
+        if self.state == "too_large":
+            return (
+                f"{result} is larger than EXECUTOR_STORE_MAX_RESULT_BYTES; write it to a file, "
+                "say, and return its name"
+            )
+        return f"{result} is no longer kept; see EXECUTOR_STORE_MAX_BYTES"
+
+
+class SignatureError(ExecutorError, ValueError):
+    """Signed data was changed, belongs to another job, or was signed with another key."""
+
+    def __init__(self, kind: str, job_id: str) -> None:
+        super().__init__(kind, job_id)
+        self.kind: str = kind
+        """What was signed: a ``"result"``, say."""
+        self.job_id: str = job_id
+
+    def __str__(self) -> str:
+        return (
+            f"the signature of the {self.kind} of job {self.job_id} is wrong, so it is not read; "
+            "every process needs the same EXECUTOR_SIGNING_KEY, or SECRET_KEY"
         )
 
 
