@@ -239,7 +239,7 @@ _FACTS = ("name", "type", "message", "traceback")
 
 def job_failed(name: str, type_name: str, message: str, traceback: str) -> JobFailedError:
     """Return a ``JobFailedError`` that can be caught as the class called ``type_name``."""
-    known = _loaded_class(type_name)
+    known: Any = _loaded_class(type_name)
     if known is not None:
         try:
             return _catchable_as(known)(name, type_name, message, traceback)
@@ -260,8 +260,8 @@ def _loaded_class(type_name: str) -> type[Exception] | None:
                 # Not getattr(found, part), which would run the __getattr__ of a user's module.
                 found = getattr(found, "__dict__", {}).get(part)
             break
-    is_known = isinstance(found, type) and issubclass(found, Exception)
-    return found if is_known and not issubclass(found, _NEVER_RAISED_AS) else None
+    kind: type = found if isinstance(found, type) else object
+    return kind if issubclass(kind, Exception) and not issubclass(kind, _NEVER_RAISED_AS) else None
 
 
 _NEVER_RAISED_AS = (
@@ -274,7 +274,7 @@ _NEVER_RAISED_AS = (
 
 
 @functools.lru_cache(maxsize=256)
-def _catchable_as(known: type[Exception]) -> type[JobFailedError]:
+def _catchable_as(known: Any) -> type[JobFailedError]:
     name = f"{JobFailedError.__name__}[{known.__name__}]"
     return type(name, (JobFailedError, known), {"__module__": __name__, "__doc__": known.__doc__})
 

@@ -55,7 +55,8 @@ class JobSigner:
         return pickle.loads(self.open(signed, kind=kind, job_id=job_id))  # noqa: S301  # signed
 
     def _signer(self, kind: str) -> Signer:
-        return Signer(self._keys, salt=f"flask_executor_typed.{kind}", digest_method=hashlib.sha256)
+        keys: Any = self._keys  # of both types, whatever Signer's annotation says
+        return Signer(keys, salt=f"flask_executor_typed.{kind}", digest_method=hashlib.sha256)
 
 
 def _bound(content: bytes, job_id: str) -> bytes:
