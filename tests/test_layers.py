@@ -17,12 +17,12 @@ PACKAGE = Path(flask_executor_typed.__file__).parent
 LAYERS: tuple[set[str], ...] = (
     {"callables", "cli", "errors"},
     {"runtime"},
-    {"signals"},
+    {"signals", "signing"},
     {"config"},
     {"context"},
     {"helpers"},
     {"futures"},
-    {"calls"},
+    {"calls", "stores"},
     {"after_commit", "after_response", "loops", "options"},
     {"async_views", "backends", "jobs", "map"},
     {"app_state"},
@@ -187,8 +187,12 @@ def test_only_backends_makes_pools() -> None:
     assert importers_of("multiprocessing", "concurrent.futures.process") <= {"backends"}
 
 
-def test_only_backends_unpickles() -> None:
-    assert importers_of("pickle", "marshal", "shelve") == {"backends"}
+def test_only_backends_and_signing_unpickle() -> None:
+    assert importers_of("pickle", "marshal", "shelve") == {"backends", "signing"}
+
+
+def test_only_stores_talk_to_databases() -> None:
+    assert importers_of("sqlite3", "redis") == {"stores"}
 
 
 def test_only_after_commit_imports_sqlalchemy() -> None:

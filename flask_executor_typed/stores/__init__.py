@@ -1,0 +1,94 @@
+"""Job records that every server process can read.
+
+The only package that talks to SQLite. Its modules, of which each imports only from those
+before it:
+
+- encoding: keys, results and failures as text and bytes
+- records: a record as users read it, and as stores keep it
+- protocol: the operations of a store
+- memory, sqlite: the stores
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
+
+from ..errors import ConfigError
+from .protocol import Store
+from .records import CancelAnswer, JobError, JobRecord, JobStatus, ResultState
+
+if TYPE_CHECKING:
+    from .sqlite import SqliteStore
+
+__all__ = (
+    "CancelAnswer",
+    "JobError",
+    "JobRecord",
+    "JobStatus",
+    "ResultState",
+    "Store",
+    "open_store",
+    "without_password",
+)
+
+_EXPECTED = "'sqlite:///jobs.db' (in the instance folder), 'sqlite:////absolute/path.db', or None"
+
+
+def open_store(key: str, url: str, *, instance_path: str) -> tuple[Store, str | None]:
+    """Return the store at ``url``, and the ``?space=`` that its query names.
+
+    Connects to nothing. The instance folder is created if the store is a file in it.
+
+    Args:
+        key: The setting that holds ``url``, for errors.
+        url: The store's address.
+        instance_path: The folder that relative paths start from.
+
+    Raises:
+        ConfigError: there is no such kind of store, its folder does not exist, or the library that
+            it needs is not installed.
+    """
+    shown = without_password(url)
+    try:
+        parts = urlsplit(url)
+        query = parse_qs(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    except ValueError:
+        raise ConfigError(key, shown, _EXPECTED) from None
+    space = query.pop("space", [None])[-1]
+    if space == "":
+        raise ConfigError(key, shown, "a name after '?space='")
+    if parts.scheme == "sqlite":
+        return _open_sqlite(key, url, shown, query, instance_path), space
+    raise ConfigError(key, shown, _EXPECTED)
+
+
+def _open_sqlite(
+    key: str, url: str, shown: str, query: dict[str, list[str]], instance_path: str
+) -> SqliteStore:
+    server, _, name = url.partition("://")[2].partition("?")[0].partition("/")
+    if query:
+        raise ConfigError(key, shown, "no option but '?space=name'")
+    if server:
+        raise ConfigError(key, shown, "three slashes before the path, or four if that is absolute")
+    if name in {"", ":memory:"}:
+        raise ConfigError(
+            key, shown, "a file, since processes do not share memory: 'sqlite:///jobs.db'"
+        )
+    path = Path(instance_path, name)  # of an absolute name, that alone
+    if not Path(name).is_absolute():
+        Path(instance_path).mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        raise ConfigError(key, shown, f"a file in a folder that exists, unlike {path.parent}")
+    if path.is_dir():
+        raise ConfigError(key, shown, "a file; this is a folder")
+    from .sqlite import SqliteStore
+
+    return SqliteStore(path)
+
+
+def without_password(url: str) -> str:
+    """Return a store's URL for people: what may hold a secret is left out."""
+    return re.sub(r"://.*@", "://***@", url.partition("?")[0])

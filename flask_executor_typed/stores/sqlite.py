@@ -1,0 +1,775 @@
+"""A store in a file of SQLite, for the processes of one machine.
+
+Two connections for each process: one writes and one reads, each under a lock. A connection for each
+thread would never be closed on servers that start a thread for each request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Collection, Generator, Hashable, Iterable, Sequence
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+from weakref import WeakSet
+
+from ..errors import StoreError, UnstorableError
+from ..futures import OnDuplicate
+from ..runtime.forks import around_fork
+from .protocol import Burial, Listener, Owner, Pulse, Query
+from .records import COLUMNS, EXPIRED, LOST, NOT_IN_TIME, Row
+
+__all__ = ("SqliteStore",)
+
+_HURRIED = 0.25  # seconds that a request may wait for another process's transaction
+_PATIENT = 5.0  # for threads in the background: SQLite's waiting is not fair
+_TOMBSTONE = 86400.0  # seconds for which a dead process is remembered
+_LOOK_AT_FILE = 1.0  # seconds; whether the file is still the one that is open
+_COMMITS = 500  # after so many of ours the WAL is copied into the database
+_STEP_BYTES = 16 * 2**20  # of results that one step of a purge removes: freeing pages takes time
+
+# Below this version a checkpoint that overlaps a commit of another connection may corrupt the
+# database (https://sqlite.org/wal.html#walresetbug). There we make checkpoints ourselves, while
+# our writing connection holds the write lock, so that no commit can happen meanwhile.
+_CHECKPOINTS_ARE_SAFE = sqlite3.sqlite_version_info >= (3, 51, 3)
+
+
+# -- the tables ------------------------------------------------------------------------------------
+
+# 1 is the major version: releases that cannot share a table use another one in the same file. A
+# column that a release adds needs a default, since older releases go on inserting without it.
+_JOB_COLUMNS = {
+    "id": "TEXT NOT NULL UNIQUE",
+    "space": "TEXT NOT NULL",
+    "executor": "TEXT NOT NULL",
+    "name": "TEXT NOT NULL",
+    "kind": "TEXT NOT NULL DEFAULT 'call'",
+    "key": "TEXT",
+    "owner": "TEXT",
+    "server": "TEXT NOT NULL DEFAULT ''",
+    "status": "TEXT NOT NULL DEFAULT 'pending'",
+    "step": "INTEGER NOT NULL DEFAULT 0",
+    "version": "INTEGER NOT NULL DEFAULT 1",
+    "attempts": "INTEGER NOT NULL DEFAULT 1",
+    "retries": "INTEGER NOT NULL DEFAULT 0",
+    "submitted": "REAL NOT NULL",
+    "started": "REAL",
+    "finished": "REAL",
+    "expires": "REAL",
+    "progress_done": "REAL",
+    "progress_total": "REAL",
+    "progress_message": "TEXT",
+    "error_type": "TEXT",
+    "error_message": "TEXT",
+    "error_traceback": "TEXT",
+    "problem": "TEXT",
+    "result_state": "TEXT NOT NULL DEFAULT 'absent'",
+    "result_type": "TEXT",
+    "result_size": "INTEGER NOT NULL DEFAULT 0",
+    "user": "TEXT",
+    "labels": "TEXT NOT NULL DEFAULT '{}'",
+    "held": "INTEGER NOT NULL DEFAULT 0",
+    "cancel": "INTEGER NOT NULL DEFAULT 0",
+    "listed": "INTEGER NOT NULL DEFAULT 1",
+    "token": "BLOB",
+    "route": "TEXT",
+    "is_async": "INTEGER NOT NULL DEFAULT 0",
+    "log_tail": "TEXT",
+    "result": "BLOB",
+}
+
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS fet1_jobs (seq INTEGER PRIMARY KEY AUTOINCREMENT, "
+    + ", ".join(f"{name} {kind}" for name, kind in _JOB_COLUMNS.items())
+    + ")",
+    "CREATE INDEX IF NOT EXISTS fet1_jobs_by_user ON fet1_jobs (space, user, seq)",
+    "CREATE INDEX IF NOT EXISTS fet1_jobs_open ON fet1_jobs (owner) WHERE finished IS NULL",
+    (
+        "CREATE INDEX IF NOT EXISTS fet1_jobs_expiring ON fet1_jobs (space, expires)"
+        " WHERE expires IS NOT NULL AND finished IS NULL"
+    ),
+    (
+        "CREATE INDEX IF NOT EXISTS fet1_jobs_done ON fet1_jobs (space, finished, result_size)"
+        " WHERE finished IS NOT NULL AND listed = 1"
+    ),
+    (
+        "CREATE TABLE IF NOT EXISTS fet1_owners (id TEXT PRIMARY KEY, host TEXT NOT NULL,"
+        " pid INTEGER NOT NULL, born TEXT NOT NULL, server TEXT NOT NULL, beats INTEGER NOT NULL,"
+        " dead INTEGER NOT NULL, seen REAL NOT NULL) WITHOUT ROWID"
+    ),
+    (
+        "CREATE TABLE IF NOT EXISTS fet1_keys (space TEXT, key TEXT, job TEXT NOT NULL,"
+        " PRIMARY KEY (space, key)) WITHOUT ROWID"
+    ),
+    "CREATE TABLE IF NOT EXISTS fet1_untold (job TEXT PRIMARY KEY) WITHOUT ROWID",
+    (
+        "CREATE TABLE IF NOT EXISTS fet1_pieces (job TEXT, number INTEGER, data BLOB NOT NULL,"
+        " PRIMARY KEY (job, number))"
+    ),
+)
+
+_READ = tuple(name for name in COLUMNS if name != "result")
+_KEPT_BY_THE_STORE = {"id", "version", "cancel", "key", "submitted"}
+
+_SELECT = f"SELECT {', '.join(_READ)} FROM fet1_jobs"
+_SELECT_ALL = f"SELECT {', '.join(COLUMNS)} FROM fet1_jobs"
+_INSERT = f"INSERT INTO fet1_jobs ({', '.join(COLUMNS)}) VALUES ({', '.join('?' for _ in COLUMNS)})"
+_UPSERT = (
+    _INSERT
+    + " ON CONFLICT (id) DO UPDATE SET version = version + 1, "
+    + ", ".join(f"{name} = excluded.{name}" for name in COLUMNS if name not in _KEPT_BY_THE_STORE)
+    + " WHERE owner IS excluded.owner AND finished IS NULL AND step < excluded.step"
+)
+_FIND = (
+    "SELECT " + ", ".join(f"j.{name}" for name in _READ) + " FROM fet1_keys AS k"
+    " JOIN fet1_jobs AS j ON j.id = k.job WHERE k.space = ? AND k.key = ?"
+)
+_DONE = "FROM fet1_jobs WHERE space = ? AND finished IS NOT NULL AND listed = 1"
+
+_values_of = attrgetter(*COLUMNS)
+
+_OF_CONTENT = (
+    sqlite3.DataError,
+    sqlite3.IntegrityError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    OverflowError,
+    UnicodeEncodeError,
+)
+"""What is raised for a value that cannot be stored, and for nothing else here."""
+
+
+def _row(names: Sequence[str], values: Sequence[Any]) -> Row:
+    return Row(**dict(zip(names, values, strict=True)))
+
+
+# -- connections -----------------------------------------------------------------------------------
+
+
+class _Handle:
+    """A connection that is opened when it is needed, and the lock under which it is used."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        # What follows is guarded by the lock.
+        self.connection: sqlite3.Connection | None = None
+        self.file: tuple[int, int] | None = None  # that the connection has open
+        self.next_look = 0.0  # at the file that has its name
+        self.busy_timeout = 0
+
+    def close(self) -> None:
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+
+
+class SqliteStore:
+    """Implements :class:`Store`."""
+
+    listens = False
+
+    def __init__(self, path: Path) -> None:
+        self.url = f"sqlite:///{path}"
+        self._path = path
+        self._writer = _Handle()
+        self._reader = _Handle()  # its lock is taken after the writer's, never before
+        self._process = os.getpid()
+        self._commits = 0  # since the last checkpoint; guarded by the writer's lock
+        self._opened = itertools.count()  # readers, so far
+        self._reader_number = 0  # guarded by the reader's lock
+        _stores.add(self)
+
+    @contextlib.contextmanager
+    def _using(self, handle: _Handle, seconds: float) -> Generator[sqlite3.Connection, None, None]:
+        """Give the connection of ``handle`` to this thread alone.
+
+        Whatever SQLite raises becomes a :exc:`StoreError`. After one that may last, such as a
+        damaged file, the next use opens the file again.
+        """
+        if self._process != os.getpid():
+            raise self._error(
+                "this process was forked without Python's fork hooks, and a connection that was "
+                "open then cannot be used; with uWSGI, set lazy-apps"
+            )
+        end = time.monotonic() + seconds
+        if not handle.lock.acquire(timeout=seconds):
+            raise self._error("database is locked by another thread")
+        try:
+            yield self._connection_of(handle, end)
+        except _OF_CONTENT as error:
+            raise UnstorableError(self.url, str(error)) from error
+        except (sqlite3.Error, OSError) as error:
+            if "locked" not in str(error):
+                handle.close()
+            raise self._error(str(error)) from error
+        finally:
+            handle.lock.release()
+
+    def _error(self, reason: str) -> StoreError:
+        return StoreError(self.url, reason)
+
+    def _connection_of(self, handle: _Handle, end: float) -> sqlite3.Connection:
+        now = time.monotonic()
+        milliseconds = round(max(0.0, end - now) * 100) * 10  # coarse: it is mostly what it was
+        if handle.connection is not None and now >= handle.next_look:
+            handle.next_look = now + _LOOK_AT_FILE
+            if handle.file != _identity_of(self._path):  # replaced, or removed
+                handle.close()
+        if handle.connection is None:
+            handle.connection = self._connect(milliseconds)
+            handle.file = _identity_of(self._path)
+            handle.busy_timeout = milliseconds
+            if handle is self._reader:
+                self._reader_number = next(self._opened)
+        elif handle.busy_timeout != milliseconds:
+            handle.connection.execute(f"PRAGMA busy_timeout = {milliseconds}")
+            handle.busy_timeout = milliseconds
+        return handle.connection
+
+    def _connect(self, milliseconds: int) -> sqlite3.Connection:
+        # Before SQLite sees it, so that nobody else can read it, nor what is written beside it.
+        # Never open a file that exists: closing it would take away SQLite's locks on it.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        connection = sqlite3.connect(
+            f"{self._path.as_uri()}?mode=rw",
+            uri=True,
+            timeout=milliseconds / 1000,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            if not _CHECKPOINTS_ARE_SAFE:
+                connection.execute("PRAGMA wal_autocheckpoint = 0")
+            if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+                connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            self._make_tables(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    @staticmethod
+    def _make_tables(connection: sqlite3.Connection) -> None:
+        have = {name for _, name, *_ in connection.execute("PRAGMA table_info (fet1_jobs)")}
+        if have.issuperset(_JOB_COLUMNS):
+            return
+        connection.execute("BEGIN IMMEDIATE")  # of two processes that come here, one waits
+        try:
+            for statement in _SCHEMA:
+                connection.execute(statement)
+            have = {name for _, name, *_ in connection.execute("PRAGMA table_info (fet1_jobs)")}
+            for name, kind in _JOB_COLUMNS.items():
+                if name not in have:  # an older release made the table
+                    connection.execute(f"ALTER TABLE fet1_jobs ADD COLUMN {name} {kind}")
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+
+    @contextlib.contextmanager
+    def _writing(self, *, patient: bool = False) -> Generator[sqlite3.Connection, None, None]:
+        """One transaction, which no other connection's writing can interrupt."""
+        with self._using(self._writer, _PATIENT if patient else _HURRIED) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+                self._commits += 1
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    def _reading(self) -> contextlib.AbstractContextManager[sqlite3.Connection]:
+        return self._using(self._reader, _HURRIED)
+
+    def _checkpoint(self) -> None:
+        if _CHECKPOINTS_ARE_SAFE or self._commits < _COMMITS:
+            return
+        with self._writing(patient=True), self._using(self._reader, _PATIENT) as connection:
+            connection.execute("PRAGMA wal_checkpoint (PASSIVE)").fetchone()
+        self._commits = 0
+
+    # -- processes -------------------------------------------------------------------------------
+
+    def register(self, owner: Owner) -> None:
+        with self._writing() as connection:
+            connection.execute(
+                "INSERT OR IGNORE INTO fet1_owners (id, host, pid, born, server, beats, dead, seen)"
+                " VALUES (?, ?, ?, ?, ?, 0, 0, ?)",
+                (owner.id, owner.host, owner.pid, owner.born, owner.server, time.time()),
+            )
+
+    def beat(self, owner_id: str) -> Pulse:
+        with self._using(self._writer, _PATIENT) as connection:
+            beaten = connection.execute(
+                "UPDATE fet1_owners SET beats = beats + 1, seen = ? WHERE id = ? AND dead = 0",
+                (time.time(), owner_id),
+            )
+            if beaten.rowcount:
+                return "ok"
+            known = "SELECT 1 FROM fet1_owners WHERE id = ?"
+            return "dead" if connection.execute(known, (owner_id,)).fetchone() else "gone"
+
+    def retire(self, owner_id: str) -> bool:
+        with self._writing() as connection:
+            removed = connection.execute(
+                "DELETE FROM fet1_owners WHERE id = ? AND NOT EXISTS"
+                " (SELECT 1 FROM fet1_jobs WHERE owner = ? AND finished IS NULL)",
+                (owner_id, owner_id),
+            )
+            return bool(removed.rowcount)
+
+    def owners(self) -> list[Owner]:
+        with self._reading() as connection:
+            found = connection.execute(
+                "SELECT id, host, pid, born, server, beats, dead FROM fet1_owners"
+            )
+            known = {
+                each[0]: Owner(
+                    id=each[0],
+                    host=each[1],
+                    pid=each[2],
+                    born=each[3],
+                    server=each[4],
+                    beats=each[5],
+                    dead=bool(each[6]),
+                )
+                for each in found
+            }
+            of_open = connection.execute(
+                "SELECT DISTINCT owner FROM fet1_jobs WHERE owner IS NOT NULL AND finished IS NULL"
+            ).fetchall()
+        living = [owner for owner in known.values() if not owner.dead]
+        others = sorted({each for (each,) in of_open} - {owner.id for owner in living})
+        return living + [
+            known.get(each, Owner(id=each, host="", pid=0, born="")) for each in others
+        ]
+
+    def bury(self, owner_id: str, reason: str, now: float, *, patient: bool = False) -> Burial:
+        with self._writing(patient=patient) as connection:
+            connection.execute(
+                "INSERT OR IGNORE INTO fet1_owners (id, host, pid, born, server, beats, dead, seen)"
+                " VALUES (?, '', 0, '', '', 0, 1, ?)",
+                (owner_id, now),
+            )
+            connection.execute(
+                "UPDATE fet1_owners SET dead = 1, seen = ? WHERE id = ?", (now, owner_id)
+            )
+            connection.execute(
+                "DELETE FROM fet1_owners WHERE dead = 1 AND seen < ?", (now - _TOMBSTONE,)
+            )
+            return _bury(connection, "owner = ?", (owner_id,), reason, now)
+
+    def lose(self, job_id: str, owner_id: str, reason: str, now: float) -> Burial:
+        with self._writing() as connection:
+            return _bury(connection, "id = ? AND owner = ?", (job_id, owner_id), reason, now)
+
+    def untold(self, space: str) -> list[str]:
+        with self._reading() as connection:
+            return _first_of(
+                connection.execute(
+                    "SELECT u.job FROM fet1_untold AS u JOIN fet1_jobs AS j ON j.id = u.job"
+                    " WHERE j.space = ? ORDER BY j.seq",
+                    (space,),
+                )
+            )
+
+    def tell(self, job_id: str) -> bool:
+        with self._writing() as connection:
+            told = connection.execute("DELETE FROM fet1_untold WHERE job = ?", (job_id,))
+            return bool(told.rowcount)
+
+    # -- records that a process writes of its own jobs -------------------------------------------
+
+    def write(self, rows: Sequence[Row], *, patient: bool = False) -> list[str]:
+        refused: list[str] = []
+        with self._writing(patient=patient) as connection:
+            for row in rows:
+                if row.key is not None and not _exists(connection, row.id):
+                    connection.execute(
+                        "DELETE FROM fet1_keys WHERE space = ? AND key = ? AND NOT EXISTS"
+                        " (SELECT 1 FROM fet1_jobs WHERE id = job)",
+                        (row.space, row.key),
+                    )
+                    connection.execute(
+                        "INSERT OR IGNORE INTO fet1_keys (space, key, job) VALUES (?, ?, ?)",
+                        (row.space, row.key, row.id),
+                    )
+                if not connection.execute(_UPSERT, _values_of(row)).rowcount:
+                    refused.append(row.id)
+        if patient:
+            self._checkpoint()
+        return refused
+
+    def claim(self, row: Row, on_duplicate: OnDuplicate) -> Row | None:
+        with self._writing() as connection:
+            found = connection.execute(_FIND, (row.space, row.key)).fetchone()
+            if found is not None:
+                kept = _row(_READ, found)
+                if kept.id == row.id:  # by a claim whose answer was lost
+                    return None
+                if on_duplicate == "error":
+                    return kept
+                if on_duplicate == "join" and not kept.done and not kept.held:
+                    return kept
+            connection.execute(
+                "INSERT INTO fet1_keys (space, key, job) VALUES (?, ?, ?)"
+                " ON CONFLICT (space, key) DO UPDATE SET job = excluded.job",
+                (row.space, row.key, row.id),
+            )
+            if not _exists(connection, row.id):
+                connection.execute(_INSERT, _values_of(row))
+        return None
+
+    def release(self, space: str, key: str, job_id: str) -> None:
+        with self._writing() as connection:
+            connection.execute(
+                "DELETE FROM fet1_keys WHERE space = ? AND key = ? AND job = ?",
+                (space, key, job_id),
+            )
+
+    def withdraw(self, job_id: str) -> bool:
+        with self._writing() as connection:
+            waits = "SELECT 1 FROM fet1_jobs WHERE id = ? AND owner IS NULL AND status = 'pending'"
+            if connection.execute(waits, (job_id,)).fetchone() is None:
+                return False
+            _remove(connection, [job_id])
+            return True
+
+    def add_piece(self, job_id: str, owner_id: str, number: int, data: bytes) -> bool:
+        with self._writing() as connection:
+            added = connection.execute(
+                "INSERT OR REPLACE INTO fet1_pieces (job, number, data) SELECT ?, ?, ? WHERE EXISTS"
+                " (SELECT 1 FROM fet1_jobs WHERE id = ? AND owner = ? AND finished IS NULL)",
+                (job_id, number, data, job_id, owner_id),
+            )
+            return bool(added.rowcount)
+
+    # -- jobs that wait in an engine -------------------------------------------------------------
+
+    def take(self, job_id: str, attempt: int, owner: Owner, now: float) -> Row | None:
+        with self._writing() as connection:
+            if _expire(connection, "id = ?", (job_id,), now):
+                return None
+            taken = connection.execute(
+                "UPDATE fet1_jobs SET owner = ?, server = ?, status = 'running', started = ?,"
+                " version = version + 1"
+                " WHERE id = ? AND owner IS NULL AND status = 'pending' AND attempts = ?",
+                (owner.id, owner.server, now, job_id, attempt),
+            )
+            if not taken.rowcount:
+                return None
+            found = connection.execute(f"{_SELECT_ALL} WHERE id = ?", (job_id,)).fetchone()
+            return _row(COLUMNS, found)
+
+    def expire(self, space: str, now: float) -> list[str]:
+        with self._reading() as connection:
+            due = "SELECT 1 FROM fet1_jobs WHERE space = ? AND expires <= ? AND finished IS NULL"
+            if connection.execute(due, (space, now)).fetchone() is None:
+                return []
+        with self._writing() as connection:
+            return _expire(connection, "space = ?", (space,), now)
+
+    # -- cancelling ------------------------------------------------------------------------------
+
+    def ask_to_cancel(self, job_id: str, now: float, *, kill: bool = False) -> Row | None:
+        with self._writing() as connection:
+            connection.execute(
+                "UPDATE fet1_jobs SET cancel = max(cancel, ?), version = version + 1"
+                " WHERE id = ? AND finished IS NULL",
+                (2 if kill else 1, job_id),
+            )
+            connection.execute(
+                "UPDATE fet1_jobs SET status = 'cancelled', finished = ?"
+                " WHERE id = ? AND owner IS NULL AND status = 'pending'",
+                (now, job_id),
+            )
+            found = connection.execute(f"{_SELECT} WHERE id = ?", (job_id,)).fetchone()
+        return None if found is None else _row(_READ, found)
+
+    def asked_to_cancel(self, owner_id: str) -> list[tuple[str, bool]]:
+        with self._reading() as connection:
+            found = connection.execute(
+                "SELECT id, cancel FROM fet1_jobs"
+                " WHERE owner = ? AND finished IS NULL AND cancel > 0",
+                (owner_id,),
+            )
+            return [(job_id, cancel > 1) for job_id, cancel in found]
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def get(self, job_ids: Collection[str], *, results: bool = False) -> dict[str, Row]:
+        select, names = (_SELECT_ALL, COLUMNS) if results else (_SELECT, _READ)
+        with self._reading() as connection:
+            found = (
+                connection.execute(f"{select} WHERE id = ?", (job_id,)).fetchone()
+                for job_id in job_ids
+            )
+            rows = [_row(names, each) for each in found if each is not None]
+        return {row.id: row for row in rows}
+
+    def find(self, space: str, key: str) -> Row | None:
+        with self._reading() as connection:
+            found = connection.execute(_FIND, (space, key)).fetchone()
+        return None if found is None else _row(_READ, found)
+
+    def pop(self, space: str, key: str) -> Row | None:
+        with self._writing() as connection:
+            found = connection.execute(_FIND, (space, key)).fetchone()
+            connection.execute("DELETE FROM fet1_keys WHERE space = ? AND key = ?", (space, key))
+        return None if found is None else _row(_READ, found)
+
+    def page(self, space: str, query: Query) -> list[Row]:
+        # The plus keeps SQLite from an index that has another order.
+        where, values = ["space = ?" if query.user is not None else "+space = ?"], [space]
+        given: tuple[tuple[str, Any], ...] = (
+            ("user = ?", query.user),
+            ("status = ?", query.status),
+            ("name = ?", query.name),
+            ("seq < (SELECT seq FROM fet1_jobs WHERE id = ?)", query.before),
+        )
+        for condition, value in given:
+            if value is not None:
+                where.append(condition)
+                values.append(value)
+        if query.label is not None:
+            where.append("EXISTS (SELECT 1 FROM json_each (labels) WHERE key = ? AND value = ?)")
+            values.extend(query.label)
+        sql = f"{_SELECT} WHERE {' AND '.join(where)} AND listed = 1 ORDER BY seq DESC LIMIT ?"
+        with self._reading() as connection:
+            found = connection.execute(sql, (*values, query.limit)).fetchall()
+        return [_row(_READ, each) for each in found]
+
+    def counts(self, space: str, user: str | None) -> dict[str, int]:
+        whose, values = ("", (space,)) if user is None else (" AND user = ?", (space, user))
+        sql = f"SELECT status, count(*) FROM fet1_jobs WHERE space = ? AND listed = 1{whose}"
+        with self._reading() as connection:
+            return dict(connection.execute(f"{sql} GROUP BY status", values).fetchall())
+
+    def count_keys(self, space: str) -> int:
+        with self._reading() as connection:
+            counted = connection.execute(
+                "SELECT count(*) FROM fet1_keys AS k JOIN fet1_jobs AS j ON j.id = k.job"
+                " WHERE k.space = ?",
+                (space,),
+            )
+            count: int = counted.fetchone()[0]
+            return count
+
+    def piece(self, job_id: str, number: int) -> bytes | None:
+        with self._reading() as connection:
+            found = connection.execute(
+                "SELECT data FROM fet1_pieces WHERE job = ? AND number = ?", (job_id, number)
+            ).fetchone()
+        return None if found is None else found[0]
+
+    # -- bounds ----------------------------------------------------------------------------------
+
+    def purge(
+        self,
+        space: str,
+        *,
+        finished_before: float,
+        keep: int | None = None,
+        keep_bytes: int | None = None,
+        limit: int = 500,
+    ) -> int:
+        # What is to go is looked up without the write lock: a final record does not change.
+        with self._reading() as connection:
+            count, size = connection.execute(
+                f"SELECT count(*), coalesce(sum(result_size), 0) {_DONE}", (space,)
+            ).fetchone()
+            (old,) = connection.execute(
+                f"SELECT count(*) {_DONE} AND finished < ?", (space, finished_before)
+            ).fetchone()
+            above = 0 if keep is None else max(0, count - keep)
+            excess = 0 if keep_bytes is None else size - keep_bytes
+            oldest_first = f"{_DONE} ORDER BY finished, seq LIMIT ?"
+            if removing := max(old, above):
+                found = connection.execute(
+                    f"SELECT id, result_size {oldest_first}", (space, min(removing, limit))
+                ).fetchall()
+                chosen = _up_to(_STEP_BYTES, found)
+            elif excess > 0:
+                found = connection.execute(
+                    f"SELECT id, result_size {_DONE} AND result_size > 0"
+                    " ORDER BY finished, seq LIMIT ?",
+                    (space, limit),
+                ).fetchall()
+                chosen = _up_to(min(excess, _STEP_BYTES), found)
+            else:
+                return 0
+        with self._writing(patient=True) as connection:
+            if removing:
+                _remove(connection, chosen)
+            else:
+                _drop_results(connection, chosen)
+        return len(chosen)
+
+    # -- changes ---------------------------------------------------------------------------------
+
+    def mark(self) -> Hashable:
+        with self._reading() as connection:
+            (changes,) = connection.execute("PRAGMA data_version").fetchone()
+            return self._reader_number, changes  # which each connection counts by itself
+
+    def listener(self, space: str) -> Listener:
+        raise NotImplementedError("this store does not listen; ask mark()")
+
+    def close(self) -> None:
+        for handle in self.handles():
+            with handle.lock:
+                handle.close()
+
+    # -- forks -----------------------------------------------------------------------------------
+
+    def handles(self) -> tuple[_Handle, _Handle]:
+        """In the order in which their locks are taken."""
+        return self._writer, self._reader
+
+    def after_fork_in_child(self) -> None:
+        if all(handle.connection is None for handle in self.handles()):
+            self._process = os.getpid()
+        # Else the hook before the fork has not run, and this process must not use the file.
+        for handle in self.handles():
+            handle.lock = threading.Lock()
+
+
+def _identity_of(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _first_of(found: Iterable[tuple[Any, ...]]) -> list[Any]:
+    return [each[0] for each in found]
+
+
+def _up_to(size: int, found: Iterable[tuple[str, int]]) -> list[str]:
+    """Return the first ids, up to the one whose result makes it so many bytes."""
+    chosen: list[str] = []
+    for job_id, result_size in found:
+        chosen.append(job_id)
+        size -= result_size
+        if size <= 0:
+            break
+    return chosen
+
+
+def _exists(connection: sqlite3.Connection, job_id: str) -> bool:
+    found = connection.execute("SELECT 1 FROM fet1_jobs WHERE id = ?", (job_id,))
+    return found.fetchone() is not None
+
+
+def _bury(
+    connection: sqlite3.Connection, whose: str, values: tuple[str, ...], reason: str, now: float
+) -> Burial:
+    of_open = f"{_SELECT_ALL} WHERE {whose} AND finished IS NULL ORDER BY seq"
+    rows = [_row(COLUMNS, each) for each in connection.execute(of_open, values)]
+    burial = Burial()
+    for row in rows:
+        if row.retries > 0:
+            connection.execute(
+                "UPDATE fet1_jobs SET owner = NULL, server = '', status = 'pending',"
+                " started = NULL, retries = retries - 1, attempts = attempts + 1,"
+                " version = version + 1 WHERE id = ?",
+                (row.id,),
+            )
+            found = connection.execute(f"{_SELECT_ALL} WHERE id = ?", (row.id,)).fetchone()
+            burial.again.append(_row(COLUMNS, found))
+        else:
+            connection.execute(
+                "UPDATE fet1_jobs SET status = 'lost', finished = ?, error_type = ?,"
+                " error_message = ?, version = version + 1 WHERE id = ?",
+                (now, LOST, reason, row.id),
+            )
+            connection.execute("INSERT OR IGNORE INTO fet1_untold (job) VALUES (?)", (row.id,))
+            burial.lost.append(row.id)
+    return burial
+
+
+def _expire(
+    connection: sqlite3.Connection, which: str, values: tuple[str, ...], now: float
+) -> list[str]:
+    due = f"{which} AND owner IS NULL AND status = 'pending' AND expires <= ? AND finished IS NULL"
+    ids = _first_of(connection.execute(f"SELECT id FROM fet1_jobs WHERE {due}", (*values, now)))
+    connection.executemany(
+        "UPDATE fet1_jobs SET status = 'failed', finished = ?, error_type = ?, error_message = ?,"
+        " version = version + 1 WHERE id = ?",
+        [(now, EXPIRED, NOT_IN_TIME, job_id) for job_id in ids],
+    )
+    return ids
+
+
+def _remove(connection: sqlite3.Connection, job_ids: Iterable[str]) -> None:
+    ids = [(job_id,) for job_id in job_ids]
+    connection.executemany(
+        "DELETE FROM fet1_keys WHERE job = ? AND (space, key) IN"
+        " (SELECT space, key FROM fet1_jobs WHERE id = ?)",
+        [each * 2 for each in ids],
+    )
+    for table in ("fet1_pieces", "fet1_untold"):
+        connection.executemany(f"DELETE FROM {table} WHERE job = ?", ids)
+    connection.executemany("DELETE FROM fet1_jobs WHERE id = ?", ids)
+
+
+def _drop_results(connection: sqlite3.Connection, job_ids: Iterable[str]) -> None:
+    ids = [(job_id,) for job_id in job_ids]
+    connection.executemany("DELETE FROM fet1_pieces WHERE job = ?", ids)
+    connection.executemany(
+        "UPDATE fet1_jobs SET result = NULL, result_size = 0, result_state = 'absent',"
+        " version = version + 1 WHERE id = ?",
+        ids,
+    )
+
+
+# -- forks -----------------------------------------------------------------------------------------
+
+# No connection is open across a fork. With one of the parent's, a connection that the child opens
+# holds no lock, since SQLite's list of this process's locks came along: when the parent closes its
+# own, the WAL is deleted, and what the child commits later is lost.
+
+_stores: WeakSet[SqliteStore] = WeakSet()
+_FORK_PATIENCE = 2 * _PATIENT  # longer than a thread has the lock
+
+
+class _ThisThread(threading.local):
+    def __init__(self) -> None:
+        self.held: list[_Handle] = []
+        """Those whose lock this thread has while it forks."""
+
+
+_this_thread = _ThisThread()
+
+
+def _close_before_fork() -> None:
+    for store in list(_stores):
+        for handle in store.handles():
+            if handle.lock.acquire(timeout=_FORK_PATIENCE):
+                _this_thread.held.append(handle)
+                handle.close()
+
+
+def _go_on_after_fork() -> None:
+    while _this_thread.held:
+        _this_thread.held.pop().lock.release()
+
+
+def _go_on_in_child() -> None:
+    _this_thread.held.clear()
+    for store in list(_stores):
+        store.after_fork_in_child()
+
+
+around_fork(_close_before_fork, _go_on_after_fork, _go_on_in_child)
