@@ -1283,6 +1283,26 @@ def test_inbox_loses_nothing_when_a_callback_raises(
     assert len(heard) == (5 if error is Failure else 0)
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RecursionError])
+def test_inbox_wakes_the_loop_after_a_wake_up_that_was_interrupted(
+    error: type[BaseException],
+    loop: asyncio.AbstractEventLoop,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inbox, ran = LoopInbox(loop), list[int]()
+
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "call_soon_threadsafe", interrupted)
+        with pytest.raises(error):
+            inbox.post(ran.append, 1)
+    assert inbox.post(ran.append, 2)
+    run_what_is_ready(loop)
+    assert ran == [1, 2]
+
+
 def test_inbox_of_a_closed_loop_says_so_every_time() -> None:
     loop = asyncio.new_event_loop()
     inbox = LoopInbox(loop)

@@ -700,43 +700,51 @@ def test_exception_of_a_view_is_freed_with_its_last_reference(
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads here")
-def test_view_that_is_interrupted_leaves_the_loop_to_the_next_one() -> None:
+def test_interrupted_view_is_cancelled_and_the_next_one_gets_another_loop() -> None:
     ended = run_script("""
         import signal
-        from asgiref.sync import sync_to_async
         app.config["EXECUTOR_ASYNC_VIEWS"] = True
         executor.init_app(app)
-        go_on = asyncio.Event()
-        armed, after = [], []
+        armed, log = [True], []
 
         def interrupt(*_):
             if armed:
                 armed.pop()
                 raise KeyboardInterrupt
 
+        async def child():
+            try:
+                await asyncio.Event().wait()
+            finally:
+                log.append("child cleaned up")
+
         async def view():
-            while armed:  # Python does not see a signal in the moment when it begins to wait
-                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-                await asyncio.sleep(0.01)
-            await go_on.wait()
-            after.append(await sync_to_async(threading.get_ident)())
+            task = asyncio.create_task(child())
+            try:
+                while armed:  # Python does not see a signal when it is about to wait
+                    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+                    await asyncio.sleep(0.01)
+                await task
+            finally:
+                log.append("view cleaned up")
 
         async def next_view():
-            go_on.set()
-            while len(after) < 2:
-                await asyncio.sleep(0)
             return threading.current_thread().name
 
         signal.signal(signal.SIGINT, interrupt)
-        for _ in range(2):
-            armed.append(True)
-            try:
-                app.ensure_sync(view)()
-            except KeyboardInterrupt:
-                print("interrupted")
-        print(app.ensure_sync(next_view)(), set(after) == {threading.get_ident()})
+        try:
+            app.ensure_sync(view)()
+        except KeyboardInterrupt:
+            print("interrupted", log)
+        print(app.ensure_sync(next_view)())
+        print(app.ensure_sync(next_view)())
     """)
-    assert ended == Ended(0, "interrupted\ninterrupted\nexecutor-view-loop-0 True\n", "")
+    assert ended == Ended(
+        0,
+        "interrupted ['view cleaned up', 'child cleaned up']\n"
+        "executor-view-loop-1\nexecutor-view-loop-1\n",
+        "",
+    )
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads here")

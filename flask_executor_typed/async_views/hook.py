@@ -123,12 +123,17 @@ class AsyncViews(ClosableThreads):
             self._busy.discard(loop)
             self._closing.discard(loop)
             ends = self.closed
+        if loop.lost_its_thread:
+            # The end cancels the view that still runs there. The next request of this thread gets
+            # another loop, or it would run code of this view, whose end would cancel its tasks.
+            self._here.seat = None
+            ends = True
         if ends:
             loop.end()
 
     def vacate(self, loop: ViewLoop) -> None:
         """The thread of ``loop`` has ended. Called by a finalizer, so it takes no lock."""
-        if len(self._spare) >= _SPARE_LOOPS:
+        if loop.lost_its_thread or len(self._spare) >= _SPARE_LOOPS:
             loop.end()
         else:
             # A shutdown, before or after, finds the loop among all others, not among these.

@@ -20,6 +20,7 @@ from ..loops.asgiref_bridge import adopt, loops_here, view_number, waiting_threa
 from ..loops.current import runs_resident_of
 from ..loops.tasks import cancel_and_wait, create_task
 from ..loops.thread import LoopThread
+from ..runtime.exit import CLEANUP
 from .waiting_thread import ThreadOfView, WaitingThread
 
 __all__ = ("ViewLoop",)
@@ -47,6 +48,8 @@ class ViewLoop(LoopThread):
         self._closing: set[asyncio.Task[Any]] = set()
         self._loops_firstiter: Callable[[AsyncGenerator[Any, Any]], object] | None = None
         self._abandoned: float | None = None  # after so many seconds of a shutdown; set once
+        self.lost_its_thread: bool = False
+        """Whether a view may still run that no thread waits for. Set once: end such a loop."""
         self._lock = threading.Lock()  # of threads that wait
         self._context = Context()  # for what starts views; entered by the loop's thread only
         self._thread_of_view: Any = ThreadOfView()
@@ -92,6 +95,8 @@ class ViewLoop(LoopThread):
             # No server expects a CancelledError, and gunicorn's worker would end with it.
             raise JobAbandonedError(name_of(fn), self._abandoned, begun=True) from cancelled
         finally:
+            if not waiting.is_over:  # a signal handler raised in the thread that waits
+                self._cancel_view(waiting)
             if before is None:  # no view waits that a signal handler with a view interrupted
                 AsyncToSync.loop_thread_executors.pop(self.loop, None)
             self._thread_of_view.waiting = before
@@ -103,6 +108,15 @@ class ViewLoop(LoopThread):
     ) -> None:
         self._watch_generators()
         waiting.task = create_task(view, loop=self.loop, context=context)
+
+    def _cancel_view(self, waiting: WaitingThread[Any]) -> None:
+        """Cancel a view whose thread goes on without it, and give it a moment to clean up.
+
+        Neither it nor what it has started may meet the next request of the thread.
+        """
+        self.lost_its_thread = True
+        self.loop.call_soon_threadsafe(lambda: waiting.task and waiting.task.cancel())
+        waiting.wait_for_cleanup(CLEANUP / 4)
 
     async def _run_view(
         self, coroutine: Awaitable[R], waiting: WaitingThread[R], error: BaseException | None

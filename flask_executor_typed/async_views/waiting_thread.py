@@ -30,6 +30,7 @@ class WaitingThread(Generic[R]):
 
     __slots__ = (
         "_callback",
+        "_cleaned_up",
         "_error",
         "_executor",
         "_lock",
@@ -47,6 +48,7 @@ class WaitingThread(Generic[R]):
         self._result: Any = None
         self._error: BaseException | None = None
         self._callback: Callable[[Any], object] | None = None
+        self._cleaned_up: threading.Event | None = None  # guarded by _lock
         self._lock = lock
         self._over = self._wanted = False  # guarded by _lock; never unset
         self._woken = threading.Lock()  # released with the first of these two
@@ -83,9 +85,24 @@ class WaitingThread(Generic[R]):
     def set_exception(self, error: BaseException) -> None:
         self._error = error
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the view has ended; the thread may still not know."""
+        return self._over
+
+    def wait_for_cleanup(self, seconds: float) -> None:
+        """Wait for the end of the view, of which an exception in :meth:`wait` let go."""
+        with self._lock:
+            if self._over:
+                return
+            ended = self._cleaned_up = threading.Event()
+        ended.wait(seconds)
+
     def announce(self) -> None:
         with self._lock:
             self._over = True
+            if self._cleaned_up is not None:
+                self._cleaned_up.set()
         if not self._wanted:
             self._woken.release()
         elif self._callback is not None:

@@ -14,6 +14,7 @@ from ..errors import ExecutorClosedError
 from ..loops import LoopPool
 from ..runtime.exit import ClosableThreads, exit_has_begun
 from ..runtime.threads import seconds_until, start_thread
+from ..runtime.timers import Timers
 from .capabilities import IN_A_THREAD
 
 __all__ = ("BackendInThreads", "BorrowingBackend", "Unreachable")
@@ -124,7 +125,7 @@ class BackendInThreads(BorrowingBackend):
         self._loop_factory = loop_factory
         self._pools: list[LoopPool] = []  # each of one loop; guarded by _changed, as what follows
         self._free: list[LoopPool] = []  # those on which no call runs
-        self._timers: LoopPool | None = None
+        self._timers = Timers(name)
 
     def run(self, call: Call[Any]) -> None:
         """Run a call that was accepted, unless it was cancelled."""
@@ -162,12 +163,6 @@ class BackendInThreads(BorrowingBackend):
             return loops.wait_for(awaitable)
 
     def call_later(self, seconds: float, fn: Callable[[], object]) -> Callable[[], object]:
-        with self._changed:
-            if self._timers is None:
-                timers = LoopPool(self._name, 1, self._loop_factory)
-                timers.start_one()  # before it is kept: the next call tries again if this fails
-                self._pools.append(timers)
-                self._timers = timers
         return self._timers.call_later(seconds, fn)
 
     def sizes(self) -> tuple[int, int]:
@@ -179,7 +174,7 @@ class BackendInThreads(BorrowingBackend):
     def threads(self) -> list[threading.Thread]:
         with self._changed:
             loops = [thread for pool in self._pools for thread in pool.threads()]
-        return [*super().threads(), *loops]
+        return [*super().threads(), *loops, *self._timers.threads()]
 
     def abandon(self, seconds: float) -> None:
         super().abandon(seconds)
@@ -189,6 +184,7 @@ class BackendInThreads(BorrowingBackend):
             pool.abandon(seconds)
 
     def _give_back(self, *, wait: bool = True) -> None:
+        self._timers.end()
         for pool in self._pools:  # no call can add one any more
             pool.end()
 

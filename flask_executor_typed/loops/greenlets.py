@@ -15,7 +15,6 @@ from typing import Any, NoReturn, TypeVar
 from ..calls import Call
 from ..errors import GreenThreadsError
 from ..runtime.exit import finish_at_atexit
-from ..runtime.threads import start_thread
 from .pool import LoopPool
 
 __all__ = ("NoLoops",)
@@ -40,16 +39,6 @@ class NoLoops(LoopPool):
         if inspect.iscoroutine(awaitable):
             awaitable.close()  # else Python warns that nobody awaited it
         self._refuse_coroutine("what the job returned")
-
-    def call_later(self, seconds: float, fn: Callable[[], object]) -> Callable[[], object]:
-        cancelled = threading.Event()
-
-        def wait() -> None:
-            if not cancelled.wait(seconds):
-                fn()
-
-        start_thread(f"{self._name}-timer", wait)  # a greenlet, which costs little
-        return cancelled.set
 
     def start_one(self) -> None:
         """Nothing: plain functions do without."""

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from ..calls import Call
 from ..errors import ExecutorClosedError
 from ..runtime.exit import exit_has_begun
+from ..runtime.timers import Timers
 from .asgiref_bridge import bridge_this_thread, loops_here
 from .thread import LoopThread
 
@@ -37,6 +38,7 @@ class LoopPool:
         self._threads: list[LoopThread] = []  # guarded by _lock; only grows
         self._only: LoopThread | None = None  # the one there is, if there can be no more
         self._refusing = self._ended = False  # guarded by _lock
+        self._timers = Timers(name)
 
     def size(self) -> int:
         """How many loops run."""
@@ -55,8 +57,8 @@ class LoopPool:
         return self._least_busy().wait_for(awaitable)
 
     def call_later(self, seconds: float, fn: Callable[[], object]) -> Callable[[], object]:
-        """Call ``fn`` on a loop after ``seconds``. Returns a function that prevents it."""
-        return self._threads[0].call_later(seconds, fn)  # started before any worker
+        """Call ``fn()`` after ``seconds``, even if all loops are blocked. Returns its undoing."""
+        return self._timers.call_later(seconds, fn)
 
     def start_one(self) -> None:
         """Start a loop unless there is one."""
@@ -105,6 +107,7 @@ class LoopPool:
         """End each loop when the calls that it has are done."""
         with self._lock:
             self._ended = True
+        self._timers.end()
         for thread in self._threads:
             thread.end()
 
@@ -113,12 +116,14 @@ class LoopPool:
         with self._lock:
             self._ended = True
             threads = self._threads.copy()
+        self._timers.end()
         for thread in threads:
             thread.abandon(seconds)
 
     def threads(self) -> list[threading.Thread]:
-        """Those of the loops, and those that block for their coroutines."""
-        return [each for thread in self._threads for each in thread.threads()]
+        """Those of the loops, those that block for their coroutines, and that of the timers."""
+        of_loops = [each for thread in self._threads for each in thread.threads()]
+        return [*of_loops, *self._timers.threads()]
 
     def join(self) -> None:
         """Wait until the loops have ended."""

@@ -6,14 +6,13 @@ import asyncio
 import contextlib
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context, copy_context
 from functools import partial
 from typing import Any, TypeVar
-from weakref import ref
+from weakref import WeakKeyDictionary, ref
 
 from ..calls import Call
 from ..context import running_call
@@ -63,6 +62,8 @@ class LoopThread:
         self._finishing: asyncio.Task[None] | None = None
         self._patience: float | None = None  # seconds for what is cancelled, if not for ever
         self._ended = False
+        # By the tasks that jobs have started; the watchdog's thread looks one up.
+        self._calls_of_tasks: WeakKeyDictionary[asyncio.Task[Any], Any] = WeakKeyDictionary()
         self.residents: dict[object, Resident] = {}  # by what they were made for, oldest first
         self._residents_tasks: set[asyncio.Task[Any]] = set()
         self._blocking = DaemonPool(f"{name}-blocking", _BLOCKING_THREADS)
@@ -88,12 +89,15 @@ class LoopThread:
     def submit(self, call: Call[Any]) -> None:
         future = call.future  # the call forgets it when it is done, which may be any moment now
         call.inbox, future._interruptible = self._inbox, call
-        if not self._refusing:
-            self._inbox.post(self._start, call)
-            if not self._refusing:
+        try:
+            if not self._refusing and self._inbox.post(self._start, call) and not self._refusing:
                 return
-        # refuse() came in between, and the loop may or may not get to what was posted just now.
-        # Whoever takes the right to start decides: if the loop has, the call was accepted.
+        except BaseException:
+            future._refuse()  # it may have been posted, and submit() raises
+            raise
+        # The loop is closed, or refuse() came in between, and the loop may or may not get to what
+        # was posted just now. The right to start decides: if the loop has it, the call was
+        # accepted.
         if future._refuse():
             raise ExecutorClosedError(self._pool_name, exit_has_begun())
 
@@ -110,16 +114,6 @@ class LoopThread:
             # See FutureProxy.result(). And the task has contexts.
             del outcome
             tasks.clear()
-
-    def call_later(self, seconds: float, fn: Callable[[], object]) -> Callable[[], object]:
-        when = self.loop.time() + seconds
-        handles: list[asyncio.Handle] = []  # only the loop's thread touches it
-
-        def cancel() -> None:
-            handles.pop().cancel()
-
-        self._inbox.post(lambda: handles.append(self.loop.call_at(when, fn, context=Context())))
-        return lambda: self._inbox.post(cancel)  # posts come in order
 
     @property
     def thread(self) -> threading.Thread:
@@ -233,6 +227,7 @@ class LoopThread:
         self._forbid_blocking()
         watchdog = None
         if self._slow_callback is not None:
+            self.loop.set_task_factory(self._make_task)
             name = threading.current_thread().name
             watchdog = Watchdog(self.loop, name, self._slow_callback, self._running)
         pause = 0.01
@@ -264,8 +259,8 @@ class LoopThread:
         """The future of the job that keeps the loop busy, for another thread to see."""
         task = asyncio.current_task(self.loop)
         call = next((call for call in list(self._calls) if call.task is task), None)
-        if call is None and task is not None and sys.version_info >= (3, 12):
-            call = task.get_context().get(running_call)  # of a task that a job has started
+        if call is None and task is not None:
+            call = self._calls_of_tasks.get(task)
         return getattr(call, "future", None)  # it may be over by now
 
     # -- residents, all in the loop's thread -----------------------------------------------------
@@ -296,7 +291,11 @@ class LoopThread:
         task.add_done_callback(self._residents_tasks.discard)
 
     def _note(self, task: asyncio.Task[Any]) -> None:
-        """A task was started that is no resident's."""
+        """Take a note of a task that is no resident's: of the job that has started it."""
+        # Now, for the watchdog: its thread must not look into the context of a task that runs,
+        # which ends a free-threaded interpreter (CPython 3.14).
+        if self._slow_callback is not None and (call := running_call.get()) is not None:
+            self._calls_of_tasks[task] = call
 
 
 def _refuse_to_block(future: FutureProxy[Any], timeout: float | None) -> None:

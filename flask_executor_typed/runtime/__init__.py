@@ -5,6 +5,7 @@ from those before it:
 
 - forks: functions that run in the child of a fork
 - threads: daemon threads that the interpreter waits for
+- timers: functions that are called after some seconds
 - exit: closing, draining and leaving behind whatever runs calls
 - loop_inbox: callbacks for an event loop, from any thread
 - greenlets: detect gevent and eventlet

@@ -49,16 +49,20 @@ class LoopInbox:
         return self._awake or self._wake()
 
     def _wake(self) -> bool:
-        self._awake = True
         loop = self._loop()
+        if loop is None:
+            return False
         try:
-            if loop is not None:
-                loop.call_soon_threadsafe(self._drain)
-                return True
-        except RuntimeError:  # closed
-            pass
-        self._awake = False
-        return False
+            self._awake = True
+            loop.call_soon_threadsafe(self._drain)
+        except BaseException as error:
+            # A signal handler may raise here, and the stack may be too deep. The loop was not
+            # woken, or once more does no harm: the next to post must wake it.
+            self._awake = False
+            if isinstance(error, RuntimeError) and loop.is_closed():
+                return False
+            raise
+        return True
 
     def _drain(self) -> None:
         self._awake = False
