@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from types import NoneType
+from types import NoneType, SimpleNamespace
 from typing import Any
+
+from flask import current_app, has_request_context, session
 
 __all__ = ("CarryG", "ContextRules", "carried", "with_items", "without_resources")
 
@@ -18,10 +20,29 @@ def without_resources(name: str, value: object) -> bool:
 
     A value whose type has ``close`` or ``aclose`` (a database connection, a client, a file)
     belongs to the context that opened it, and often to its thread; that context's teardown
-    closes it. A job that finds ``g`` without it opens its own, as the view did.
+    closes it. A job that finds ``g`` without it opens its own, as the view did. The user of
+    Flask-Login stays behind too, if a database session owns it and the request tells who it is.
     """
     kind: type = type(value)
-    return kind in _PLAIN or not (hasattr(kind, "close") or hasattr(kind, "aclose"))
+    return kind in _PLAIN or not (
+        hasattr(kind, "close")
+        or hasattr(kind, "aclose")
+        or (name == "_login_user" and _is_loaded_again(value))
+    )
+
+
+def _is_loaded_again(user: Any) -> bool:
+    """Whether Flask-Login's user is one of a database session, and the job's request names it."""
+    state: Any = getattr(user, "_sa_instance_state", None)  # of any class that SQLAlchemy maps
+    if getattr(state, "session", None) is None or not has_request_context():
+        return False
+    logged_in: object = session.get("_user_id")
+    if logged_in is None:
+        manager = getattr(current_app, "login_manager", None)
+        return getattr(manager, "_request_callback", None) is not None
+    # Not get_id(): after a commit that is a query. If they differ, the app may have put another
+    # user in the place of the one who is logged in, and loading would bring that one back.
+    return logged_in == str(next(iter(state.identity or ()), None))
 
 
 _PLAIN = frozenset({NoneType, bool, int, float, str, bytes, list, tuple, dict, set})
@@ -43,19 +64,43 @@ class ContextRules:
 
 
 def carried(values: dict[str, Any], carry_g: Callable[[str, object], bool]) -> dict[str, Any]:
-    """What the values of a ``g`` give to a job."""
+    """Return what the values of a ``g`` give to a job."""
     items = values.copy().items()  # other threads may change it
     if carry_g is not without_resources:
-        return {name: value for name, value in items if carry_g(name, value)}
-    return {
-        name: value
-        for name, value in items
-        if type(value) in _PLAIN or without_resources(name, value)
-    }
+        return _own({name: value for name, value in items if carry_g(name, value)})
+    return _own(
+        {
+            name: value
+            for name, value in items
+            if type(value) in _PLAIN or without_resources(name, value)
+        }
+    )
 
 
 def with_items(g: Any, items: dict[str, Any] | None) -> Any:
-    """``g``, with a copy of what another one held."""
+    """Return ``g``, with a copy of what another one held."""
     if items:
-        g.__dict__.update(items)
+        g.__dict__.update(_own(items))
     return g
+
+
+def _own(items: dict[str, Any]) -> dict[str, Any]:
+    """Return the items of a ``g``, with copies of the containers that extensions keep there.
+
+    Extensions change them in place, and their names begin with an underscore. What the app keeps
+    is shared, as in Flask-Executor.
+    """
+    return {name: _copied(value) if name[:1] == "_" else value for name, value in items.items()}
+
+
+def _copied(value: object) -> object:
+    copy = _COPIES.get(type(value))
+    return value if copy is None else copy(value)
+
+
+_COPIES: dict[type, Callable[[Any], object]] = {
+    list: list[Any].copy,
+    dict: dict[Any, Any].copy,
+    set: set[Any].copy,
+    SimpleNamespace: lambda value: SimpleNamespace(**vars(value)),
+}
