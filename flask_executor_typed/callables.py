@@ -15,19 +15,19 @@ _CO_COROUTINE = inspect.CO_COROUTINE
 
 
 def is_async_callable(fn: Callable[..., object]) -> bool:
-    """Whether calling ``fn`` gives a coroutine, as far as that can be told without calling it.
+    """Return whether calling ``fn`` gives a coroutine, as far as can be known without calling it.
 
-    It can for ``async def`` functions and methods, partials of them, objects with an ``async``
-    ``__call__``, and what is marked as such (``asgiref.sync.sync_to_async``, for one).
+    True for ``async def`` functions and methods, partials of them, objects with an ``async``
+    ``__call__``, and callables marked as such (by ``asgiref.sync.sync_to_async``, for one).
     """
     if type(fn) is FunctionType and not fn.__dict__:  # the usual case, in a tenth of the time
         return bool(fn.__code__.co_flags & _CO_COROUTINE)
-    # asgiref's function is inspect's on Python 3.12 and later; before, it knows its own mark too.
+    # asgiref's function is inspect's from Python 3.12 on; before, it also knows its own mark.
     return iscoroutinefunction(fn) or iscoroutinefunction(getattr(fn, "__call__", fn))  # noqa: B004
 
 
 def name_of(fn: Callable[..., object]) -> str:
-    """The qualified name of a callable, through partials and instances."""
+    """Return the qualified name of a callable, looking through partials and instances."""
     name = getattr(fn, "__qualname__", None)
     if isinstance(name, str):
         return name

@@ -1,9 +1,9 @@
-"""What the executor announces: five blinker signals, sender the app, ``future`` the call's handle.
+"""The executor's blinker signals. The sender is the app; ``future`` is the call's handle.
 
-The only module that makes signals. Nothing is sent, or even prepared, while nobody listens.
-Receivers run where the event happens: ``job_submitted`` in the submitter's thread, the others in
-the worker (``job_cancelled``: in the thread that cancels), with an app context pushed. What a
-receiver raises is logged and changes nothing.
+The only module that creates signals. A signal without receivers costs nothing. Receivers run where
+the event happens, with an app context pushed: ``job_submitted`` in the submitter's thread, the
+others in the worker (``job_cancelled``: in the thread that cancels). An exception in a receiver is
+logged and changes nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ def _signal(name: str, doc: str) -> NamedSignal:
 
 
 def receivers_of(signal: object) -> dict[Any, Any]:
-    """Who listens to a signal, which may be Flask's stand-in; it changes in place."""
+    """Return the receivers of a signal, a mapping that changes in place.
+
+    Empty for Flask's stand-in for blinker.
+    """
     receivers: dict[Any, Any] = getattr(signal, "receivers", {})
     return receivers
 
@@ -57,8 +60,10 @@ job_cancelled: NamedSignal = _signal(
 
 
 def announce(signal: NamedSignal, app: Flask, future: object) -> None:
-    """Send ``signal``; log what receivers raise, since nobody is there to catch it."""
-    for receiver in signal.receivers_for(app):  # send() would stop at the first that raises
+    """Send ``signal``, and log what receivers raise: there is no caller to catch it."""
+    for receiver in signal.receivers_for(
+        app
+    ):  # send() would stop at the first receiver that raises
         try:
             receiver(app, future=future)
         except BaseException:

@@ -1,4 +1,4 @@
-"""Async views on event loops that last, in place of a new loop and two new threads for each call.
+"""Run async views on lasting event loops, instead of a new loop and two new threads per call.
 
 The only module that sets Flask's hook for this, ``Flask.async_to_sync``.
 """
@@ -30,11 +30,11 @@ R = TypeVar("R")
 _HOOK = "async_to_sync"
 
 _SPARE_LOOPS = 4
-"""Kept for threads to come: ``flask run`` serves each connection in a thread of its own."""
+"""Loops kept for new threads: ``flask run`` starts one for each connection."""
 
 
 def check_hook(app: Flask, key: str, ours: AsyncViews | None) -> None:
-    """Refuse an app whose hook somebody else uses, whose code would silently not be called.
+    """Refuse an app whose hook is already in use: that code would silently stop being called.
 
     Raises:
         ConfigError: with ``key``, the setting that asks for the hook.
@@ -51,10 +51,10 @@ def check_hook(app: Flask, key: str, ours: AsyncViews | None) -> None:
 
 
 class AsyncViews(ClosableThreads):
-    """A loop for each thread of the server in which an async view ran. Thread-safe.
+    """One loop for each server thread that has run an async view. Thread-safe.
 
-    A thread keeps its loop: whatever an async function of a request opens, the others of that
-    request can use. When the thread ends, the next new thread gets the loop.
+    A thread keeps its loop, so the async functions of one request can share what they open. When
+    the thread ends, the next new thread takes over its loop.
     """
 
     def __init__(
@@ -69,9 +69,9 @@ class AsyncViews(ClosableThreads):
 
     def _forget(self) -> None:
         self._lock = threading.RLock()  # reentrant: a finalizer may shut down while it is held
-        self._loops: list[ViewLoop] = []  # that were started, the ended ones too; guarded by _lock
+        self._loops: list[ViewLoop] = []  # including ended ones; guarded by _lock
         self._busy: set[ViewLoop] = set()  # guarded by _lock
-        self._closing: set[ViewLoop] = set()  # whose views shut down; guarded by _lock
+        self._closing: set[ViewLoop] = set()  # their view shuts down; guarded by _lock
         self._numbers = itertools.count()
 
     def install(self, app: Flask) -> None:
@@ -93,7 +93,7 @@ class AsyncViews(ClosableThreads):
         return call
 
     def _take(self) -> ViewLoop | None:
-        """The loop of this thread, or ``None`` after the shutdown, when stock Flask goes on."""
+        """Return this thread's loop; ``None`` after a shutdown, when stock Flask takes over."""
         seat: _Seat | None = getattr(self._here, "seat", None)
         with self._lock:
             if self.closed:
@@ -132,15 +132,15 @@ class AsyncViews(ClosableThreads):
             loop.end()
 
     def vacate(self, loop: ViewLoop) -> None:
-        """The thread of ``loop`` has ended. Called by a finalizer, so it takes no lock."""
+        """Take back the loop of a thread that has ended. Called by a finalizer: takes no lock."""
         if loop.lost_its_thread or len(self._spare) >= _SPARE_LOOPS:
             loop.end()
         else:
-            # A shutdown, before or after, finds the loop among all others, not among these.
+            # A shutdown finds the loop in _loops, before or after this.
             self._spare.append(loop)
 
     def close(self, *, cancel_pending: bool) -> None:
-        """End each loop when the view that it runs is done. New views run as in stock Flask."""
+        """End each loop as soon as its view is done. New views run as in stock Flask."""
         with self._lock:
             self.closed = True
             self._closing.update(loop for loop in self._busy if loop.runs_here())
@@ -149,14 +149,14 @@ class AsyncViews(ClosableThreads):
             loop.end()
 
     def runs_here(self) -> bool:
-        return serves_this_thread()  # a view, or a job it waits for, would wait for itself
+        return serves_this_thread()  # a view, or a job that it awaits, would wait for itself
 
     def threads(self) -> list[threading.Thread]:
         with self._lock:
             return [thread for loop in self._loops for thread in loop.threads()]
 
     def abandon(self, seconds: float) -> None:
-        """Cancel the views that run, but for those that shut down. Their callers hear of it."""
+        """Cancel the running views, except those that are shutting the executor down."""
         with self._lock:
             loops = [loop for loop in self._loops if loop not in self._closing]
         for loop in loops:
@@ -177,21 +177,21 @@ class AsyncViews(ClosableThreads):
 
 
 class _Seat:
-    """Tells when the thread ends whose thread-local value this is."""
+    """A thread-local value that gives the loop back when its thread ends."""
 
     def __init__(self, views: AsyncViews, loop: ViewLoop) -> None:
         self.loop = loop
         self._views = ref(views)  # a thread may outlive the app
         self._process = os.getpid()
 
-    # Defaults, since the last of these is deleted at the exit, when modules have lost their names.
+    # As defaults: at interpreter exit, modules have lost their names before the last is deleted.
     def __del__(
         self,
         is_exiting: Callable[[], bool] = sys.is_finalizing,
         getpid: Callable[[], int] = os.getpid,
     ) -> None:
         if is_exiting() or self._process != getpid():
-            return  # the loop has ended, or it is the parent's
+            return  # the loop has ended, or belongs to the parent process
         views = self._views()
         if views is None:
             self.loop.end()

@@ -1,4 +1,4 @@
-"""A loop that lasts, for the async views of one of the server's threads."""
+"""The lasting event loop for the async views of one server thread."""
 
 from __future__ import annotations
 
@@ -29,39 +29,39 @@ R = TypeVar("R")
 
 _view_numbers = itertools.count()
 
-# Bound once: see sensitive.py.
+# Bound once: see loops/thread_sensitive.py.
 _set_view_number, _set_waiting_thread = view_number.set, waiting_thread.set
 
 
 class ViewLoop(LoopThread):
-    """A loop for coroutines that other threads wait for, one at a time: async views."""
+    """A loop that runs async views, one at a time, while a server thread waits for each."""
 
     def __init__(
         self, name: str, pool_name: str, new_loop: Callable[[], asyncio.AbstractEventLoop] | None
     ) -> None:
-        # What the view has started. Only the loop's thread touches the tasks.
+        # Started by the view. Only the loop's thread touches them.
         self._tasks: set[asyncio.Task[Any]] = set()
         self._generators: dict[int, ref[AsyncGenerator[Any, Any]]] = {}  # by id
-        # Generators that nothing refers to any more, and whether they are the view's; and the tasks
-        # that close those of the view.
+        # Generators that have become garbage, each with whether it is the view's, and the tasks
+        # that close the view's.
         self._dropped: deque[tuple[AsyncGenerator[Any, Any], bool]] = deque()
         self._closing: set[asyncio.Task[Any]] = set()
         self._loops_firstiter: Callable[[AsyncGenerator[Any, Any]], object] | None = None
-        self._abandoned: float | None = None  # after so many seconds of a shutdown; set once
+        self._abandoned: float | None = None  # seconds that the shutdown waited; set once
         self.lost_its_thread: bool = False
-        """Whether a view may still run that no thread waits for. Set once: end such a loop."""
-        self._lock = threading.Lock()  # of threads that wait
-        self._context = Context()  # for what starts views; entered by the loop's thread only
+        """Whether a view may still run that no thread waits for. Set once; such a loop must end."""
+        self._lock = threading.Lock()  # of the waiting threads
+        self._context = Context()  # in which views are started; entered by the loop's thread only
         self._thread_of_view: Any = ThreadOfView()
-        self._value_for_views: Any = None  # of the context variable by which code finds that
+        self._value_for_views: Any = None  # of the context variable that leads to _thread_of_view
         super().__init__(name, pool_name, new_loop)
         self.loop.set_task_factory(self._make_task)
 
     def _forbid_blocking(self) -> None:
-        """A view that blocks delays only itself."""
+        """Do nothing: a view that blocks delays only itself."""
 
     def runs_here(self) -> bool:
-        """Whether its view runs this code."""
+        """Return whether this loop's view is running the current code."""
         return self.loop in loops_here()
 
     def abandon(self, seconds: float) -> None:
@@ -72,13 +72,13 @@ class ViewLoop(LoopThread):
     def run(self, fn: Callable[..., Awaitable[R]], args: Any, kwargs: Any) -> R:
         """Call ``fn`` on the loop, and serve its thread-sensitive code until it is done.
 
-        What ``async_to_sync`` does, and in such a way that asgiref's other parts know where they
-        are. By itself it takes three turns of the loop; that was half of the overhead.
+        The equivalent of ``async_to_sync``, compatible with the rest of asgiref. The original takes
+        three turns of the loop, which was half of the overhead.
         """
         coroutine, error = fn(*args, **kwargs), sys.exc_info()[1]
         waiting = WaitingThread[R](self._lock)
         before, self._thread_of_view.waiting = self._thread_of_view.waiting, waiting
-        # For tasks without our context.
+        # For tasks that do not have our context.
         AsyncToSync.loop_thread_executors[self.loop] = self._thread_of_view
         try:
             self.loop.call_soon_threadsafe(
@@ -92,12 +92,12 @@ class ViewLoop(LoopThread):
         except asyncio.CancelledError as cancelled:
             if self._abandoned is None:
                 raise
-            # No server expects a CancelledError, and gunicorn's worker would end with it.
+            # Servers do not expect a CancelledError; it would end a gunicorn worker.
             raise JobAbandonedError(name_of(fn), self._abandoned, begun=True) from cancelled
         finally:
             if not waiting.is_over:  # a signal handler raised in the thread that waits
                 self._cancel_view(waiting)
-            if before is None:  # no view waits that a signal handler with a view interrupted
+            if before is None:  # otherwise a signal handler's view has interrupted a view
                 AsyncToSync.loop_thread_executors.pop(self.loop, None)
             self._thread_of_view.waiting = before
             if waiting.context is not None:
@@ -110,9 +110,9 @@ class ViewLoop(LoopThread):
         waiting.task = create_task(view, loop=self.loop, context=context)
 
     def _cancel_view(self, waiting: WaitingThread[Any]) -> None:
-        """Cancel a view whose thread goes on without it, and give it a moment to clean up.
+        """Cancel a view that its thread has stopped waiting for, and let it clean up for a moment.
 
-        Neither it nor what it has started may meet the next request of the thread.
+        Neither the view nor anything it has started may meet the thread's next request.
         """
         self.lost_its_thread = True
         self.loop.call_soon_threadsafe(lambda: waiting.task and waiting.task.cancel())
@@ -132,7 +132,7 @@ class ViewLoop(LoopThread):
                     result = await coroutine
                 else:
                     try:
-                        raise error  # so that the view finds it in sys.exc_info()
+                        raise error  # makes it visible to the view, in sys.exc_info()
                     except BaseException:
                         result = await coroutine
             except BaseException as raised:
@@ -149,19 +149,19 @@ class ViewLoop(LoopThread):
     def _let_code_find_its_thread(self) -> None:
         if self._value_for_views is None:
             AsyncToSync.executors.current = self._thread_of_view
-            self._value_for_views = waiting_thread.get()  # which is for this thread
+            self._value_for_views = waiting_thread.get()  # which belongs to this thread
         else:
-            _set_waiting_thread(self._value_for_views)  # the same, but costs a tenth
+            _set_waiting_thread(self._value_for_views)  # the same at a tenth of the cost
 
     async def _clean_up(self) -> None:
-        """End what a view left behind as ``asyncio.run`` does in stock Flask: tasks go first.
+        """Clean up after a view as ``asyncio.run`` does in stock Flask: tasks, then generators.
 
-        But what closes a generator is not cancelled, which before Python 3.13 cuts it short.
+        Tasks that close a generator are not cancelled, which cuts them short before Python 3.13.
         """
         await cancel_and_wait(self._tasks)
         generators, self._generators = self._generators, {}
         left = [generator for each in list(generators.values()) if (generator := each())]
-        self._close_dropped()  # those that the view dropped in its last moment, and those tasks
+        self._close_dropped()  # those that the view dropped in its last moment
         results = await asyncio.gather(*(each.aclose() for each in left), return_exceptions=True)
         for generator, error in zip(left, results, strict=True):
             if isinstance(error, Exception):
@@ -183,21 +183,23 @@ class ViewLoop(LoopThread):
 
     def _watch_generators(self) -> None:
         hooks = sys.get_asyncgen_hooks()
-        if hooks.firstiter != self._generator_begins:  # the loop sets its own when it (re)starts
+        if (
+            hooks.firstiter != self._generator_begins
+        ):  # the loop sets its own when it starts or restarts
             self._loops_firstiter = hooks.firstiter
             sys.set_asyncgen_hooks(self._generator_begins, self._generator_is_dropped)
 
     def _generator_begins(self, generator: AsyncGenerator[Any, Any]) -> None:
         if runs_resident_of(self.loop):
-            self._generators.pop(id(generator), None)  # of one that is gone
+            self._generators.pop(id(generator), None)  # of an earlier one that is gone
         else:
             self._generators[id(generator)] = ref(generator)
         if self._loops_firstiter is not None:
             self._loops_firstiter(generator)
 
     def _generator_is_dropped(self, generator: AsyncGenerator[Any, Any]) -> None:
-        # The loop's own hook would start a task that looks like one of the view that runs by then.
-        # Garbage is collected in any thread and between any two lines, so only take a note here.
+        # The loop's own hook would start a task that looks like one of the view running by then.
+        # Garbage is collected in any thread, between any two lines: here, only take a note.
         if not self.loop.is_closed():
             of_view = self._generators.pop(id(generator), None) is not None
             self._dropped.append((generator, of_view))
@@ -210,5 +212,5 @@ class ViewLoop(LoopThread):
             if of_view:
                 self._closing.add(closing)
                 closing.add_done_callback(self._closing.discard)
-            else:  # a resident's, or of a view that is over
+            else:  # a resident's, or that of a view that is over
                 self._note_residents(closing)

@@ -1,4 +1,4 @@
-"""A server's thread that waits for an async view, and runs the view's thread-sensitive code."""
+"""A server thread that waits for an async view and runs the view's thread-sensitive code."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ("ThreadOfView", "WaitingThread")
 
 R = TypeVar("R")
 
-_view_number_here = view_number.get  # see sensitive.py
+_view_number_here = view_number.get  # bound once: see loops/thread_sensitive.py
 
 
 class WaitingThread(Generic[R]):
-    """A thread that waits for a view, which is a future to asgiref.
+    """A thread that waits for a view. To asgiref, it is the view's future.
 
-    Few views have thread-sensitive code, so the thread waits on a plain lock, and with asgiref's
-    executor only from the moment when somebody wants that.
+    Few views have thread-sensitive code. So the thread waits on a plain lock, and switches to
+    asgiref's executor only when code asks for it.
     """
 
     __slots__ = (
@@ -51,13 +51,13 @@ class WaitingThread(Generic[R]):
         self._cleaned_up: threading.Event | None = None  # guarded by _lock
         self._lock = lock
         self._over = self._wanted = False  # guarded by _lock; never unset
-        self._woken = threading.Lock()  # released with the first of these two
+        self._woken = threading.Lock()  # released when either of them becomes true
         self._woken.acquire()
         self._executor = _this_thread.spare or CurrentThreadExecutor(None)
         _this_thread.spare = None
 
     def wait(self) -> R:
-        """Block until the view is over, and return or raise what it did."""
+        """Block until the view is over. Return its result, or raise its exception."""
         self._woken.acquire()
         if self._wanted:
             self._run_code()
@@ -77,7 +77,7 @@ class WaitingThread(Generic[R]):
         try:
             self._executor.run_until_future(cast("Future[R]", self))
         finally:
-            here.main_event_loop, here.task_context = before  # the code has left these behind
+            here.main_event_loop, here.task_context = before  # which the code has changed
 
     def set_result(self, result: R) -> None:
         self._result = result
@@ -87,11 +87,11 @@ class WaitingThread(Generic[R]):
 
     @property
     def is_over(self) -> bool:
-        """Whether the view has ended; the thread may still not know."""
+        """Whether the view has ended, even if the waiting thread has not noticed yet."""
         return self._over
 
     def wait_for_cleanup(self, seconds: float) -> None:
-        """Wait for the end of the view, of which an exception in :meth:`wait` let go."""
+        """Wait for the view to end after an exception has interrupted :meth:`wait`."""
         with self._lock:
             if self._over:
                 return
@@ -109,15 +109,15 @@ class WaitingThread(Generic[R]):
             self._callback(self)
 
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:
-        # In another thread than announce(), so perhaps both call it; asgiref's does not mind.
+        # Not in announce()'s thread, so both may call fn; asgiref's function does not mind.
         self._callback = fn
         if self._over:
             fn(self)
 
     def executor(self) -> CurrentThreadExecutor | None:
-        """What runs code in this thread, or ``None`` if it has not waited with one."""
-        # The view may end meanwhile, if this is not its loop. Whoever is first takes the lock: then
-        # the thread runs what the caller submits, or nobody would ever run it.
+        """Return the executor that runs code in this thread; ``None`` if the view is over."""
+        # The view may be ending on its loop right now. If this takes the lock first, the thread
+        # runs what the caller submits; if announce() does, nothing would, hence the None.
         with self._lock:
             if not self._wanted:
                 if self._over:
@@ -128,19 +128,19 @@ class WaitingThread(Generic[R]):
 
 
 class ThreadOfView:
-    """To asgiref, the executor for thread-sensitive code of all views of a loop.
+    """The executor that asgiref uses for the thread-sensitive code of all views of a loop.
 
-    It is that of the thread that waits for the view that runs.
+    It stands for the executor of the thread waiting for the running view.
     """
 
     def __init__(self) -> None:
         self.waiting: WaitingThread[Any] | None = None
-        self.running: set[int] = set()  # numbers of views; a view may outlive its thread's wait
+        self.running: set[int] = set()  # view numbers; a view may outlive its thread's wait
 
     def __getattr__(self, name: str) -> Any:
-        """``submit``, and what the executor of a nested ``async_to_sync`` looks at."""
+        """Provide ``submit``, and what the executor of a nested ``async_to_sync`` looks at."""
         number, waiting, executor = _view_number_here(), self.waiting, None
-        # If the view is over whose code this is, another request's thread waits.
+        # If the view that this code belongs to is over, the waiting thread is another request's.
         if waiting is not None and (number is None or number in self.running):
             executor = waiting.executor()
         if executor is None:
@@ -150,7 +150,7 @@ class ThreadOfView:
 
 class _ThisThread(threading.local):
     spare: CurrentThreadExecutor | None = None
-    """One that nobody has looked at, so that it is as good as new."""
+    """An executor that was never handed out, so it is as good as new."""
 
 
 _this_thread = _ThisThread()

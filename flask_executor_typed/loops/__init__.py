@@ -1,19 +1,18 @@
 """Threads that each keep one event loop alive, for coroutine jobs and async views.
 
 The only package that creates event loops and, with async_views, that knows asgiref's insides. Its
-modules, of which each imports
-only from those before it:
+modules, each of which imports only from those before it:
 
 - factory: make event loops
 - tasks: start our own tasks, and end those of others
 - asgiref_bridge: lead asgiref's ``async_to_sync`` from a worker thread to a loop that lasts
-- current: which loop, loop thread or resident runs this code, or waits for it
+- current: the loop, loop thread and resident running this code, or waiting for it
 - thread_sensitive: a thread for what a task runs in ``sync_to_async``
 - watchdog: warn about jobs that block an event loop
 - thread: one event loop and the thread that runs it
 - pool: the loop threads of coroutine jobs
 - resources: one client or connection pool for each loop
-- greenlets: what stands in place of loops with gevent and eventlet
+- greenlets: a stand-in for loops under gevent and eventlet
 """
 
 from .asgiref_bridge import stock_async_to_sync

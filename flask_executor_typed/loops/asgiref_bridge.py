@@ -1,6 +1,6 @@
 """Lead asgiref's ``async_to_sync`` from a worker thread to a loop that lasts.
 
-And the context variables of asgiref that say which thread waits for the running code.
+Also the context variables by which asgiref finds the thread that waits for the running code.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ def bridge_this_thread(
     loop: asyncio.AbstractEventLoop, waits: Callable[[], object], goes_on: Callable[[], object]
 ) -> None:
     """Make ``async_to_sync`` in this thread use ``loop``, not a new one per call."""
-    # Where SyncToAsync notes the loop that called a thread, and AsyncToSync looks for it.
+    # SyncToAsync stores here the loop that called a thread, and AsyncToSync looks for it here.
     SyncToAsync.threadlocal.main_event_loop = _Bridge(loop, waits, goes_on)
     SyncToAsync.threadlocal.main_event_loop_pid = os.getpid()
 
 
 class _Bridge:
-    """A loop as asgiref uses it in a worker, which waits for each coroutine that it gives it."""
+    """A loop as asgiref sees it in a worker thread, which waits for each coroutine it submits."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class _Bridge:
         self._waits()
         try:
             self.loop.call_soon_threadsafe(create_task, run)
-        except BaseException:  # the loop is closed, and asgiref makes another
+        except BaseException:  # the loop is closed; asgiref creates another
             run.close()
             self._goes_on()
             raise
@@ -69,27 +69,28 @@ class _Bridge:
 
 
 def loops_here() -> tuple[asyncio.AbstractEventLoop | None, asyncio.AbstractEventLoop | None]:
-    """The loop that runs in this thread, and the one that ``async_to_sync`` would use."""
+    """Return the loop running in this thread, and the one that ``async_to_sync`` would use."""
     of_asgiref = getattr(SyncToAsync.threadlocal, "main_event_loop", None)
     bridged = of_asgiref.loop if isinstance(of_asgiref, _Bridge) else of_asgiref
     return asyncio._get_running_loop(), bridged
 
 
 def stock_async_to_sync(fn: Callable[..., Awaitable[R]]) -> Callable[..., R]:
-    """What ``Flask.async_to_sync`` returns."""
+    """Do what the stock ``Flask.async_to_sync`` does."""
     return AsyncToSync(fn)
 
 
 # -- context variables ----------------------------------------------------------------------------
 
 view_number: ContextVar[int | None] = ContextVar("flask_executor_typed_view", default=None)
-"""Of the view whose code runs here. A number, which keeps nothing in contexts that outlive it."""
+"""The number of the view whose code runs here. A number keeps nothing alive in a context that
+outlives the view."""
 
 
 def _variable_of_waiting_thread() -> tuple[ContextVar[Any], type[object]]:
-    """The variable by which ``sync_to_async`` finds the thread that waits in ``async_to_sync``.
+    """Return the variable by which ``sync_to_async`` finds the thread waiting in ``async_to_sync``.
 
-    And the type of its value, which that of any ``Local`` of asgiref has.
+    Also the type of its value, which every ``Local`` of asgiref shares.
     """
     context = Context()
     context.run(setattr, AsyncToSync.executors, "current", None)
@@ -102,9 +103,9 @@ waiting_thread, _TypeOfLocals = _variable_of_waiting_thread()
 
 
 def adopt(context: Context) -> None:
-    """Give the context variables here the values that they have in ``context``.
+    """Copy the values of ``context`` into the current context.
 
-    But for those that tell whose code runs here, and which thread waits for it.
+    Except for the two variables that identify the running view and the thread waiting for it.
     """
     missing = object()
     for variable, value in context.items():

@@ -26,7 +26,7 @@ __all__ = (
 
 
 class Resident(Protocol):
-    """What lives on a loop until the loop ends. The tasks that it starts do so too."""
+    """Something that lives on a loop until the loop ends, with the tasks that it starts."""
 
     loop: asyncio.AbstractEventLoop
 
@@ -34,11 +34,11 @@ class Resident(Protocol):
 
 
 running_resident: ContextVar[Resident | None] = ContextVar("resident", default=None)
-"""Whose the running code is, if it is a resident's. Elsewhere than on its loop it means nothing."""
+"""The resident running the current code, if any. Meaningless on any loop but its own."""
 
 
 class Host(Protocol):
-    """What code that runs on a loop wants of the loop's thread."""
+    """The services of a loop's thread for code running on the loop."""
 
     residents: dict[object, Resident]
 
@@ -55,37 +55,37 @@ in_child(loop_threads.clear)
 
 
 def loop_thread_here() -> Host | None:
-    """What runs this code, if it runs on a loop of this package."""
+    """Return the thread of the running loop, if the loop is this package's."""
     loop = asyncio._get_running_loop()
     return None if loop is None else loop_threads.get(loop)
 
 
 def serves_this_thread() -> bool:
-    """Whether any loop of this package runs this code, or waits for it."""
+    """Return whether a loop of this package is running this code, or waiting for it."""
     return any(loop in loop_threads for loop in loops_here() if loop is not None)
 
 
 def has_loop_of_asgirefs() -> bool:
-    """Whether ``async_to_sync`` is to find the loop itself: this code was called by one.
+    """Return whether ``async_to_sync`` must find the loop itself, because a loop called this code.
 
-    Or it is to refuse, because a loop runs in this very thread.
+    Also if it must refuse, because a loop is running in this very thread.
     """
     running, bridged = loops_here()
     if running is not None or AsyncToSync.async_single_thread_context.get(None) is not None:
         return True
     if bridged is None or not bridged.is_running():
         return False
-    # Code of an async view, in the thread that waits for it, or of a job. But not a whole request
-    # that an ASGI server handed to a thread: its loop is the server's, and serves all requests.
+    # Code of a job, or of an async view in the thread waiting for it; but not a whole request that
+    # an ASGI server handed to a thread, since the server's loop serves all requests.
     return bridged in loop_threads or getattr(AsyncToSync.executors, "current", None) is not None
 
 
 def resident_here() -> Resident | None:
-    """The resident that runs this code, if one does."""
+    """Return the resident running this code, if any."""
     return running_resident.get()
 
 
 def runs_resident_of(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether a resident of ``loop``, on which this code runs, runs it."""
+    """Return whether a resident of ``loop``, the running loop, is running this code."""
     resident = running_resident.get()
     return resident is not None and resident.loop is loop

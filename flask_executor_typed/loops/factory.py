@@ -1,4 +1,4 @@
-"""Makes event loops: uvloop's or asyncio's, or those of ``EXECUTOR_LOOP_FACTORY``."""
+"""Create event loops: uvloop's, asyncio's, or those of ``EXECUTOR_LOOP_FACTORY``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ _importing = threading.RLock()  # held while uvloop is imported, and at a fork
 
 
 def make_loop(new_loop: Callable[[], object] | None) -> asyncio.AbstractEventLoop:
-    """Make a loop with ``new_loop``, or in the usual way."""
+    """Create a loop with ``new_loop``, or the default way.
+
+    Raises:
+        TypeError: ``new_loop`` returned something other than a new loop.
+    """
     make = new_loop or _new_loop_of_uvloop_or_asyncio
     loop = make()
     if not isinstance(loop, asyncio.AbstractEventLoop) or loop.is_running() or loop.is_closed():
@@ -27,7 +31,7 @@ def make_loop(new_loop: Callable[[], object] | None) -> asyncio.AbstractEventLoo
 
 
 def _new_loop_of_uvloop_or_asyncio() -> asyncio.AbstractEventLoop:
-    """What makes event loops unless ``EXECUTOR_LOOP_FACTORY`` says otherwise."""
+    """Create uvloop's loop if it is installed, or else asyncio's."""
     try:
         with _importing:
             uvloop: Any = import_module("uvloop")
@@ -38,7 +42,7 @@ def _new_loop_of_uvloop_or_asyncio() -> asyncio.AbstractEventLoop:
 
 
 def _finish_imports() -> None:
-    """Before a fork: a child cannot import what another thread of its parent was importing."""
+    """Wait before a fork: a child can never import what a thread of its parent was importing."""
     _importing.acquire()
 
 
@@ -48,7 +52,9 @@ def _go_on() -> None:
 
 def _forget_parent() -> None:
     global _importing  # noqa: PLW0603
-    _importing = threading.RLock()  # not released: uWSGI calls this without what comes before
+    _importing = (
+        threading.RLock()
+    )  # not released: uWSGI calls this without the function that acquires it
 
 
 around_fork(_finish_imports, _go_on, _forget_parent)

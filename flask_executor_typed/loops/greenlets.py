@@ -1,7 +1,7 @@
-"""What stands where loops would be, in a process whose threads are greenlets of gevent or eventlet.
+"""A stand-in for loops in a process whose threads are greenlets of gevent or eventlet.
 
-They all run in one thread of the system. Python keeps one running event loop for each of those: a
-loop in a greenlet would be taken for their own by all the others, views included, and no second one
+All greenlets run in one system thread, and Python keeps one running event loop per system thread.
+All the others, views included, would take a loop in one greenlet for their own, and no second loop
 could run.
 """
 
@@ -23,7 +23,7 @@ R = TypeVar("R")
 
 
 class NoLoops(LoopPool):
-    """A pool without loops: whoever needs one hears why there is none."""
+    """A pool without loops: asking for one raises an error that explains why there is none."""
 
     def __init__(self, name: str, library: str) -> None:
         super().__init__(name, 0)
@@ -37,11 +37,11 @@ class NoLoops(LoopPool):
 
     def wait_for(self, awaitable: Awaitable[R]) -> R:
         if inspect.iscoroutine(awaitable):
-            awaitable.close()  # else Python warns that nobody awaited it
+            awaitable.close()  # otherwise Python warns that it was never awaited
         self._refuse_coroutine("what the job returned")
 
     def start_one(self) -> None:
-        """Nothing: plain functions do without."""
+        """Do nothing: plain functions need no loop."""
 
     def bridge_this_thread(
         self, waits: Callable[[], object], goes_on: Callable[[], object]

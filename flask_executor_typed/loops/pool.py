@@ -36,12 +36,12 @@ class LoopPool:
         self._max_loops = max_loops
         self._lock = threading.RLock()  # reentrant: a finalizer may shut down while it is held
         self._threads: list[LoopThread] = []  # guarded by _lock; only grows
-        self._only: LoopThread | None = None  # the one there is, if there can be no more
+        self._only: LoopThread | None = None  # the only one, if there can be no more
         self._refusing = self._ended = False  # guarded by _lock
         self._timers = Timers(name)
 
     def size(self) -> int:
-        """How many loops run."""
+        """Return the number of running loops."""
         return sum(thread.alive for thread in list(self._threads))
 
     def submit(self, call: Call[Any]) -> None:
@@ -53,15 +53,18 @@ class LoopPool:
         (self._only or self._least_busy()).submit(call)
 
     def wait_for(self, awaitable: Awaitable[R]) -> R:
-        """Await ``awaitable`` on a loop, for a plain thread, which blocks until it is done."""
+        """Await ``awaitable`` on a loop, and block the current thread until it is done."""
         return self._least_busy().wait_for(awaitable)
 
     def call_later(self, seconds: float, fn: Callable[[], object]) -> Callable[[], object]:
-        """Call ``fn()`` after ``seconds``, even if all loops are blocked. Returns its undoing."""
+        """Call ``fn()`` after ``seconds``, even if all loops are blocked.
+
+        Returns a function that cancels it.
+        """
         return self._timers.call_later(seconds, fn)
 
     def start_one(self) -> None:
-        """Start a loop unless there is one."""
+        """Start a loop if there is none."""
         if not self._threads:
             self._least_busy()
 
@@ -87,24 +90,24 @@ class LoopPool:
         try:
             thread_name = f"{self._name}-loop-{len(self._threads)}"
             thread = LoopThread(thread_name, self._name, self._new_loop, self._slow_callback)
-        except Exception:  # no more threads or files, it is the end, or EXECUTOR_LOOP_FACTORY fails
+        except Exception:  # no more threads or files, interpreter exit, or EXECUTOR_LOOP_FACTORY
             if not self._threads:
                 raise
         else:
             self._threads.append(thread)
             self._only = thread if self._max_loops == 1 else None
-            if self._refusing:  # it is for a plain job that still runs, not for calls
+            if self._refusing:  # this loop is for a plain job that is still running, not for calls
                 thread.refuse(cancel_pending=False)
 
     def refuse(self, cancel_pending: bool) -> None:
-        """Refuse calls from now on. The loops go on for what was accepted, until :meth:`end`."""
+        """Refuse calls from now on. The loops keep running accepted ones until :meth:`end`."""
         with self._lock:
             self._refusing = True
         for thread in self._threads:
             thread.refuse(cancel_pending)
 
     def end(self) -> None:
-        """End each loop when the calls that it has are done."""
+        """End each loop as soon as its calls are done."""
         with self._lock:
             self._ended = True
         self._timers.end()
@@ -121,7 +124,7 @@ class LoopPool:
             thread.abandon(seconds)
 
     def threads(self) -> list[threading.Thread]:
-        """Those of the loops, those that block for their coroutines, and that of the timers."""
+        """Return the threads of the loops, those that block for coroutines, and the timers'."""
         of_loops = [each for thread in self._threads for each in thread.threads()]
         return [*of_loops, *self._timers.threads()]
 
@@ -131,7 +134,7 @@ class LoopPool:
             thread.join()
 
     def blocked(self, seconds: float) -> list[threading.Thread]:
-        """The threads whose loops do not get to anything new within ``seconds``. Blocks so long."""
+        """Return the threads whose loops do not answer within ``seconds``. Blocks that long."""
         end = time.monotonic() + seconds
         asked = [(thread, thread.ask()) for thread in list(self._threads)]
         return [
@@ -141,6 +144,6 @@ class LoopPool:
         ]
 
     def serves_this_thread(self) -> bool:
-        """Whether a call of the pool runs here: on a loop, or in a thread bridged to one."""
+        """Return whether a call of this pool is running here: on a loop, or in a bridged thread."""
         here = loops_here()
         return any(thread.loop in here for thread in self._threads)

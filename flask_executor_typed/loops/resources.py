@@ -1,4 +1,4 @@
-"""Things that belong to an event loop: a client, a connection pool. One for each loop."""
+"""Resources that belong to an event loop, such as HTTP clients and connection pools."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _logger = logging.getLogger("flask_executor_typed")
 
 @final
 class LoopResource(Generic[V]):
-    """One ``V`` for each event loop, opened when it is first wanted there, closed with the loop.
+    """One ``V`` for each event loop, opened on first use there and closed with the loop.
 
-    Made by :meth:`Executor.loop_resource`.
+    Created by :meth:`Executor.loop_resource`.
     """
 
     def __init__(self, factory: Callable[[], AbstractAsyncContextManager[V]]) -> None:
@@ -41,13 +41,13 @@ class LoopResource(Generic[V]):
         return f"<{type(self).__name__} of {self._name}>"
 
     async def get(self) -> V:
-        """The one of this loop. Do not close it.
+        """Return this loop's resource, opening it first if necessary. Do not close it.
 
-        Callers that come while it is opened wait for the same one. If it cannot be opened, all of
-        them get the exception, and the next caller tries again.
+        Concurrent callers wait for the same resource. If it cannot be opened, all of them get the
+        exception, and the next caller tries again.
 
         Raises:
-            OutsideLoopError: this loop is none of this package, and ends no one knows when; a
+            OutsideLoopError: the running loop is not this package's, so its end is unknown; a
                 ``RuntimeError``.
         """
         thread = loop_thread_here()
@@ -66,9 +66,9 @@ class LoopResource(Generic[V]):
 
 
 class _Held(Generic[V]):
-    """What a resource has on one loop: a task that opens it, and in the end closes it.
+    """The resource of one loop, and the task that opens it and finally closes it.
 
-    One task for both, because task groups and cancel scopes insist on that.
+    One task for both, because task groups and cancel scopes require it.
     """
 
     task: asyncio.Task[None]
@@ -84,7 +84,7 @@ class _Held(Generic[V]):
         try:
             async with self._manager() as value:
                 if residents.get(key) is self:
-                    # To the end: what it uses itself was opened meanwhile, and is closed after it.
+                    # To the end: resources that it uses were opened meanwhile and must close later.
                     residents[key] = residents.pop(key)
                 self.opened.set_result(value)
                 await self._closing.wait()

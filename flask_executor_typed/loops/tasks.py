@@ -1,4 +1,4 @@
-"""Tasks of our own on each version of Python, and the end of those of others."""
+"""Start this package's own tasks on every Python version, and cancel those of users."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 __all__ = ("cancel_and_wait", "create_task")
 
 
-# Tasks of our own are not made by the loop, whose factory is for those that a view or a job starts.
+# Our own tasks bypass the loop's factory, which is for the tasks that views and jobs start.
 if sys.version_info >= (3, 12):
-    # Eager: a coroutine that never waits is done here and now, without a turn of the loop.
+    # Eager: a coroutine that never waits finishes at once, without a turn of the loop.
     create_task: Callable[..., asyncio.Task[None]] = partial(asyncio.Task, eager_start=True)
 
 elif sys.version_info >= (3, 11):
@@ -33,9 +33,9 @@ else:
 
 
 async def cancel_and_wait(tasks: set[asyncio.Task[Any]], timeout: float | None = None) -> None:
-    """Cancel tasks, but for the one that runs this, and let them clean up, until time is up.
+    """Cancel tasks, except the current one, and let them clean up for ``timeout`` seconds.
 
-    What they raise is theirs to report.
+    They report their own exceptions.
     """
     others = {task for task in tasks if task is not asyncio.current_task()}
     for task in others:

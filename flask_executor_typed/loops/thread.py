@@ -1,4 +1,4 @@
-"""A thread that keeps one event loop alive: what it runs, and how it ends."""
+"""A thread that keeps one event loop alive."""
 
 from __future__ import annotations
 
@@ -48,27 +48,27 @@ class LoopThread:
         new_loop: Callable[[], asyncio.AbstractEventLoop] | None,
         slow_callback: float | None = None,
     ) -> None:
-        # In a context of its own: the loop keeps the one that it is made in as long as it lives,
-        # and we are called from a view.
+        # In an empty context: a loop keeps the context it is created in for as long as it lives,
+        # and this may be called from a view.
         self.loop: asyncio.AbstractEventLoop = Context().run(make_loop, new_loop)
         self._pool_name = pool_name
         self._slow_callback = slow_callback
         self._inbox = LoopInbox(self.loop)
-        self._refusing = False  # these two are set once, and never unset
+        self._refusing = False  # both are set once and never unset
         self._cancels_pending = False
-        # Only the loop's thread changes what follows, but for what is garbage; others take copies.
-        self._calls: set[Call[Any]] = set()  # that run; asyncio keeps only weak references to tasks
+        # Only the loop's thread changes the following, except for garbage; others take copies.
+        self._calls: set[Call[Any]] = set()  # running; asyncio keeps only weak references to tasks
         self._ending = False
         self._finishing: asyncio.Task[None] | None = None
-        self._patience: float | None = None  # seconds for what is cancelled, if not for ever
+        self._patience: float | None = None  # seconds for cancelled tasks to end; None: forever
         self._ended = False
-        # By the tasks that jobs have started; the watchdog's thread looks one up.
+        # The call behind each task that a job started; the watchdog's thread looks them up.
         self._calls_of_tasks: WeakKeyDictionary[asyncio.Task[Any], Any] = WeakKeyDictionary()
-        self.residents: dict[object, Resident] = {}  # by what they were made for, oldest first
+        self.residents: dict[object, Resident] = {}  # by their resource, oldest first
         self._residents_tasks: set[asyncio.Task[Any]] = set()
         self._blocking = DaemonPool(f"{name}-blocking", _BLOCKING_THREADS)
         self.loop.set_default_executor(self._blocking)
-        self._sensitive_pools: set[ref[DaemonPool]] = set()  # for whose tasks still live
+        self._sensitive_pools: set[ref[DaemonPool]] = set()  # of tasks that are still alive
         loop_threads[self.loop] = self
         try:
             self._thread = start_thread(name, self._main)
@@ -83,27 +83,26 @@ class LoopThread:
 
     @property
     def busy(self) -> int:
-        """Calls that run here or are about to; exact only in the loop's own thread."""
+        """The number of calls running here or about to; exact only in the loop's own thread."""
         return len(self._calls) + len(self._inbox)
 
     def submit(self, call: Call[Any]) -> None:
-        future = call.future  # the call forgets it when it is done, which may be any moment now
+        future = call.future  # the call drops it when it is done, possibly at any moment
         call.inbox, future._interruptible = self._inbox, call
         try:
             if not self._refusing and self._inbox.post(self._start, call) and not self._refusing:
                 return
         except BaseException:
-            future._refuse()  # it may have been posted, and submit() raises
+            future._refuse()  # it may have been posted, although submit() raises
             raise
-        # The loop is closed, or refuse() came in between, and the loop may or may not get to what
-        # was posted just now. The right to start decides: if the loop has it, the call was
-        # accepted.
+        # Either the loop is closed, or refuse() was called in between and the loop may or may not
+        # get to the call. The right to start decides: if the loop has it, the call was accepted.
         if future._refuse():
             raise ExecutorClosedError(self._pool_name, exit_has_begun())
 
     def wait_for(self, awaitable: Awaitable[R]) -> R:
         outcome: FutureProxy[R] = FutureProxy()
-        # asyncio keeps only weak references to tasks; this one lives as long as we wait for it.
+        # asyncio keeps only weak references to tasks; this keeps ours alive while we wait.
         tasks: list[asyncio.Task[None]] = []
         run = _settle(outcome, awaitable)
         starts = [partial(create_task, run, loop=self.loop, context=copy_context())]
@@ -111,7 +110,7 @@ class LoopThread:
         try:
             return outcome.result()
         finally:
-            # See FutureProxy.result(). And the task has contexts.
+            # See FutureProxy.result(). The task also keeps contexts alive.
             del outcome
             tasks.clear()
 
@@ -120,7 +119,7 @@ class LoopThread:
         return self._thread
 
     def ask(self) -> threading.Event:
-        """An event that is set when the loop gets to it; at once in its own thread."""
+        """Return an event that is set as soon as the loop is free; at once in its own thread."""
         answered = threading.Event()
         if threading.current_thread() is self._thread:
             answered.set()
@@ -136,8 +135,8 @@ class LoopThread:
         self._inbox.post(self._end)
 
     def abandon(self, seconds: float) -> None:
-        """Fail the calls that are not done after ``seconds``, and end when they have cleaned up."""
-        # Here, for a loop that is blocked. What the loop begins while we look it finds itself.
+        """Fail the calls that are not done after ``seconds``; end once they have cleaned up."""
+        # In this thread, since the loop may be blocked. _hurry() finds what it starts meanwhile.
         posted = [args[0] for fn, args in self._inbox.waiting() if fn == self._start]
         for call in [*posted, *self._calls.copy()]:
             call.abandon(seconds)
@@ -151,7 +150,7 @@ class LoopThread:
         return [self._blocking, *(pool for pool in pools if pool is not None)]
 
     def sensitive_pool(self) -> DaemonPool:
-        """A thread for what one task here runs in ``sync_to_async``."""
+        """Return a pool of one thread, for what one task runs in ``sync_to_async``."""
         pool = DaemonPool(f"{self._pool_name}-sensitive", 1)
         self._sensitive_pools.add(ref(pool, self._sensitive_pools.discard))
         return pool
@@ -165,7 +164,7 @@ class LoopThread:
         if call.begin():
             self._calls.add(call)
             run = call.run_async(self, use_own_sensitive_thread)
-            # No name for the context, which what the job raises would keep by way of this frame.
+            # No name for the context: a job's exception would keep it alive through this frame.
             create_task(run, loop=self.loop, context=call.variables.copy())
 
     def call_is_over(self, call: Call[Any]) -> None:
@@ -174,7 +173,7 @@ class LoopThread:
             self._finish_when_idle()
 
     def _end(self) -> None:
-        # What was accepted was posted before this, and has started.
+        # Accepted calls were posted before this, so they have started.
         self._ending = True
         self._finish_when_idle()
 
@@ -188,24 +187,26 @@ class LoopThread:
         self._ending = True
         self._patience = CLEANUP / 8
         self._finish_when_idle()
-        # Those that refuse to be cancelled do not keep the others' resources from being closed.
+        # Jobs that resist cancellation must not keep the resources of others open.
         self.loop.call_later(CLEANUP / 4, self._finish_if_none_does, context=Context())
 
     def _finish_if_none_does(self) -> None:
         if self._finishing is None:
-            # Not by the loop, whose factory would take it for a task of the view that runs. And in
-            # a context of its own: it stays, and the last job's has an app.
+            # Not created by the loop, whose factory would attribute it to the running view. In an
+            # empty context, because the task stays and the last job's context refers to an app.
             self._finishing = Context().run(lambda: asyncio.Task(self._finish(), loop=self.loop))
 
     def _has_blocking_threads(self) -> bool:
-        """Whether the pool of ``asyncio.to_thread`` has any, or is another that a job has set."""
-        pool = getattr(self.loop, "_default_executor", self._blocking)  # uvloop does not tell
+        """Return whether ``asyncio.to_thread`` has used a thread, or a pool set by a job."""
+        pool = getattr(
+            self.loop, "_default_executor", self._blocking
+        )  # uvloop has no such attribute
         return pool is not self._blocking or bool(self._blocking.threads())
 
     async def _finish(self) -> None:
-        """Cancel what jobs left behind on the loop and let it clean up, as ``asyncio.run`` does."""
+        """Cancel the tasks that jobs left behind and let them clean up, as ``asyncio.run`` does."""
         try:
-            # First what may still use a resident: a pool waits until it has its connections back.
+            # First the tasks that may still use a resident: a pool waits for its connections.
             await cancel_and_wait(asyncio.all_tasks() - self._residents_tasks, self._patience)
             while self.residents:
                 _, newest = self.residents.popitem()
@@ -233,15 +234,15 @@ class LoopThread:
         pause = 0.01
         try:
             while not self._ended:
-                # Neither a job that stops the loop ends it for the others, nor a task of a job's
-                # own that raises SystemExit or KeyboardInterrupt.
+                # A job may stop the loop, or start a task that raises SystemExit or
+                # KeyboardInterrupt. Neither may end it for the other jobs.
                 try:
                     self.loop.run_forever()
                 except (SystemExit, KeyboardInterrupt):
-                    _logger.exception("a task ended the loop of %s; it goes on", self._pool_name)
+                    _logger.exception("a task ended the loop of %s; it continues", self._pool_name)
                 except BaseException:
-                    # Of the loop itself, whose files a job has closed, say: perhaps each time.
-                    _logger.exception("the loop of %s failed; it goes on", self._pool_name)
+                    # The loop itself failed, possibly for good: a job may have closed its files.
+                    _logger.exception("the loop of %s failed; it continues", self._pool_name)
                     time.sleep(pause)
                     pause = min(2 * pause, 60)
         finally:
@@ -256,7 +257,7 @@ class LoopThread:
         wait_here_with(_refuse_to_block)
 
     def _running(self) -> FutureProxy[Any] | None:
-        """The future of the job that keeps the loop busy, for another thread to see."""
+        """Return the future of the job that occupies the loop. Called by the watchdog's thread."""
         task = asyncio.current_task(self.loop)
         call = next((call for call in list(self._calls) if call.task is task), None)
         if call is None and task is not None:
@@ -268,10 +269,10 @@ class LoopThread:
     def admit(
         self, key: object, resident: Resident, living: Coroutine[Any, Any, None]
     ) -> asyncio.Task[None]:
-        """Let ``resident`` live here as long as the coroutine runs, in contexts of its own."""
+        """Let ``resident`` live here while the coroutine runs, in contexts of its own."""
         self.loop.set_task_factory(self._make_task)
         self.residents[key] = resident
-        context = Context()  # not the view's or the job's, which would live as long
+        context = Context()  # not the view's or the job's, which it would keep alive
         context.run(running_resident.set, resident)
         context.run(use_own_sensitive_thread)
         return context.run(self.loop.create_task, living)
@@ -291,15 +292,15 @@ class LoopThread:
         task.add_done_callback(self._residents_tasks.discard)
 
     def _note(self, task: asyncio.Task[Any]) -> None:
-        """Take a note of a task that is no resident's: of the job that has started it."""
-        # Now, for the watchdog: its thread must not look into the context of a task that runs,
-        # which ends a free-threaded interpreter (CPython 3.14).
+        """Note the job that started a task, unless a resident did."""
+        # Now, because the watchdog's thread must not look into a running task's context later:
+        # that crashes a free-threaded interpreter (CPython 3.14).
         if self._slow_callback is not None and (call := running_call.get()) is not None:
             self._calls_of_tasks[task] = call
 
 
 def _refuse_to_block(future: FutureProxy[Any], timeout: float | None) -> None:
-    # Even if the call needs no loop: nobody can know, and all the other jobs here would wait too.
+    # Even if the call needs no loop: that cannot be known, and all other jobs here would wait too.
     raise DeadlockError(
         line_of_caller(),
         future.name,

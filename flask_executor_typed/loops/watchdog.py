@@ -1,4 +1,4 @@
-"""Tells of code that keeps an event loop busy, while all the other jobs there wait.
+"""Warn about jobs that block an event loop.
 
 The only module that looks into the stack of another thread.
 """
@@ -22,17 +22,18 @@ __all__ = ("Watchdog", "stack_of")
 _logger = logging.getLogger("flask_executor_typed")
 
 _ASKED_EVERY = 0.25
-"""Of the seconds that a loop may be busy: by so much more, at most, it is told too late."""
+"""The share of the allowed seconds between two checks. A warning is late by at most that much."""
 
 
 class Watchdog:
-    """Asks the event loop of this thread for an answer, again and again, from a thread beside it.
+    """Keep asking the current thread's event loop for a sign of life, from a thread of its own.
 
     Args:
         loop: The loop that this thread is about to run.
-        name: What the thread of the loop is called.
-        seconds: How long an answer may take.
-        running: Finds the future of the job that runs on the loop; called in the other thread.
+        name: The name of the loop's thread, for the warning.
+        seconds: Seconds an answer may take.
+        running: Returns the future of the job that the loop is running; called in the watching
+            thread.
     """
 
     def __init__(
@@ -49,13 +50,13 @@ class Watchdog:
         self._watched = threading.get_ident()
         self._ended = threading.Event()
         self._answered = threading.Event()
-        with contextlib.suppress(RuntimeError):  # no more threads: jobs run, unwatched
+        with contextlib.suppress(RuntimeError):  # no more threads: jobs run unwatched
             start_thread(f"{name}-watchdog", self._watch)
 
     def end(self) -> None:
         """Stop watching: the loop is closed."""
-        # Whoever was asked before the loop was closed never answers. The event was there before the
-        # question, so this is it; and asking a closed loop is an error.
+        # A question that was asked before the loop closed is never answered. Its event existed
+        # before the question did, so this one is it; and asking a closed loop is an error.
         self._ended.set()
         self._answered.set()
 
@@ -69,14 +70,14 @@ class Watchdog:
             if not answered.wait(self._seconds):
                 with contextlib.suppress(BaseException):  # a log handler may raise anything
                     self._warn()
-                answered.wait()  # once for each time
+                answered.wait()  # warn once for each block
 
     def _warn(self) -> None:
         future = self._running()
         stack = stack_of(self._watched)
         logger = _logger if future is None or future._app is None else future._app.logger
         logger.warning(
-            "%s keeps the event loop of %s busy for more than %g s, and all other jobs there "
+            "%s has blocked the event loop of %s for more than %g s, and all other jobs there "
             "wait. It is here:\n%s",
             "A callback" if future is None else f"Background job {future.name} [{future.id}]",
             self._name,
@@ -86,13 +87,13 @@ class Watchdog:
 
 
 def stack_of(thread: int | None) -> traceback.StackSummary:
-    """What the thread of that ident is doing now, outermost call first; empty if it has ended."""
+    """Return the stack of the thread with that ident, outermost call first; empty if it ended."""
     frame = None if thread is None else sys._current_frames().get(thread)
     return traceback.StackSummary() if frame is None else traceback.extract_stack(frame)
 
 
 def _below_this_package(stack: traceback.StackSummary) -> traceback.StackSummary:
-    """What the job itself has called."""
+    """Return the part of a stack that the job itself called."""
     ours = PACKAGE_FOLDER
     inner = [number for number, frame in enumerate(stack, 1) if frame.filename.startswith(ours)]
     return traceback.StackSummary.from_list(stack[inner[-1] if inner else 0 :])

@@ -34,48 +34,50 @@ __all__ = (
 
 
 CLEANUP = 2.0
-"""Seconds for which what a shutdown cancels when its time is up may clean up; a guess."""
+"""Seconds that cancelled jobs get to clean up once a shutdown's time is over; a guess."""
 
 
 class Closable(Protocol):
-    """What runs calls, and may have to be waited for. Any thread may call each of the methods."""
+    """Something that runs calls and must be waited for at shutdown. Thread-safe."""
 
     def close(self, *, cancel_pending: bool) -> None:
-        """Refuse calls from now on; the threads end when what was accepted is done."""
+        """Refuse calls from now on. The threads end when the accepted calls are done."""
 
     def runs_here(self) -> bool:
-        """Whether this thread would wait for itself if it waited for the end."""
+        """Return whether waiting here would deadlock, because this thread is one of those."""
         ...
 
     def wait(self, end: float) -> bool:
-        """Wait until all that was accepted is over; ``False`` if that is after ``end``.
+        """Wait until all accepted calls are done. Return ``False`` if ``end`` comes first.
 
-        ``end`` is a time of ``time.monotonic()``.
+        ``end`` is a ``time.monotonic()`` time.
         """
         ...
 
     def abandon(self, seconds: float) -> None:
-        """Fail the calls that are not done after ``seconds``, and have them end if that is
-        possible. May be called again."""
+        """Fail the calls that are not done after ``seconds``, and stop them where possible.
+
+        May be called again.
+        """
 
     def kill(self) -> bool:
-        """End by force what can be ended so, and say whether that is anything."""
+        """Kill whatever can be killed. Return whether there was anything."""
         ...
 
     def leave_behind(self) -> None:
-        """Let threads go on that do not end. Nothing waits for them any more."""
+        """Stop waiting for threads that do not end."""
 
 
 class ClosableThreads(ABC):
-    """What a :class:`Closable` of threads does about them."""
+    """The part of a :class:`Closable` that waits for its threads."""
 
     @abstractmethod
     def threads(self) -> list[threading.Thread]:
-        """Those of this module that are to end; some may have."""
+        """Return the threads that must end; some may have ended already."""
 
     def wait(self, end: float) -> bool:
         waited: set[threading.Thread] = set()
-        # Again and again: a job that runs may have others started.
+        # Repeated, because a running job may start more threads.
         while running := [each for each in self.threads() if each not in waited]:
             for thread in running:
                 if not wait_for_thread(thread, end):
@@ -91,22 +93,22 @@ class ClosableThreads(ABC):
 
 @dataclass(frozen=True, slots=True)
 class AtExit:
-    """What becomes of accepted calls when the interpreter exits."""
+    """How accepted calls are treated when the interpreter exits."""
 
     timeout: float = inf
-    """Seconds that they have from then on."""
+    """Seconds they get, counted from the beginning of the exit."""
 
     cancel_pending: bool = False
-    """Whether those that have not begun are cancelled."""
+    """Whether calls that have not started are cancelled."""
 
 
 _closables: WeakKeyDictionary[Closable, AtExit] = WeakKeyDictionary()  # guarded by _lock
-_lock = threading.RLock()  # reentrant: a finalizer may come back
+_lock = threading.RLock()  # reentrant: a finalizer may get here while it is held
 _exiting = False  # set once
 
 
 def exit_has_begun() -> bool:
-    """Whether the interpreter exits, so that executors in use accept nothing any more."""
+    """Return whether the interpreter is exiting. Executors then refuse new calls."""
     return _exiting
 
 
@@ -117,13 +119,13 @@ def close_at_exit(closable: Closable, how: AtExit) -> None:
 
 
 def drain(closables: Iterable[tuple[Closable, float]], begun: float) -> None:
-    """Wait for the threads of what was closed, each for its own number of seconds after ``begun``.
+    """Wait for everything that was closed, each for its own number of seconds after ``begun``.
 
-    When these are over, what is not done fails. Then it has :data:`CLEANUP` seconds, after which
-    its threads are left behind: they go on, but nothing waits for them.
+    Calls that are not done by then fail. They get :data:`CLEANUP` more seconds; after that their
+    threads are left behind: they keep running, but nothing waits for them.
     """
     late: deque[tuple[Closable, float, float]] = deque()
-    # Whose time is up first, first. A call that the others wait for fails before they go on.
+    # Earliest deadline first, so that a call which others wait for fails before they continue.
     for closable, seconds in sorted(closables, key=lambda item: item[1]):
         while late and late[0][2] <= begun + seconds:
             _end_by_force(*late.popleft())
@@ -137,26 +139,28 @@ def drain(closables: Iterable[tuple[Closable, float]], begun: float) -> None:
 def _end_by_force(closable: Closable, seconds: float, end: float) -> None:
     if closable.wait(end):
         return
-    closable.abandon(seconds)  # what a worker was about to begin when it was called before
+    closable.abandon(seconds)  # again: a worker may have been about to start a call the first time
     if not (closable.kill() and closable.wait(time.monotonic() + CLEANUP)):
         closable.leave_behind()
 
 
 def finish_at_exit() -> None:
-    """Close everything, and wait as long as the settings say."""
+    """Close everything and wait for as long as the settings allow."""
     global _exiting  # noqa: PLW0603
     _exiting = True
     begun = time.monotonic()
-    # Again and again: a job that runs now may be the first to use another executor.
+    # Repeated, because a running job may be the first to use another executor.
     while True:
-        running = running_threads()  # before the executors that they may use are looked up
+        running = (
+            running_threads()
+        )  # listed before the executors, which these threads may still create
         with _lock:
             closables = list(_closables.items())
         for closable, how in closables:
             closable.close(cancel_pending=how.cancel_pending)
         try:
             drain(((closable, how.timeout) for closable, how in closables), begun)
-        except BaseException:  # a second Ctrl-C, or a handler of a signal that calls sys.exit()
+        except BaseException:  # a second Ctrl-C, or a signal handler that calls sys.exit()
             for closable, _ in closables:
                 closable.abandon(round(time.monotonic() - begun, 1))
             raise
@@ -168,21 +172,21 @@ def finish_at_exit() -> None:
 
 
 def finish_at_atexit() -> None:
-    """Call :func:`finish_at_exit` among the atexit functions, where nothing else would."""
-    atexit.unregister(finish_at_exit)  # once is enough
+    """Run :func:`finish_at_exit` as an ordinary atexit function, where nothing else calls it."""
+    atexit.unregister(finish_at_exit)  # if it was registered before
     atexit.register(finish_at_exit)
 
 
-# Private, and without a public equal: atexit functions run after the standard library"s pools
-# have shut down, and jobs that are still to run may use those pools. Handlers run in reverse
-# order of registration, and the standard library"s module registers its own.
+# Private, but there is no public equivalent: atexit functions run after the standard library's
+# pools have shut down, and jobs that are still to run may use those pools. Handlers run in reverse
+# order of registration, and the standard library's module registers its own.
 import_module("concurrent.futures.thread")
 threading._register_atexit(finish_at_exit)  # type: ignore[attr-defined]
 
 
 @in_child
 def _forget_parent() -> None:
-    """In the child of a fork: the threads, and what they serve, are the parent"s."""
+    """In the child of a fork: the threads, and what they serve, are the parent's."""
     global _exiting, _closables, _lock  # noqa: PLW0603
     _exiting = False
     refuse_threads(False)

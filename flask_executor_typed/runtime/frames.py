@@ -8,11 +8,11 @@ from pathlib import Path
 __all__ = ("PACKAGE_FOLDER", "levels_to_caller", "line_of_caller")
 
 PACKAGE_FOLDER = str(Path(__file__).parents[1])
-"""The folder of this package: what lies in it is no code of the user's."""
+"""The folder of this package. Code outside of it is the user's or another library's."""
 
 
 def levels_to_caller() -> int:
-    """How far up the stack of who calls this the first frame outside of the package is."""
+    """Count the frames from the caller up to the first one outside of this package."""
     levels, frame = 1, sys._getframe(1)
     while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):
         frame = frame.f_back
@@ -21,7 +21,7 @@ def levels_to_caller() -> int:
 
 
 def line_of_caller() -> str:
-    """The line outside of the package that has led here: ``views.py:12``, with its path."""
+    """Return the innermost line outside of this package, as ``/path/to/views.py:12``."""
     frame = sys._getframe(levels_to_caller() - 1)  # the first level is this function
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 

@@ -1,6 +1,6 @@
-"""Greenlets in place of threads, as gevent and eventlet make them: what does not work with them.
+"""Detect gevent and eventlet, which replace threads with greenlets, and refuse what cannot work.
 
-The only module that looks for either. It imports neither, but sees whether somebody else has.
+The only module that looks for either. It imports neither, but sees whether the app has.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ __all__ = ("check_patched_before_import", "check_setting", "patched_by")
 
 
 def patched_by() -> str | None:
-    """``"gevent"`` or ``"eventlet"``, if it has replaced the threads of the standard library."""
-    # Where one of them has not been imported, it has not patched anything.
+    """Return ``"gevent"`` or ``"eventlet"`` if it has patched the threads of this process."""
+    # A library that was never imported has patched nothing.
     gevent: Any = sys.modules.get("gevent.monkey")
     if gevent is not None and gevent.is_module_patched("threading"):
         return "gevent"
@@ -35,9 +35,10 @@ _PATCH_FIRST: Mapping[str, str] = {
 
 
 def check_patched_before_import() -> None:
-    """Refuse to work with half of the standard library replaced.
+    """Refuse to run if the process was patched only after this package was imported.
 
-    Queues and thread-local values that were made before stop all greenlets, or are shared by them.
+    Queues and thread-local values created before patching block all greenlets, or are shared by
+    them.
 
     Raises:
         GreenThreadsError: the process was patched after this package was imported.
@@ -53,7 +54,7 @@ def check_patched_before_import() -> None:
 
 
 def check_setting(key: str, value: object, expected: str) -> None:
-    """Refuse a setting that only works with real threads.
+    """Refuse a setting that needs real threads.
 
     Raises:
         ConfigError: the threads of this process are greenlets.

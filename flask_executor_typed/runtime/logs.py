@@ -1,6 +1,6 @@
-"""Logging from where nobody could catch what a logging handler raises.
+"""Log without ever raising, and without leaking users' data.
 
-And what of the data of users may be in a log or a ``repr``.
+For places where no caller could catch what a logging handler raises.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ __all__ = ("log_exception", "without_data")
 def log_exception(
     logger: logging.Logger, message: str, *args: object, error: BaseException | None = None
 ) -> None:
-    """Log ``error``, by default the exception that is being handled."""
+    """Log ``error``, or else the exception being handled. Never raises."""
     with contextlib.suppress(BaseException):
         logger.error(message, *args, exc_info=error or sys.exc_info())
 
 
 def without_data(fn: Callable[..., object]) -> object:
-    """What a log or ``repr`` may show of a callable: the arguments that a partial holds, or the
-    object that a method belongs to, may be secrets."""
+    """Return the part of a callable that may appear in a log or a ``repr``.
+
+    The arguments of a partial, and the object of a bound method, may be secrets.
+    """
     if isinstance(fn, functools.partial):
         return without_data(fn.func)
     if isinstance(fn, FunctionType | BuiltinFunctionType):

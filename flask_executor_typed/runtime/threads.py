@@ -29,12 +29,12 @@ __all__ = (
 
 
 class DaemonThread(threading.Thread):
-    """A thread of this package, to be found among all that run."""
+    """A thread of this package. The class marks it among all running threads."""
 
     def __init__(self, name: str, target: Callable[[], object]) -> None:
         super().__init__(target=target, name=name, daemon=True)
-        self._over = threading.Event()  # it has ended, or was left behind
-        self.left_behind = False  # set once; from then on nobody waits for it
+        self._over = threading.Event()  # set when the thread ends or is left behind
+        self.left_behind = False  # set once; from then on, nothing waits for it
 
     def run(self) -> None:
         try:
@@ -47,7 +47,7 @@ class DaemonThread(threading.Thread):
         self._over.set()
 
     def wait(self, end: float = inf) -> bool:
-        # Not join(): another thread may leave it behind while we wait, and then it does not end.
+        # Not join(): another thread may leave this one behind meanwhile, and then it never ends.
         if not self._over.wait(seconds_until(end)):
             return False
         if not self.left_behind:
@@ -56,9 +56,10 @@ class DaemonThread(threading.Thread):
 
 
 class DaemonPool(ThreadPoolExecutor):
-    """A pool that a shutdown can leave behind, for what insists on one of the standard library.
+    """A ``ThreadPoolExecutor`` that a shutdown can leave behind.
 
-    For threads of the standard library's own pool the interpreter waits, whatever blocks them.
+    The interpreter always waits for the threads of the standard library's own pool, whatever
+    blocks them.
     """
 
     def __init__(self, name: str, size: int) -> None:
@@ -81,12 +82,12 @@ class DaemonPool(ThreadPoolExecutor):
                 return future
             try:
                 name = f"{self._name}-{len(self._daemons)}"
-                # Not a method: the threads are to end with the pool, when nobody refers to it.
+                # Not a method: the threads must end when the last reference to the pool is gone.
                 run = partial(_run_calls, self._calls, self._free)
                 self._daemons.append(start_thread(name, run))
             except RuntimeError:
                 if not self._daemons:
-                    future.cancel()  # or the next call's thread would run it, although refused
+                    future.cancel()  # otherwise the next call's thread would run it, refused or not
                     raise
         return future
 
@@ -128,10 +129,10 @@ def _run_calls(
                 del result
         del item, future, call  # an idle thread keeps nothing alive
         free.release()
-    calls.put(None)  # the end marker goes round
+    calls.put(None)  # pass the end marker on to the next thread
 
 
-_refusing = False  # from then on the interpreter's exit waits for no thread any more
+_refusing = False  # set when interpreter exit has stopped waiting for threads
 
 
 def start_thread(name: str, target: Callable[[], object]) -> threading.Thread:
@@ -148,25 +149,25 @@ def start_thread(name: str, target: Callable[[], object]) -> threading.Thread:
 
 
 def refuse_threads(refuse: bool) -> None:
-    """Refuse to start threads from now on: the exit has stopped waiting for them. Or allow it."""
+    """Refuse to start threads from now on, or allow it again. The exit waits for no new ones."""
     global _refusing  # noqa: PLW0603
     _refusing = refuse
 
 
 def wait_for_thread(thread: threading.Thread, end: float = inf) -> bool:
-    """Wait until a thread has ended or is left behind; ``False`` if that is after ``end``."""
+    """Wait until a thread ends or is left behind. Return ``False`` if ``end`` comes first."""
     return thread.wait(end) if isinstance(thread, DaemonThread) else True
 
 
 def seconds_until(end: float) -> float | None:
-    """From now on, for what takes a time to wait; ``None``: for ever."""
+    """Return the seconds left until ``end``, as a timeout; ``None`` means forever."""
     left = end - time.monotonic()
     return None if left > threading.TIMEOUT_MAX else max(0.0, left)
 
 
 def running_threads() -> list[DaemonThread]:
-    """The threads of this package that interpreter exit must wait for, but for this one."""
-    # Not this one: a job may fork, and its thread is the child's main thread.
+    """Return the threads that interpreter exit must wait for, except the current one."""
+    # Except the current one: when a job forks, its thread becomes the child's main thread.
     here = threading.current_thread()
     threads = [thread for thread in threading.enumerate() if isinstance(thread, DaemonThread)]
     return [
