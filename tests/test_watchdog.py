@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -104,7 +103,6 @@ def test_jobs_that_take_long_and_block_no_loop_are_not_named(app: Flask, log: Lo
         coroutine.result(TIMEOUT)
         assert function.result(TIMEOUT) is False
     assert log.all == []
-
 
 
 def test_task_that_a_job_has_started_is_named_after_the_job(watched: Executor, log: Log) -> None:
