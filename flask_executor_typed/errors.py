@@ -14,6 +14,8 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError
 from typing import Any
 
+from werkzeug.exceptions import ServiceUnavailable
+
 __all__ = (
     "BodyNotReadError",
     "ConfigError",
@@ -109,20 +111,28 @@ class ExecutorClosedError(ExecutorError, RuntimeError):
         )
 
 
-class QueueFullError(ExecutorError, queue.Full):
-    """A call was submitted while as many as may wait did, by ``EXECUTOR_MAX_PENDING``."""
+class QueueFullError(ExecutorError, queue.Full, ServiceUnavailable):
+    """A call was submitted while as many as may wait did, by ``EXECUTOR_MAX_PENDING``.
 
-    def __init__(self, name: str, key: str, max_pending: int) -> None:
-        super().__init__(name, key, max_pending)
-        self.name: str = name
+    A ``ServiceUnavailable`` too, so a view that does not catch it answers 503 with ``Retry-After``.
+    """
+
+    description = "The server has too much to do at the moment. Please try again soon."
+    response = None
+    retry_after = 2  # seconds; a guess: a full queue has room again when one job ends
+
+    def __init__(self, executor: str, key: str, max_pending: int) -> None:
+        # Werkzeug's __init__ would take the first of these for the text that clients get.
+        Exception.__init__(self, executor, key, max_pending)
+        self.executor: str = executor
         self.key: str = key
         """The setting; an executor with a name has one of its own."""
         self.max_pending: int = max_pending
 
     def __str__(self) -> str:
         return (
-            f"{self.name} is full: {self.key}={self.max_pending}; submit again later, or wait for "
-            "room with using(block=seconds)"
+            f"{self.executor} is full: {self.key}={self.max_pending}; submit again later, or wait "
+            "for room with using(block=seconds)"
         )
 
 

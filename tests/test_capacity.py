@@ -288,7 +288,7 @@ def test_error_names_the_setting_of_an_executor_with_a_name(app: Flask) -> None:
             executor.submit(never)
         executor.shutdown(wait=False)
         assert raised.value.key == "MAIL_EXECUTOR_MAX_PENDING"
-        assert (raised.value.name, raised.value.max_pending) == ("mail_executor", 1)
+        assert (raised.value.executor, raised.value.max_pending) == ("mail_executor", 1)
         for call in executor._states[app]._capacity_of_loops.calls():
             assert isinstance(call, FutureProxy)
             call.cancel()
@@ -583,11 +583,13 @@ def test_call_after_the_response_needs_room_when_it_is_made_and_then_runs_in_any
         assert [future.result(TIMEOUT) for future in futures] == [0] * 3
 
 
-def test_error_handler_answers_503_with_retry_after(app: Flask) -> None:
-    @app.errorhandler(QueueFullError)
+@pytest.mark.parametrize("handled", [True, False])
+def test_view_that_finds_no_room_answers_503_with_retry_after(app: Flask, handled: bool) -> None:
     def busy_answer(error: QueueFullError) -> Response:
         return Response("busy", 503, {"Retry-After": "5"})
 
+    if handled:
+        app.register_error_handler(QueueFullError, busy_answer)
     with held(app) as busy:
 
         @app.post("/")
@@ -598,7 +600,10 @@ def test_error_handler_answers_503_with_retry_after(app: Flask) -> None:
         client = app.test_client()
         answers = [client.post("/") for _ in range(3)]
         assert [answer.status_code for answer in answers] == [202, 202, 503]
-        assert answers[2].headers["Retry-After"] == "5"
+        assert answers[2].headers["Retry-After"] == ("5" if handled else "2")
+        text = answers[2].get_data(as_text=True)
+        assert text == "busy" if handled else "too much to do" in text
+        assert "EXECUTOR" not in text
         busy.release.set()
         until(lambda: busy.executor.stats().pending == 0)
         assert client.post("/").status_code == 202

@@ -10,7 +10,7 @@ from concurrent.futures import BrokenExecutor
 from queue import Full
 
 import pytest
-from werkzeug.exceptions import NotFound
+from werkzeug.exceptions import NotFound, ServiceUnavailable
 
 from flask_executor_typed import errors
 from flask_executor_typed.errors import (
@@ -69,6 +69,14 @@ ERRORS: list[tuple[ExecutorError, type[Exception], str]] = [
     (
         QueueFullError("executor", "EXECUTOR_MAX_PENDING", 100),
         Full,
+        (
+            "executor is full: EXECUTOR_MAX_PENDING=100; submit again later, or wait for room "
+            "with using(block=seconds)"
+        ),
+    ),
+    (
+        QueueFullError("executor", "EXECUTOR_MAX_PENDING", 100),
+        ServiceUnavailable,
         (
             "executor is full: EXECUTOR_MAX_PENDING=100; submit again later, or wait for room "
             "with using(block=seconds)"
