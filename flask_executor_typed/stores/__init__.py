@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from ..errors import ConfigError
 from .protocol import Store
-from .records import CancelAnswer, JobError, JobRecord, JobStatus, ResultState
+from .records import CancelAnswer, JobError, JobProblem, JobRecord, JobStatus, ResultState
 
 if TYPE_CHECKING:
     from .sqlite import SqliteStore
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = (
     "CancelAnswer",
     "JobError",
+    "JobProblem",
     "JobRecord",
     "JobStatus",
     "ResultState",

@@ -20,6 +20,7 @@ __all__ = (
     "NOT_IN_TIME",
     "CancelAnswer",
     "JobError",
+    "JobProblem",
     "JobRecord",
     "JobStatus",
     "ResultState",
@@ -44,6 +45,15 @@ FINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled", "lost"})
 
 
 @dataclass(frozen=True, slots=True)
+class JobProblem:
+    """The part of a failure that is meant for the job's user."""
+
+    status: int
+    title: str
+    detail: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class JobError:
     """Why a job failed, or was lost."""
 
@@ -52,6 +62,8 @@ class JobError:
 
     message: str
     traceback: str
+    problem: JobProblem | None = None
+    """What the job tells its user by raising an ``HTTPException``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +94,14 @@ class JobRecord:
 
     result_state: ResultState
     cancel_requested: bool
+    kind: str = "call"
+    """Or ``"view"``: then the result is a response."""
+
+    version: int = 0
+    """Grows with every change of the record."""
+
+    log_tail: str | None = None
+    """The last lines that the job logged, where ``EXECUTOR_STORE_LOGS`` keeps them."""
 
     @property
     def done(self) -> bool:
@@ -185,7 +205,10 @@ def record_of(row: Row, result: Any = None) -> JobRecord:
     """Return a row for users. ``result``: what its result stands for."""
     error = None
     if row.error_type is not None:
-        error = JobError(row.error_type, row.error_message or "", row.error_traceback or "")
+        problem = None if row.problem is None else JobProblem(**json.loads(row.problem))
+        error = JobError(
+            row.error_type, row.error_message or "", row.error_traceback or "", problem
+        )
     labels: dict[str, str] = json.loads(row.labels)
     return JobRecord(
         id=row.id,
@@ -204,6 +227,9 @@ def record_of(row: Row, result: Any = None) -> JobRecord:
         result=result,
         result_state=row.result_state,
         cancel_requested=bool(row.cancel),
+        kind=row.kind,
+        version=row.version,
+        log_tail=row.log_tail,
     )
 
 
