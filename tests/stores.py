@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from flask_executor_typed.stores.protocol import Owner
 from flask_executor_typed.stores.records import Row
+
+from .helpers.services import RedisServer
 
 SPACE = "app"
 
@@ -28,3 +31,10 @@ def row_of(job_id: str, **values: Any) -> Row:
 def owner_of(owner_id: str = "o1", **values: Any) -> Owner:
     given: dict[str, Any] = {"host": "h", "pid": 1, "born": "1", "server": "host:1", **values}
     return Owner(id=owner_id, **given)
+
+
+def empty_redis(server: RedisServer) -> None:
+    """Take everything away from a Redis."""
+    client: Any = import_module("redis").Redis(port=server.port)
+    client.flushall()
+    client.close()

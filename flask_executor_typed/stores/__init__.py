@@ -1,17 +1,18 @@
 """Job records that every server process can read.
 
-The only package that talks to SQLite. Its modules, of which each imports only from those
+The only package that talks to SQLite and Redis. Its modules, of which each imports only from those
 before it:
 
 - encoding: keys, results and failures as text and bytes
 - records: a record as users read it, and as stores keep it
 - protocol: the operations of a store
-- memory, sqlite: the stores
+- memory, sqlite, redis: the stores
 """
 
 from __future__ import annotations
 
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
@@ -21,6 +22,7 @@ from .protocol import Store
 from .records import CancelAnswer, JobError, JobProblem, JobRecord, JobStatus, ResultState
 
 if TYPE_CHECKING:
+    from .redis import RedisStore
     from .sqlite import SqliteStore
 
 __all__ = (
@@ -38,7 +40,9 @@ __all__ = (
 _EXPECTED = "'sqlite:///jobs.db' (in the instance folder), 'sqlite:////absolute/path.db', or None"
 
 
-def open_store(key: str, url: str, *, instance_path: str) -> tuple[Store, str | None]:
+def open_store(
+    key: str, url: str, *, instance_path: str, ttl: float = 86400.0
+) -> tuple[Store, str | None]:
     """Return the store at ``url``, and the ``?space=`` that its query names.
 
     Connects to nothing. The instance folder is created if the store is a file in it.
@@ -47,6 +51,7 @@ def open_store(key: str, url: str, *, instance_path: str) -> tuple[Store, str | 
         key: The setting that holds ``url``, for errors.
         url: The store's address.
         instance_path: The folder that relative paths start from.
+        ttl: Seconds for which finished records are kept.
 
     Raises:
         ConfigError: there is no such kind of store, its folder does not exist, or the library that
@@ -63,6 +68,8 @@ def open_store(key: str, url: str, *, instance_path: str) -> tuple[Store, str | 
         raise ConfigError(key, shown, "a name after '?space='")
     if parts.scheme == "sqlite":
         return _open_sqlite(key, url, shown, query, instance_path), space
+    if parts.scheme in {"redis", "rediss", "unix"}:
+        return _open_redis(key, url, shown, ttl), space
     raise ConfigError(key, shown, _EXPECTED)
 
 
@@ -88,6 +95,21 @@ def _open_sqlite(
     from .sqlite import SqliteStore
 
     return SqliteStore(path)
+
+
+def _open_redis(key: str, url: str, shown: str, ttl: float) -> RedisStore:
+    try:
+        import_module("redis")
+    except ImportError:
+        raise ConfigError(
+            key, shown, "redis-py to be installed: pip install 'flask-executor-typed[redis]'"
+        ) from None
+    from .redis import RedisStore
+
+    try:
+        return RedisStore(url, shown, ttl)
+    except (TypeError, ValueError):
+        raise ConfigError(key, shown, "an address as redis.from_url() takes it") from None
 
 
 def without_password(url: str) -> str:

@@ -6,7 +6,6 @@ The other stores are held to it by tests; several clients in one process may sha
 from __future__ import annotations
 
 import itertools
-import json
 import threading
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -14,7 +13,7 @@ from dataclasses import fields, replace
 from operator import attrgetter
 
 from ..futures import OnDuplicate
-from .protocol import Burial, Listener, Owner, Pulse, Query
+from .protocol import Burial, Listener, Owner, Pulse, Query, matches
 from .records import EXPIRED, LOST, NOT_IN_TIME, Row
 
 __all__ = ("MemoryStore",)
@@ -59,8 +58,7 @@ class MemoryStore:
         with self._lock:
             if any(True for _ in self._open_of(owner_id)):
                 return False
-            self._owners.pop(owner_id, None)
-            return True
+            return self._owners.pop(owner_id, None) is not None
 
     def owners(self) -> list[Owner]:
         with self._lock:
@@ -257,7 +255,7 @@ class MemoryStore:
         if query.before is not None:
             ids = [row.id for row in rows]
             rows = rows[ids.index(query.before) + 1 :] if query.before in ids else []
-        matching = (_without_result(row) for row in rows if _matches(row, query))
+        matching = (_without_result(row) for row in rows if matches(row, query))
         return list(itertools.islice(matching, query.limit))
 
     def counts(self, space: str, user: str | None) -> dict[str, int]:
@@ -329,15 +327,3 @@ class MemoryStore:
 
 def _without_result(row: Row) -> Row:
     return replace(row, result=None)
-
-
-def _matches(row: Row, query: Query) -> bool:
-    if query.label is not None:
-        name, value = query.label
-        if json.loads(row.labels).get(name) != value:
-            return False
-    return (
-        (query.status is None or row.status == query.status)
-        and (query.name is None or row.name == query.name)
-        and (query.user is None or row.user == query.user)
-    )

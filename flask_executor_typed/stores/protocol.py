@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -9,7 +10,7 @@ from typing import Literal, Protocol
 from ..futures import OnDuplicate
 from .records import JobStatus, Row
 
-__all__ = ("Burial", "Listener", "Owner", "Pulse", "Query", "Store")
+__all__ = ("Burial", "Listener", "Owner", "Pulse", "Query", "Store", "matches")
 
 Pulse = Literal["ok", "dead", "gone"]
 """``"dead"``: another process has buried this one. ``"gone"``: the store has lost its data."""
@@ -104,7 +105,7 @@ class Store(Protocol):
         ...
 
     def retire(self, owner_id: str) -> bool:
-        """Remove a process that ends; ``False`` if it has unfinished records, and stays."""
+        """Remove a process that ends; ``False`` if it is unknown, or has unfinished records."""
         ...
 
     def owners(self) -> list[Owner]:
@@ -253,3 +254,16 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Close the connections; the next call opens them again."""
+
+
+def matches(row: Row, query: Query) -> bool:
+    """Return whether a listed row belongs to a page, for stores that filter here."""
+    if query.label is not None:
+        name, value = query.label
+        if json.loads(row.labels).get(name) != value:
+            return False
+    return (
+        (query.status is None or row.status == query.status)
+        and (query.name is None or row.name == query.name)
+        and (query.user is None or row.user == query.user)
+    )

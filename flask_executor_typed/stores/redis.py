@@ -1,0 +1,754 @@
+"""A store in Redis, for the processes of any number of machines.
+
+An operation that must be atomic is one script, which Redis runs to its end before anything else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Generator, Hashable, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from importlib import import_module
+from itertools import islice
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+from weakref import WeakSet
+
+from ..errors import StoreError, UnstorableError
+from ..futures import OnDuplicate
+from ..runtime.forks import in_child
+from .protocol import Burial, Listener, Owner, Pulse, Query, matches
+from .records import COLUMNS, EXPIRED, LOST, NOT_IN_TIME, Row
+
+__all__ = ("RedisStore",)
+
+_TIMEOUT = 1.0  # seconds for a connection, and for an answer
+_CONNECTIONS = 2  # for each process, besides that of the listener: managed servers count them
+_KEEPALIVE = 30.0  # seconds without a message after which the listener's connection is tested
+_TOMBSTONE = 86400  # seconds for which a dead process is remembered
+_PAGE = 500  # records that are looked at together when a list is filtered here
+
+_READ = tuple(name for name in COLUMNS if name != "result")
+_INTEGERS = range(-(2**63), 2**63)
+
+# -- scripts ---------------------------------------------------------------------------------------
+
+# A Redis that is full refuses the commands that may add something, but not those that remove: it
+# decides when a script begins. So a script begins with one that adds, or only removes. Then it is
+# refused before it has done anything.
+#
+# All keys have one hash tag, and so are in one slot of a cluster. 1 is the major version.
+#
+#   job:<id>           hash of a record's columns that are not None, and its seq
+#   pieces:<id>        hash of the pieces of a response
+#   all:<space>        sorted set of the ids of listed records, by seq
+#   user:<space>NUL<user>  the same for one user
+#   done:<space>       sorted set of the ids of listed finished records, by the time
+#   sizes:<space>      hash of the sizes of results that a bound may remove, by id
+#   expires:<space>    sorted set of the ids of jobs that wait in an engine, by the time
+#   keys:<space>       hash of keys: the id of the job that has each
+#   untold:<space>     set of the ids of lost jobs that no process has announced
+#   open:<owner>       set of the ids of a process's unfinished records
+#   cancel:<owner>     those of them that are to be cancelled
+#   holders            set of the owners that have any
+#   owners, beats      hashes by owner; dead: sorted set of buried owners, by the time
+#   events:<space>     the channel: ids of records that changed, or owners that are to cancel a job
+_PREFIX = "{fet1}:"
+
+_GUARDS = (
+    *("owner", "finished", "step", "version", "space", "user", "key", "listed", "status"),
+    *("retries", "result_size", "expires", "attempts", "held", "cancel", "seq", "submitted"),
+)
+
+_PRELUDE = (
+    f"local P = '{_PREFIX}'\n"
+    f"local GUARDS = {{{', '.join(map(repr, _GUARDS))}}}\n"
+    f"local READ = {{{', '.join(map(repr, _READ))}}}\n"
+    """
+local call = redis.call
+
+local function known(id)  -- what decides, or nil
+  local values = call('HMGET', P .. 'job:' .. id, unpack(GUARDS))
+  local row = {id = id}
+  for i, name in ipairs(GUARDS) do row[name] = values[i] or nil end
+  return row.version and row
+end
+
+local function read(id)  -- all but the result
+  return call('HMGET', P .. 'job:' .. id, unpack(READ))
+end
+
+local function given(first)  -- the row among the arguments: its id, then names and values
+  local row = {id = ARGV[first]}
+  for i = first + 1, #ARGV, 2 do row[ARGV[i]] = ARGV[i + 1] end
+  return row
+end
+
+local function keep(row)
+  local flat = {}
+  for name, value in pairs(row) do
+    flat[#flat + 1] = name
+    flat[#flat + 1] = value
+  end
+  call('HSET', P .. 'job:' .. row.id, unpack(flat))
+end
+
+local function change(row, changes)  -- false removes
+  call('HINCRBY', P .. 'job:' .. row.id, 'version', 1)
+  for name, value in pairs(changes) do
+    if value then
+      call('HSET', P .. 'job:' .. row.id, name, value)
+    else
+      call('HDEL', P .. 'job:' .. row.id, name)
+    end
+    row[name] = value or nil
+  end
+  call('PUBLISH', P .. 'events:' .. row.space, row.id)
+end
+
+local function open(row)
+  if row.owner then
+    call('SADD', P .. 'open:' .. row.owner, row.id)
+    call('SADD', P .. 'holders', row.owner)
+  elseif row.expires then
+    call('ZADD', P .. 'expires:' .. row.space, row.expires, row.id)
+  end
+end
+
+local function leave(row)  -- its owner, or the engine
+  if row.owner then
+    call('SREM', P .. 'open:' .. row.owner, row.id)
+    call('SREM', P .. 'cancel:' .. row.owner, row.id)
+    if call('EXISTS', P .. 'open:' .. row.owner) == 0 then
+      call('SREM', P .. 'holders', row.owner)
+    end
+  else
+    call('ZREM', P .. 'expires:' .. row.space, row.id)
+  end
+end
+
+local function finish(row, ttl)
+  leave(row)
+  if row.listed ~= '1' then return end
+  call('ZADD', P .. 'done:' .. row.space, row.finished, row.id)
+  if tonumber(row.result_size) > 0 then
+    call('HSET', P .. 'sizes:' .. row.space, row.id, row.result_size)
+  end
+  -- Purging does it earlier, if any process lives on.
+  call('EXPIRE', P .. 'job:' .. row.id, 2 * ttl)
+  call('EXPIRE', P .. 'pieces:' .. row.id, 2 * ttl)
+end
+
+local function has_key(space, key)  -- the record that does, or nil
+  local id = call('HGET', P .. 'keys:' .. space, key)
+  return id and known(id) or nil
+end
+
+local function release(space, key, id)
+  if call('HGET', P .. 'keys:' .. space, key) == id then
+    call('HDEL', P .. 'keys:' .. space, key)
+  end
+end
+
+local function remove(space, id)
+  local row = known(id)
+  if row and row.key then release(space, row.key, id) end
+  if row and row.user then call('ZREM', P .. 'user:' .. space .. '\\0' .. row.user, id) end
+  if row then leave(row) end
+  call('UNLINK', P .. 'job:' .. id, P .. 'pieces:' .. id)
+  call('HDEL', P .. 'sizes:' .. space, id)
+  call('ZREM', P .. 'all:' .. space, id)
+  call('ZREM', P .. 'done:' .. space, id)
+  call('SREM', P .. 'untold:' .. space, id)
+end
+
+local function insert(row, ttl)
+  row.seq = call('INCR', P .. 'seq')
+  row.version = '1'
+  keep(row)
+  if row.listed == '1' then
+    call('ZADD', P .. 'all:' .. row.space, row.seq, row.id)
+    if row.user then
+      call('ZADD', P .. 'user:' .. row.space .. '\\0' .. row.user, row.seq, row.id)
+    end
+  end
+  if row.finished then finish(row, ttl) else open(row) end
+  call('PUBLISH', P .. 'events:' .. row.space, row.id)
+end
+
+local function bury(row, reason, lost, now, ttl, burial)
+  if tonumber(row.retries) > 0 then
+    local before = {id = row.id, space = row.space, owner = row.owner}
+    change(row, {owner = false, server = '', status = 'pending', started = false,
+                 retries = row.retries - 1, attempts = row.attempts + 1})
+    leave(before)
+    open(row)
+    table.insert(burial[2], row.id)
+  else
+    change(row, {status = 'lost', finished = now, error_type = lost, error_message = reason})
+    finish(row, ttl)
+    call('SADD', P .. 'untold:' .. row.space, row.id)
+    table.insert(burial[1], row.id)
+  end
+end
+
+local function expire(row, now, error, message, ttl)
+  local waits = row.status == 'pending' and not row.owner
+  if not waits or not row.expires or tonumber(row.expires) > tonumber(now) then return false end
+  change(row, {status = 'failed', finished = now, error_type = error, error_message = message})
+  finish(row, ttl)
+  return true
+end
+"""
+)
+
+
+class _Script:
+    """Runs by its hash, which is all that is sent once Redis knows it."""
+
+    def __init__(self, body: str) -> None:
+        self.text = f"{_PRELUDE}\n{body}"
+        self.hash = hashlib.sha1(self.text.encode()).hexdigest()  # noqa: S324  # Redis names it so
+
+
+_REGISTER = _Script("""
+if call('ZSCORE', P .. 'dead', ARGV[1]) then return end
+if call('HSETNX', P .. 'owners', ARGV[1], ARGV[2]) == 1 then
+  call('HSET', P .. 'beats', ARGV[1], 0)
+end
+""")
+
+_BEAT = _Script("""
+if call('HEXISTS', P .. 'owners', ARGV[1]) == 1 then
+  call('HINCRBY', P .. 'beats', ARGV[1], 1)
+  return 'ok'
+end
+return call('ZSCORE', P .. 'dead', ARGV[1]) and 'dead' or 'gone'
+""")
+
+_RETIRE = _Script("""
+if call('EXISTS', P .. 'open:' .. ARGV[1]) == 1 then return 0 end
+call('HDEL', P .. 'beats', ARGV[1])
+return call('HDEL', P .. 'owners', ARGV[1])
+""")
+
+_BURY = _Script("""
+local owner, reason, lost, now, ttl, tombstone = unpack(ARGV)
+call('ZADD', P .. 'dead', now, owner)
+call('HDEL', P .. 'owners', owner)
+call('HDEL', P .. 'beats', owner)
+call('ZREMRANGEBYSCORE', P .. 'dead', '-inf', now - tombstone)
+local burial = {{}, {}}
+for _, id in ipairs(call('SMEMBERS', P .. 'open:' .. owner)) do
+  bury(known(id), reason, lost, now, ttl, burial)
+end
+return burial
+""")
+
+_LOSE = _Script("""
+local id, owner, reason, lost, now, ttl = unpack(ARGV)
+local row, burial = known(id), {{}, {}}
+if row and row.owner == owner and not row.finished then
+  bury(row, reason, lost, now, ttl, burial)
+end
+return burial
+""")
+
+_TELL = _Script("""
+local space = call('HGET', P .. 'job:' .. ARGV[1], 'space')
+return space and call('SREM', P .. 'untold:' .. space, ARGV[1]) or 0
+""")
+
+_WRITE = _Script("""
+local ttl, row = ARGV[1], given(2)
+local old = known(row.id)
+if not old then
+  if row.key and not has_key(row.space, row.key) then
+    call('HSET', P .. 'keys:' .. row.space, row.key, row.id)
+  end
+  insert(row, ttl)
+  return 1
+end
+local is_late = tonumber(old.step) >= tonumber(row.step)
+if old.finished or old.owner ~= row.owner or is_late then return 0 end
+for _, name in ipairs({'seq', 'cancel', 'key', 'submitted'}) do row[name] = old[name] end
+row.version = old.version + 1
+keep(row)
+for _, name in ipairs(call('HKEYS', P .. 'job:' .. row.id)) do
+  if not row[name] then call('HDEL', P .. 'job:' .. row.id, name) end  -- it is None now
+end
+if row.finished then finish(row, ttl) end
+call('PUBLISH', P .. 'events:' .. row.space, row.id)
+return 1
+""")
+
+_CLAIM = _Script("""
+local ttl, on_duplicate, row = ARGV[1], ARGV[2], given(3)
+local kept = has_key(row.space, row.key)
+if kept and kept.id ~= row.id then
+  local is_over = kept.finished or kept.held == '1'
+  if on_duplicate == 'error' or (on_duplicate == 'join' and not is_over) then
+    return read(kept.id)
+  end
+end
+call('HSET', P .. 'keys:' .. row.space, row.key, row.id)
+if not known(row.id) then insert(row, ttl) end
+return false
+""")
+
+_RELEASE = _Script("release(unpack(ARGV))")
+
+_WITHDRAW = _Script("""
+local row = known(ARGV[1])
+if not row or row.owner or row.status ~= 'pending' then return 0 end
+remove(row.space, row.id)
+return 1
+""")
+
+_ADD_PIECE = _Script("""
+local id, owner, number, data = unpack(ARGV)
+local row = known(id)
+if not row or row.owner ~= owner or row.finished then return 0 end
+call('HSET', P .. 'pieces:' .. id, number, data)
+return 1
+""")
+
+_TAKE = _Script("""
+local id, attempt, owner, server, now, expired, message, ttl = unpack(ARGV)
+local row = known(id)
+if not row or row.owner or row.status ~= 'pending' then return 0 end
+if expire(row, now, expired, message, ttl) or row.attempts ~= attempt then return 0 end
+change(row, {owner = owner, server = server, status = 'running', started = now})
+leave({id = id, space = row.space})
+open(row)
+return 1
+""")
+
+_EXPIRE = _Script("""
+local space, now, error, message, ttl = unpack(ARGV)
+local ended = {}
+for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'expires:' .. space, '-inf', now)) do
+  if expire(known(id), now, error, message, ttl) then ended[#ended + 1] = id end
+end
+return ended
+""")
+
+_ASK_TO_CANCEL = _Script("""
+local id, now, asked, ttl = unpack(ARGV)
+local row = known(id)
+if not row then return false end
+if not row.finished then
+  local cancel = math.max(tonumber(row.cancel), tonumber(asked))
+  if row.owner then
+    change(row, {cancel = cancel})
+    call('SADD', P .. 'cancel:' .. row.owner, id)
+    call('PUBLISH', P .. 'events:' .. row.space, row.owner)
+  else
+    change(row, {cancel = cancel, status = 'cancelled', finished = now})
+    finish(row, ttl)
+  end
+end
+return read(id)
+""")
+
+_FIND = _Script("""
+local row = has_key(ARGV[1], ARGV[2])
+return row and read(row.id)
+""")
+
+_POP = _Script("""
+local row = has_key(ARGV[1], ARGV[2])
+call('HDEL', P .. 'keys:' .. ARGV[1], ARGV[2])
+return row and read(row.id)
+""")
+
+_PURGE = _Script("""
+local space, before, keep, keep_bytes, limit = unpack(ARGV)
+local done = P .. 'done:' .. space
+local old = call('ZCOUNT', done, '-inf', '(' .. before)
+local above = keep ~= '' and call('ZCARD', done) - keep or 0
+local removing = math.max(old, above)
+if removing > 0 then
+  local ids = call('ZRANGE', done, 0, math.min(removing, limit) - 1)
+  for _, id in ipairs(ids) do remove(space, id) end
+  return #ids
+end
+local excess, dropped = 0, 0
+if keep_bytes ~= '' then
+  excess = -keep_bytes
+  for _, size in ipairs(call('HVALS', P .. 'sizes:' .. space)) do excess = excess + size end
+end
+if excess <= 0 then return 0 end
+for _, id in ipairs(call('ZRANGE', done, 0, -1)) do
+  local size = call('HGET', P .. 'sizes:' .. space, id)
+  if size then
+    call('HDEL', P .. 'sizes:' .. space, id)
+    call('UNLINK', P .. 'pieces:' .. id)
+    call('HDEL', P .. 'job:' .. id, 'result')  -- first, for the room; without it there is none
+    local row = known(id)
+    if row then change(row, {result_size = 0, result_state = 'absent'}) end
+    dropped, excess = dropped + 1, excess - size
+    if excess <= 0 or dropped >= tonumber(limit) then break end
+  end
+end
+return dropped
+""")
+
+
+# -- rows ------------------------------------------------------------------------------------------
+
+_PARSERS: dict[str, Any] = {"int": int, "float": float, "bytes": bytes}
+_PARSER_OF = {
+    field.name: _PARSERS.get(str(field.type).partition(" ")[0], bytes.decode)
+    for field in fields(Row)
+}
+
+
+def _row(names: Sequence[str], values: Sequence[bytes | None]) -> Row | None:
+    given = {
+        name: _PARSER_OF[name](value)
+        for name, value in zip(names, values, strict=True)
+        if value is not None
+    }
+    return Row(**given) if "version" in given else None
+
+
+def _flat(row: Row, url: str) -> list[bytes]:
+    """Return the id, then names and values."""
+    flat = [row.id.encode()]
+    for name in COLUMNS[1:]:
+        value = getattr(row, name)
+        if value is not None:
+            flat += (name.encode(), _encoded(value, url))
+    return flat
+
+
+def _encoded(value: object, url: str) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    try:
+        if isinstance(value, str):
+            return value.encode()
+        if isinstance(value, float):
+            return repr(value).encode()
+        if isinstance(value, int) and value in _INTEGERS:
+            return b"%d" % value
+    except UnicodeEncodeError as error:
+        raise UnstorableError(url, str(error)) from error
+    raise UnstorableError(url, f"{type(value).__name__} cannot be stored")
+
+
+# -- the store -------------------------------------------------------------------------------------
+
+
+class RedisStore:
+    """Implements :class:`Store`.
+
+    Args:
+        url: As ``redis.from_url`` takes it. Raises ``ValueError`` for one that cannot be read.
+        shown: The URL without a password.
+        ttl: Seconds for which finished records are kept. Twice that long after the last process
+            that could purge them, Redis drops them itself.
+    """
+
+    listens = True
+
+    def __init__(self, url: str, shown: str, ttl: float) -> None:
+        self.url = shown
+        self._redis: Any = import_module("redis")
+        self._address = _without_our_query(url)
+        self._ttl = max(1, round(ttl))
+        self._client: Any = self._new_client(_CONNECTIONS, socket_timeout=_TIMEOUT)
+        _stores.add(self)
+
+    def _new_client(self, connections: int, **options: Any) -> Any:
+        """Return a client, which connects when it is used."""
+        retry = import_module("redis.retry").Retry(import_module("redis.backoff").NoBackoff(), 0)
+        pool = self._redis.BlockingConnectionPool.from_url(
+            self._address,
+            max_connections=connections,
+            timeout=_TIMEOUT,  # for a connection that is free
+            socket_connect_timeout=_TIMEOUT,
+            retry=retry,  # records are written again anyway, and a request must not wait for it
+            protocol=2,
+            **options,
+        )
+        return self._redis.Redis(connection_pool=pool)
+
+    def forget_parent(self) -> None:
+        """In the child of a fork: the connections are the parent's."""
+        self._client = self._new_client(_CONNECTIONS, socket_timeout=_TIMEOUT)
+
+    @contextmanager
+    def errors(self) -> Generator[None, None, None]:
+        try:
+            yield
+        except (self._redis.RedisError, OSError) as error:
+            raise StoreError(self.url, str(error)) from error
+
+    def _run(self, script: _Script, *values: object) -> Any:
+        arguments = [_encoded(value, self.url) for value in values]
+        with self.errors():
+            try:
+                return self._client.evalsha(script.hash, 1, f"{_PREFIX}seq", *arguments)
+            except self._redis.exceptions.NoScriptError:
+                return self._client.eval(script.text, 1, f"{_PREFIX}seq", *arguments)
+
+    # -- processes -------------------------------------------------------------------------------
+
+    def register(self, owner: Owner) -> None:
+        shown = {k: v for k, v in asdict(owner).items() if k not in {"id", "beats", "dead"}}
+        self._run(_REGISTER, owner.id, json.dumps(shown))
+
+    def beat(self, owner_id: str) -> Pulse:
+        pulse: Pulse = self._run(_BEAT, owner_id).decode()
+        return pulse
+
+    def retire(self, owner_id: str) -> bool:
+        return bool(self._run(_RETIRE, owner_id))
+
+    def owners(self) -> list[Owner]:
+        with self.errors(), self._client.pipeline(transaction=True) as pipeline:
+            pipeline.hgetall(f"{_PREFIX}owners")
+            pipeline.hgetall(f"{_PREFIX}beats")
+            pipeline.smembers(f"{_PREFIX}holders")
+            pipeline.zrange(f"{_PREFIX}dead", 0, -1)
+            owners, beats, holders, dead = pipeline.execute()
+        living = [
+            Owner(id=owner_id.decode(), beats=int(beats.get(owner_id, 0)), **json.loads(shown))
+            for owner_id, shown in owners.items()
+        ]
+        buried = set(dead)
+        return living + [
+            Owner(id=each.decode(), host="", pid=0, born="", dead=each in buried)
+            for each in sorted(holders - set(owners))
+        ]
+
+    def bury(self, owner_id: str, reason: str, now: float, *, patient: bool = False) -> Burial:
+        answer = self._run(_BURY, owner_id, reason, LOST, now, self._ttl, _TOMBSTONE)
+        return self._burial_of(answer)
+
+    def lose(self, job_id: str, owner_id: str, reason: str, now: float) -> Burial:
+        return self._burial_of(self._run(_LOSE, job_id, owner_id, reason, LOST, now, self._ttl))
+
+    def _burial_of(self, answer: Any) -> Burial:
+        lost, again = ([each.decode() for each in ids] for ids in answer)
+        return Burial(lost, list(self.get(again, results=True).values()))
+
+    def untold(self, space: str) -> list[str]:
+        with self.errors():
+            return sorted(map(bytes.decode, self._client.smembers(f"{_PREFIX}untold:{space}")))
+
+    def tell(self, job_id: str) -> bool:
+        return bool(self._run(_TELL, job_id))
+
+    # -- records that a process writes of its own jobs -------------------------------------------
+
+    def write(self, rows: Sequence[Row], *, patient: bool = False) -> list[str]:
+        commands = [[str(self._ttl), *_flat(row, self.url)] for row in rows]
+        with self.errors(), self._client.pipeline(transaction=False) as pipeline:
+            for arguments in commands:
+                pipeline.evalsha(_WRITE.hash, 1, f"{_PREFIX}seq", *arguments)
+            answers = pipeline.execute(raise_on_error=False)  # its own errors quote the rows
+            unknown = self._redis.exceptions.NoScriptError
+            if any(isinstance(each, unknown) for each in answers):
+                pipeline.script_load(_WRITE.text)
+                for arguments in commands:  # again: one that was written is refused
+                    pipeline.evalsha(_WRITE.hash, 1, f"{_PREFIX}seq", *arguments)
+                _, *again = pipeline.execute(raise_on_error=False)
+                both = zip(answers, again, strict=True)
+                answers = [second if isinstance(each, unknown) else each for each, second in both]
+            for each in answers:
+                if isinstance(each, Exception):
+                    raise each
+        return [row.id for row, is_written in zip(rows, answers, strict=True) if not is_written]
+
+    def claim(self, row: Row, on_duplicate: OnDuplicate) -> Row | None:
+        kept = self._run(_CLAIM, self._ttl, on_duplicate, *_flat(row, self.url))
+        return None if kept is None else _row(_READ, kept)
+
+    def release(self, space: str, key: str, job_id: str) -> None:
+        self._run(_RELEASE, space, key, job_id)
+
+    def withdraw(self, job_id: str) -> bool:
+        return bool(self._run(_WITHDRAW, job_id))
+
+    def add_piece(self, job_id: str, owner_id: str, number: int, data: bytes) -> bool:
+        return bool(self._run(_ADD_PIECE, job_id, owner_id, number, data))
+
+    # -- jobs that wait in an engine -------------------------------------------------------------
+
+    def take(self, job_id: str, attempt: int, owner: Owner, now: float) -> Row | None:
+        ending = (EXPIRED, NOT_IN_TIME, self._ttl)
+        if not self._run(_TAKE, job_id, attempt, owner.id, owner.server, now, *ending):
+            return None
+        return self.get([job_id], results=True).get(job_id)
+
+    def expire(self, space: str, now: float) -> list[str]:
+        ended = self._run(_EXPIRE, space, now, EXPIRED, NOT_IN_TIME, self._ttl)
+        return [job_id.decode() for job_id in ended]
+
+    # -- cancelling ------------------------------------------------------------------------------
+
+    def ask_to_cancel(self, job_id: str, now: float, *, kill: bool = False) -> Row | None:
+        found = self._run(_ASK_TO_CANCEL, job_id, now, 2 if kill else 1, self._ttl)
+        return None if found is None else _row(_READ, found)
+
+    def asked_to_cancel(self, owner_id: str) -> list[tuple[str, bool]]:
+        with self.errors():
+            ids = sorted(self._client.smembers(f"{_PREFIX}cancel:{owner_id}"))
+        asked = self._columns([job_id.decode() for job_id in ids], ("cancel",))
+        return [(job_id, cancel == b"2") for job_id, (cancel,) in asked if cancel is not None]
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def get(self, job_ids: Collection[str], *, results: bool = False) -> dict[str, Row]:
+        names = COLUMNS if results else _READ
+        rows = [_row(names, values) for _, values in self._columns(job_ids, names)]
+        return {row.id: row for row in rows if row is not None}
+
+    def _columns(
+        self, job_ids: Collection[str], names: Sequence[str]
+    ) -> list[tuple[str, list[bytes | None]]]:
+        if not job_ids:
+            return []
+        with self.errors(), self._client.pipeline(transaction=False) as pipeline:
+            for job_id in job_ids:
+                pipeline.hmget(f"{_PREFIX}job:{job_id}", names)
+            return list(zip(job_ids, pipeline.execute(), strict=True))
+
+    def find(self, space: str, key: str) -> Row | None:
+        found = self._run(_FIND, space, key)
+        return None if found is None else _row(_READ, found)
+
+    def pop(self, space: str, key: str) -> Row | None:
+        found = self._run(_POP, space, key)
+        return None if found is None else _row(_READ, found)
+
+    def page(self, space: str, query: Query) -> list[Row]:
+        index = f"all:{space}" if query.user is None else f"user:{space}\0{query.user}"
+        return list(islice(self._matching(f"{_PREFIX}{index}", query), query.limit))
+
+    def _matching(self, index: str, query: Query) -> Iterable[Row]:
+        filters = (query.status, query.name, query.label)
+        count = query.limit if filters == (None, None, None) else _PAGE
+        below: Any = "+inf"
+        if query.before is not None:
+            with self.errors():
+                below = self._client.hget(f"{_PREFIX}job:{query.before}", "seq")
+        while below is not None:
+            with self.errors():
+                found = self._client.zrevrangebyscore(
+                    index,
+                    b"(" + below if isinstance(below, bytes) else below,
+                    "-inf",
+                    0,
+                    count,
+                    True,
+                )
+            rows = self.get([job_id.decode() for job_id, _ in found])
+            for row in rows.values():
+                if matches(row, query):
+                    yield row
+            below = b"%d" % found[-1][1] if len(found) == count else None
+
+    def counts(self, space: str, user: str | None) -> dict[str, int]:
+        index = f"all:{space}" if user is None else f"user:{space}\0{user}"
+        with self.errors():
+            ids = [each.decode() for each in self._client.zrange(f"{_PREFIX}{index}", 0, -1)]
+        counts: dict[str, int] = {}
+        for first in range(0, len(ids), _PAGE):
+            for _, (status,) in self._columns(ids[first : first + _PAGE], ("status",)):
+                if status is not None:
+                    counts[status.decode()] = counts.get(status.decode(), 0) + 1
+        return counts
+
+    def count_keys(self, space: str) -> int:
+        with self.errors():
+            count: int = self._client.hlen(f"{_PREFIX}keys:{space}")
+            return count
+
+    def piece(self, job_id: str, number: int) -> bytes | None:
+        with self.errors():
+            data: bytes | None = self._client.hget(f"{_PREFIX}pieces:{job_id}", str(number))
+            return data
+
+    # -- bounds ----------------------------------------------------------------------------------
+
+    def purge(
+        self,
+        space: str,
+        *,
+        finished_before: float,
+        keep: int | None = None,
+        keep_bytes: int | None = None,
+        limit: int = 500,
+    ) -> int:
+        bounds = ("" if bound is None else bound for bound in (keep, keep_bytes))
+        removed: int = self._run(_PURGE, space, float(finished_before), *bounds, limit)
+        return removed
+
+    # -- changes ---------------------------------------------------------------------------------
+
+    def mark(self) -> Hashable:
+        raise NotImplementedError("this store tells of changes; ask its listener()")
+
+    def listener(self, space: str) -> Listener:
+        return _RedisListener(self, space)
+
+    def subscribed(self, space: str) -> Any:
+        """Return a subscription that Redis has confirmed, on a connection of its own."""
+        options: dict[str, Any] = {"health_check_interval": _KEEPALIVE, "socket_timeout": None}
+        pubsub = self._new_client(1, **options).pubsub()
+        pubsub.subscribe(f"{_PREFIX}events:{space}")
+        if pubsub.get_message(timeout=_TIMEOUT) is None:
+            pubsub.close()
+            raise self._redis.exceptions.TimeoutError("no answer to a subscription")
+        return pubsub
+
+    def close(self) -> None:
+        self._client.connection_pool.disconnect()
+
+
+class _RedisListener:
+    """A subscription, on a connection of its own that may be silent for as long as it likes."""
+
+    def __init__(self, store: RedisStore, space: str) -> None:
+        self._store = store
+        self._space = space
+        self._pubsub: Any = None
+
+    def wait(self, seconds: float) -> Collection[str] | None:
+        with self._store.errors():
+            if self._pubsub is None:
+                self._pubsub = self._store.subscribed(self._space)
+                return None  # what was published before is not heard
+            ids: set[str] = set()
+            message = self._pubsub.get_message(timeout=seconds)
+            while message is not None:
+                ids.add(message["data"].decode())
+                message = self._pubsub.get_message()
+            return ids
+
+    def close(self) -> None:
+        pubsub, self._pubsub = self._pubsub, None
+        if pubsub is not None:
+            pubsub.close()
+            pubsub.connection_pool.disconnect()
+
+
+def _without_our_query(url: str) -> str:
+    address, _, query = url.partition("?")
+    others = [(k, v) for k, v in parse_qsl(query) if k not in {"space", "decode_responses"}]
+    return f"{address}?{urlencode(others)}" if others else address
+
+
+_stores: WeakSet[RedisStore] = WeakSet()
+
+
+@in_child
+def _forget_parent() -> None:
+    for store in list(_stores):
+        store.forget_parent()
