@@ -18,6 +18,7 @@ from enum import Enum
 from functools import partial
 from pathlib import PurePath
 from queue import SimpleQueue
+from types import FunctionType
 from typing import (
     Any,
     ClassVar,
@@ -42,7 +43,7 @@ from .after_response import until_response_is_over
 from .app_state import AppState, Closed, close_all, drain_apart, settings_of
 from .async_views.hook import check_hook
 from .backends import ThreadBackend
-from .callables import is_async_callable, name_of
+from .callables import GENERATOR, check_function, is_async_callable, name_of
 from .calls import Backoff, Call, ExecutorStats, HeldCall, Hold, Limits
 from .cli import add_commands
 from .config import key_of
@@ -563,11 +564,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         kwargs: dict[str, Any],
     ) -> Call[Any]:
         """Build a call with its future. Nothing knows of it until it is sent."""
-        if not callable(fn):
-            raise TypeError(
-                f"expected a function to run, got {fn!r} ({type(fn).__name__}); "
-                "pass the function and its arguments apart: submit(fn, 1, 2)"
-            )
+        if type(fn) is not FunctionType or fn.__code__.co_flags & GENERATOR:
+            check_function(fn)
         state, snapshot, variables = captured
         options = self._options
         future: FutureProxy[Any] = FutureProxy(options.name or name_of(fn), snapshot, variables)
@@ -956,6 +954,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     ) -> Window:
         if self._options.key is not None:
             raise TypeError("a key names one call; map() makes many, so use it without a key")
+        check_function(fn)
         check_count("chunksize", chunksize)
         if buffersize is not None:
             check_count("buffersize", buffersize)

@@ -7,8 +7,10 @@ The only module that wraps user functions. A job is called like the function, an
 from __future__ import annotations
 
 import functools
-import types
+import gc
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Iterator
+from types import CodeType, MethodType
 from typing import (
     Any,
     Concatenate,
@@ -23,6 +25,7 @@ from typing_extensions import Self
 from typing_extensions import TypeVar as TypeVarWithDefault
 
 from .after_commit import SessionLike
+from .callables import check_function
 from .calls import Backoff
 from .futures import FutureKey, FutureProxy, OnDuplicate
 from .runtime.logs import without_data
@@ -34,6 +37,7 @@ P2 = ParamSpec("P2")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S")
+S_contra = TypeVar("S_contra", contravariant=True)
 V = TypeVar("V")
 V_co = TypeVar("V_co", covariant=True)
 T_contra = TypeVarWithDefault("T_contra", contravariant=True, default=Any)
@@ -130,6 +134,12 @@ class _Async5(Protocol[A1_contra, A2_contra, A3_contra, A4_contra, A5_contra, V_
     ) -> Awaitable[V_co]: ...
 
 
+class _OfClass(Protocol[S_contra, P]):
+    """A function of a class."""
+
+    def __call__(self, cls: type[S_contra], /, *args: P.args, **kwargs: P.kwargs) -> object: ...
+
+
 class ExecutorJob(Generic[P, R_co, T_contra]):
     """A function bound to an executor. Calling it runs the function, as if it were not decorated.
 
@@ -148,28 +158,54 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
     """The executor that the job submits to, with the options of :meth:`using`."""
 
     def __init__(self, executor: Submitter, fn: Callable[P, R_co]) -> None:
-        given: Any = fn  # whatever the annotation says
+        function: Any = fn
+        self._is_static = isinstance(fn, staticmethod)
+        self._is_of_class = isinstance(fn, classmethod)
+        if self._is_static or self._is_of_class:
+            # The object itself does not look like a coroutine function, or cannot be called.
+            function = function.__func__
+        given: object = function  # whatever the annotation says
         if not callable(given):
-            cure = "put @classmethod away and use executor.submit(Class.method, ...)"
+            cure = f"; options are named: @executor.job(name={given!r})"
             raise TypeError(
                 f"@executor.job got {given!r}, which cannot be called"
-                + (f"; {cure}" if isinstance(given, classmethod) else "")
+                + (cure if isinstance(given, str) else "")
             )
-        functools.update_wrapper(self, fn, updated=())
-        attributes: dict[str, Any] = getattr(fn, "__dict__", {})  # Flask reads some off a view
+        check_function(given)
+        functools.update_wrapper(self, given, updated=())
+        attributes: dict[str, Any] = getattr(given, "__dict__", {})  # Flask reads some off a view
         vars(self).update({k: v for k, v in attributes.items() if not hasattr(ExecutorJob, k)})
-        self._is_static = isinstance(given, staticmethod)
-        if isinstance(given, staticmethod):
-            fn = given.__func__  # the staticmethod object itself does not look like a coroutine's
         self.executor = executor
-        self.fn = fn
-        code = getattr(fn, "__code__", None)
-        if isinstance(code, types.CodeType):
+        self.fn = function
+        code = getattr(function, "__code__", None)
+        self._may_lack_class = _BINDS_NO_JOB and _is_in_class_body(code, self.__qualname__)
+        if isinstance(code, CodeType):
             # inspect takes an object with these for a function, and so an async job for a
             # coroutine function. Flask asks inspect whether it must await a view.
             self.__code__ = code
-            self.__defaults__: object = getattr(fn, "__defaults__", None)
-            self.__kwdefaults__: object = getattr(fn, "__kwdefaults__", None)
+            self.__defaults__: object = getattr(function, "__defaults__", None)
+            self.__kwdefaults__: object = getattr(function, "__kwdefaults__", None)
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._may_lack_class = False
+
+    def _function(self) -> Callable[P, R_co]:
+        """The function to submit.
+
+        Raises:
+            TypeError: the job is in a ``@classmethod``, which did not bind it.
+        """
+        # The class keeps the job, and names it, unless a decorator above has put something in its
+        # place. Which one, only its reference to the job tells. One search of the heap, for jobs
+        # in a class body that have a decorator above them.
+        if self._may_lack_class:
+            if any(isinstance(each, classmethod) for each in gc.get_referrers(self)):
+                raise TypeError(
+                    f"{self.__qualname__} is a job below @classmethod, which binds no class to it "
+                    "on Python 3.13 and later; put @executor.job above @classmethod"
+                )
+            self._may_lack_class = False
+        return self.fn
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
         return self.fn(*args, **kwargs)
@@ -180,6 +216,11 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {without_data(self.fn)!r}>"
 
+    # The first is of a class method, whose function is all that checkers see.
+    @overload
+    def __get__(
+        self: _OfClass[S, P2], instance: S | None, owner: type[S], /
+    ) -> ExecutorJob[P2, R_co, T_contra]: ...
     @overload
     def __get__(self, instance: None, owner: type | None = None, /) -> Self: ...
     @overload
@@ -189,11 +230,15 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
     @overload
     def __get__(self, instance: object, owner: type | None = None, /) -> Self: ...
     def __get__(self, instance: object, owner: type | None = None, /) -> Any:
-        """Bind the function to an instance, as a method."""
-        if instance is None or self._is_static or not hasattr(self.fn, "__get__"):
-            return self
+        """Bind the function to an instance, as a method, or to the class."""
         fn: Any = self.fn
-        return ExecutorJob[..., Any, Any](self.executor, fn.__get__(instance, owner))
+        if self._is_of_class:
+            fn = MethodType(fn, type(instance) if owner is None else owner)
+        elif instance is None or self._is_static or not hasattr(fn, "__get__"):
+            return self
+        else:
+            fn = fn.__get__(instance, owner)
+        return ExecutorJob[..., Any, Any](self.executor, fn)
 
     def using(
         self,
@@ -207,6 +252,7 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
         block: float | None = None,
     ) -> Self:
         """The same job with options for its calls; see :meth:`Executor.using`."""
+        self._function()
         job = object.__new__(type(self))
         vars(job).update(vars(self))
         job.executor = self.executor.using(
@@ -232,7 +278,7 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
     def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> FutureProxy[R_co]: ...
     def submit(self, /, *args: Any, **kwargs: Any) -> FutureProxy[Any]:
         """Run the function in the background; see :meth:`Executor.submit`."""
-        return self.executor.submit(self.fn, *args, **kwargs)
+        return self.executor.submit(self._function(), *args, **kwargs)
 
     @overload
     def submit_stored(
@@ -280,7 +326,7 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
     ) -> FutureProxy[V]: ...
     def submit_stored(self, /, future_key: Any, *args: Any, **kwargs: Any) -> FutureProxy[Any]:
         """Run the function and keep its future; see :meth:`Executor.submit_stored`."""
-        return self.executor._submit_stored(future_key, self.fn, args, kwargs)
+        return self.executor._submit_stored(future_key, self._function(), args, kwargs)
 
     @overload
     def submit_after_response(
@@ -294,7 +340,7 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
     def submit_after_response(self, /, *args: P.args, **kwargs: P.kwargs) -> FutureProxy[R_co]: ...
     def submit_after_response(self, /, *args: Any, **kwargs: Any) -> FutureProxy[Any]:
         """Run it after the response; see :meth:`Executor.submit_after_response`."""
-        return self.executor.submit_after_response(self.fn, *args, **kwargs)
+        return self.executor.submit_after_response(self._function(), *args, **kwargs)
 
     @overload
     def submit_after_commit(
@@ -316,7 +362,7 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
         self, session: SessionLike, /, *args: Any, **kwargs: Any
     ) -> FutureProxy[Any]:
         """Run it after the commit; see :meth:`Executor.submit_after_commit`."""
-        return self.executor.submit_after_commit(session, self.fn, *args, **kwargs)
+        return self.executor.submit_after_commit(session, self._function(), *args, **kwargs)
 
     @overload
     def map(
@@ -447,7 +493,11 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
     ) -> Iterator[Any]:
         """Call the function for each item, in the background; see :meth:`Executor.map`."""
         return self.executor.map(
-            self.fn, *iterables, timeout=timeout, chunksize=chunksize, buffersize=buffersize
+            self._function(),
+            *iterables,
+            timeout=timeout,
+            chunksize=chunksize,
+            buffersize=buffersize,
         )
 
     @overload
@@ -567,7 +617,18 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
         buffersize: int | None = None,
     ) -> AsyncIterator[Any]:
         """Like :meth:`map`, for ``async for``; see :meth:`Executor.amap`."""
-        return self.executor.amap(self.fn, *iterables, timeout=timeout, buffersize=buffersize)
+        return self.executor.amap(
+            self._function(), *iterables, timeout=timeout, buffersize=buffersize
+        )
+
+
+_BINDS_NO_JOB = sys.version_info >= (3, 13)
+"""Whether ``classmethod`` binds what it holds as a function, and not by its ``__get__``."""
+
+
+def _is_in_class_body(code: object, qualified_name: str) -> bool:
+    """Whether a function was defined in the body of a class."""
+    return isinstance(code, CodeType) and "." in qualified_name.rpartition("<locals>.")[2]
 
 
 class JobDecorator(Protocol[T_contra]):

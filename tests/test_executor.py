@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import gc
+import inspect
 import itertools
 import logging
 import sys
@@ -12,6 +13,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 from typing import Any, cast
 
@@ -992,11 +994,69 @@ def test_what_cannot_be_called_is_refused_when_it_is_submitted(
     assert len(executor.futures) == 0
 
 
-def test_coroutine_in_place_of_its_function_is_refused(executor: Executor) -> None:
+def test_coroutine_in_place_of_its_function_is_refused_and_closed(executor: Executor) -> None:
     coroutine: Any = double_async(1)
-    with pytest.raises(TypeError, match=r"expected a function to run, got <coroutine object"):
+    with pytest.raises(TypeError) as caught:
         executor.submit(coroutine)
-    coroutine.close()
+    assert str(caught.value) == (
+        "expected a function to run, got a coroutine, which is what calling double_async gives; "
+        "pass the function and its arguments apart: submit(double_async, 1, 2)"
+    )
+    assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED
+
+
+class Rows:
+    def listed(self, number: int = 0) -> Iterator[int]:
+        yield number
+
+    async def alisted(self, number: int = 0) -> AsyncIterator[int]:
+        yield number
+
+    def __call__(self, number: int = 0) -> Iterator[int]:
+        yield number
+
+
+def rows(number: int = 0) -> Iterator[int]:
+    yield number
+
+
+async def arows(number: int = 0) -> AsyncIterator[int]:
+    yield number
+
+
+@pytest.mark.parametrize(
+    ("fn", "name"),
+    [
+        (rows, "rows"),
+        (arows, "arows"),
+        (partial(partial(rows, 1)), "rows"),
+        (Rows().listed, "Rows.listed"),
+        (partial(Rows().alisted), "Rows.alisted"),
+        (Rows(), "Rows"),
+    ],
+)
+def test_generator_function_is_refused_when_it_is_submitted(
+    executor: Executor, fn: Any, name: str
+) -> None:
+    expected = (
+        f"{name} is a generator function: none of its body would run in the background, only where "
+        "the result is iterated; return a list, or yield nothing and report each step with track() "
+        "or current_job.progress()"
+    )
+    for submit in (
+        executor.submit,
+        partial(executor.submit_stored, "key"),
+        partial(executor.map, chunksize=2),
+        executor.amap,
+    ):
+        with pytest.raises(TypeError) as caught:
+            submit(fn, [])
+        assert str(caught.value) == expected
+    assert len(executor.futures) == 0
+
+
+def test_function_that_returns_an_iterator_made_elsewhere_is_a_job(executor: Executor) -> None:
+    assert list(executor.submit(iter, [1, 2]).result(TIMEOUT)) == [1, 2]
 
 
 # As an executor of the standard library

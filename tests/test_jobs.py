@@ -8,6 +8,7 @@ import functools
 import inspect
 import pickle
 import pydoc
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, ClassVar
@@ -325,17 +326,65 @@ def test_static_coroutine_job_runs_on_the_loop_and_holds_no_worker(executor: Exe
     assert started == {"executor-loop-0"}
 
 
-def test_class_method_is_refused_where_it_is_decorated(executor: Executor) -> None:
-    def build(cls: type[object]) -> None: ...
+def test_job_above_a_class_method_is_bound_to_the_class_it_is_looked_up_in(
+    executor: Executor,
+) -> None:
+    class Report:
+        """A class method in each order, and one that Python binds."""
 
-    make_class_method: Any = classmethod
-    given = make_class_method(build)
-    with pytest.raises(TypeError) as caught:
-        executor.job(given)
-    assert str(caught.value) == (
-        f"@executor.job got {given!r}, which cannot be called; "
-        "put @classmethod away and use executor.submit(Class.method, ...)"
-    )
+        @executor.job
+        @classmethod
+        def build(cls, number: int = 0) -> tuple[type[Report], int]:
+            """Build it."""
+            return cls, number
+
+        @executor.job
+        @classmethod
+        async def abuild(cls, number: int = 0) -> tuple[type[Report], int]:
+            return cls, number
+
+    class Yearly(Report): ...
+
+    for kind in (Report, Yearly):
+        assert kind.build(7) == kind().build(7) == (kind, 7)
+        assert kind.build.__doc__ == "Build it."
+        for job in (kind.build, kind().build, kind.abuild, kind().abuild):
+            assert job.submit(7).result(TIMEOUT) == (kind, 7)
+            assert job.using(name="x").submit().result(TIMEOUT) == (kind, 0)
+        assert list(kind.build.map([1, 2])) == [(kind, 1), (kind, 2)]
+    assert asyncio.run(Yearly.abuild(7)) == (Yearly, 7)
+
+
+def test_job_below_a_class_method_is_bound_or_refused_but_never_loses_the_class(
+    executor: Executor,
+) -> None:
+    class Report:
+        @classmethod
+        @executor.job
+        def build(cls, number: int = 0) -> tuple[type[Report], int]:
+            return cls, number
+
+    assert Report.build(7) == (Report, 7)
+    is_bound = sys.version_info < (3, 13)
+    if is_bound:
+        assert Report.build.submit(7).result(TIMEOUT) == (Report, 7)
+        return
+    build: Any = Report.build
+    submits: list[Callable[[], object]] = [
+        lambda: build.submit(7),
+        lambda: build.submit_stored("key", 7),
+        lambda: build.map([7]),
+        lambda: build.amap([7]),
+        lambda: build.using(name="x"),
+    ]
+    for submit in submits:
+        with pytest.raises(TypeError) as caught:
+            submit()
+        assert str(caught.value) == (
+            f"{Report.__qualname__}.build is a job below @classmethod, which binds no class to it "
+            "on Python 3.13 and later; put @executor.job above @classmethod"
+        )
+    assert len(executor.futures) == 0
 
 
 def test_what_cannot_be_called_is_refused_where_it_is_decorated(executor: Executor) -> None:
@@ -343,6 +392,26 @@ def test_what_cannot_be_called_is_refused_where_it_is_decorated(executor: Execut
     with pytest.raises(TypeError) as caught:
         executor.job(not_a_function)
     assert str(caught.value) == "@executor.job got 5, which cannot be called"
+
+
+def test_name_in_place_of_the_function_is_refused_with_the_right_form(executor: Executor) -> None:
+    name: Any = "report"
+    with pytest.raises(TypeError) as caught:
+        executor.job(name)
+    assert str(caught.value) == (
+        "@executor.job got 'report', which cannot be called; "
+        "options are named: @executor.job(name='report')"
+    )
+
+
+def test_generator_function_is_refused_where_it_is_decorated(executor: Executor) -> None:
+    def rows() -> Iterator[int]:
+        yield 1
+
+    with pytest.raises(TypeError, match="rows is a generator function: none of its body would run"):
+        executor.job(rows)
+    with pytest.raises(TypeError, match="is a generator function"):
+        executor.job(name="rows")(staticmethod(rows))
 
 
 def test_class_method_can_be_submitted_as_the_error_says(early: Executor) -> None:

@@ -98,9 +98,15 @@ class Mailer:
     def check(address: str) -> bool:
         return "@" in address
 
+    @executor.job
+    @classmethod
+    def from_address(cls) -> str:
+        return f"{cls.__name__}@example.org"
+
 
 assert_type(Mailer().send.submit("ada@example.org"), FutureProxy[int])
 assert_type(Mailer.check.submit("ada@example.org"), FutureProxy[bool])
+assert_type(Mailer.from_address.submit(), FutureProxy[str])
 # [end]
 
 

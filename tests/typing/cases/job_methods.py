@@ -193,19 +193,33 @@ tools.below.submit("1")  # error: expected
 
 
 class Built:
-    @classmethod
     @executor.job
-    def above(cls, a: int) -> str:
+    @classmethod
+    def above(cls, a: int, b: str = "") -> str:
         return ""
+
+    @executor.job
+    @classmethod
+    async def aabove(cls, a: int) -> float:
+        return a
 
     @classmethod
     def plain(cls, a: int) -> str:
         return ""
 
 
-# Python 3.13 loses ``cls`` here, so it is good that no checker accepts it.
-Built.above.submit(1)  # error: expected
+class BuiltToo(Built): ...
+
+
+assert_type(Built.above(1), str)
+assert_type(Built.above.submit(1, "b"), FutureProxy[str])
+assert_type(BuiltToo.above.submit(1), FutureProxy[str])
+assert_type(BuiltToo().above.submit(1), FutureProxy[str])
+assert_type(Built.aabove.submit(1), FutureProxy[float])
+assert_type(Built.above.map(ints), Iterator[str])
 assert_type(executor.submit(Built.plain, 1), FutureProxy[str])
+Built.above.submit("1")  # error: expected
+Built().above.submit()  # error: expected
 
 
 # -- under @app.route ------------------------------------------------------------------------------
