@@ -487,7 +487,7 @@ class SignatureError(ExecutorError, ValueError):
     def __init__(self, kind: str, job_id: str) -> None:
         super().__init__(kind, job_id)
         self.kind: str = kind
-        """What was signed: a ``"result"``, say."""
+        """The kind of data that was signed, such as ``"result"``."""
         self.job_id: str = job_id
 
     def __str__(self) -> str:
