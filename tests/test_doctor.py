@@ -107,8 +107,8 @@ def test_several_processes_must_be_mended_if_a_view_uses_keys_and_are_a_hint_oth
     finding = found(app, four)["several-processes"]
     assert finding.must_mend
     assert finding.what == (
-        "4 server processes each have keys of their own, in memory: a future that one keeps is "
-        "unknown to the others. These views use keys: poll, start."
+        "4 server processes, but keys live in one process's memory. A poll that reaches another "
+        "process won't find its job. These views use keys: poll, start."
     )
 
 
@@ -336,16 +336,16 @@ def test_doctor_says_what_it_has_not_seen(app: Flask) -> None:
     ran = app.test_cli_runner().invoke(args=["executor", "doctor"])
     assert ran.exit_code == 0, ran.output
     assert ran.output == (
-        "Nothing was found that will go wrong.\n"
+        "No problems found.\n"
         "\n"
-        "This command runs in a process of its own. It sees the app and its settings, and not the "
-        "processes\n"
-        "that serve it.\n"
-        "Of the server nothing is known; pass its command line with --server, or say in "
-        "WEB_CONCURRENCY how\n"
-        "many processes it has.\n"
-        "Whether a loop is blocked, or settings changed later, only the server's own process can "
-        "tell: call\n"
+        "This command runs in its own process. It sees the app and its settings, but not the "
+        "processes that\n"
+        "serve it.\n"
+        "The server is unknown. Pass its command line with --server, or set WEB_CONCURRENCY to its "
+        "number of\n"
+        "processes.\n"
+        "Blocked event loops, and settings changed later, can only be found in the server's own "
+        "process: call\n"
         "flask_executor_typed.doctor.check(app) there.\n"
     )
 
@@ -356,14 +356,14 @@ def test_doctor_prints_what_must_be_mended_first_and_ends_with_1(app: Flask) -> 
     ran = app.test_cli_runner().invoke(args=["executor", "doctor", "--server", server])
     assert ran.exit_code == 1, ran.output
     assert ran.output.startswith(
-        "mend  uWSGI runs no Python threads, so jobs stand still, or only go on during requests.\n"
-        "      Set enable-threads = true for uWSGI. [threads-disabled]\n"
-        "hint  2 server processes each have keys of their own, in memory: a future that one keeps "
-        "is unknown\n"
-        "      to the others, should you use keys.\n"
-        "      Use one process with threads (gunicorn --workers 1 --threads 16), or have jobs "
+        "error:   uWSGI runs no Python threads, so jobs stand still or only run during requests.\n"
+        "         Set enable-threads = true for uWSGI. [threads-disabled]\n"
+        "warning: 2 server processes, but keys live in one process's memory. A poll that reaches "
+        "another\n"
+        "         process won't find its job.\n"
+        "         Use one process with threads (gunicorn --workers 1 --threads 16), or have jobs "
         "write their\n"
-        "      results where all processes find them. [several-processes]\n"
+        "         results where all processes find them. [several-processes]\n"
         "\n"
     )
     assert "Server: uWSGI, processes: 2, from --server.\n" in ran.output
@@ -375,7 +375,7 @@ def test_hints_alone_end_with_0(app: Flask) -> None:
     with Executor(app):
         ran = app.test_cli_runner().invoke(args=["executor", "doctor"])
     assert ran.exit_code == 0, ran.output
-    assert ran.output.startswith("hint  executor: Worker processes have no app: ")
+    assert ran.output.startswith("warning: executor: Worker processes have no app: ")
 
 
 @pytest.mark.usefixtures("executor")
@@ -420,9 +420,9 @@ def test_status_shows_each_executor_with_its_settings_and_figures(app: Flask) ->
         assert "  state: in use\n  futures kept: 1\n  pending: 0\n" in second
         assert "  succeeded: 1\n" in second
         assert " ".join(note.split()) == (
-            f"The figures are those of this process ({os.getpid()}), which was started for this "
-            "command and has run no jobs. It cannot see those of the server: call "
-            "flask_executor_typed.doctor.status(app) there."
+            f"These are the statistics of this process ({os.getpid()}), which was started for this "
+            "command and has run no jobs. For those of the server, call "
+            "flask_executor_typed.doctor.status(app) in its processes."
         )
         executor.shutdown()
         states = {each.name: each.figures["state"] for each in status(app)}
@@ -491,15 +491,17 @@ def test_the_real_command_examines_the_app_of_a_factory_and_loads_it_in_a_worker
 ) -> None:
     ran = flask("executor", "doctor")
     assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout
-    assert ran.stdout.startswith("Nothing was found that will go wrong.\n")
+    assert ran.stdout.startswith("No problems found.\n")
 
     (tmp_path / "gunicorn.conf.py").write_text("workers = 2\n", "utf-8")
     shop = tmp_path / "shop.py"
     shop.write_text(shop.read_text("utf-8").replace("'shop:create_app'", "'shop:made'"), "utf-8")
     ran = flask("executor", "doctor")
     assert (ran.returncode, ran.stderr) == (1, ""), ran.stdout
-    assert ran.stdout.startswith("mend  crunch_executor: Worker processes do not start: CRUNCH_EX")
-    assert "hint  2 server processes" in ran.stdout
+    assert ran.stdout.startswith(
+        "error:   crunch_executor: Worker processes do not start: CRUNCH_EX"
+    )
+    assert "warning: 2 server processes" in ran.stdout
     assert "Server: gunicorn, processes: 2, from gunicorn.conf.py.\n" in ran.stdout
 
 
@@ -510,8 +512,8 @@ def test_the_real_command_shows_named_executors_and_explains_itself(
     assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout
     assert "\ncrunch_executor\n  CRUNCH_EXECUTOR_TYPE = 'process'\n" in ran.stdout
     ran = flask("executor", "--help")
-    assert "doctor  Say what will go wrong in this deployment.\n" in ran.stdout
-    assert "status  Show the executors of the app, with their settings" in ran.stdout
+    assert "doctor  Find what will go wrong in this deployment.\n" in ran.stdout
+    assert "status  Show the app's executors, their settings" in ran.stdout
     (tmp_path / "wsgi.py").write_text("from shop import create_app\n", "utf-8")
     # Where Flask 2.3 looks for the app, which does not read FLASK_APP for its own help.
     assert "\n  executor  Inspect the executors of this app" in flask("--help").stdout

@@ -1,7 +1,7 @@
-"""Flask's contexts and the contextvars of one moment: captured here, pushed in a worker.
+"""Capture Flask's contexts and the contextvars of one moment, and push them in a worker.
 
-The only package that knows Flask's private context names and how its versions differ. Its modules,
-of which each imports only from those before it:
+The only package that knows Flask's private context names and how its versions differ. Each
+of its modules imports only from those before it:
 
 - compat: where Flask keeps active contexts, and how its versions differ
 - carry: the values of ``g`` that a job gets

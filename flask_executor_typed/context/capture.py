@@ -1,4 +1,4 @@
-"""Takes a snapshot of the contexts that are active, or the last one if nothing has changed."""
+"""Take a snapshot of the active contexts, or reuse the last one if nothing has changed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .snapshot import ContextSnapshot
 __all__ = ("capture",)
 
 _LAST_SNAPSHOT = "flask_executor_typed.snapshot"
-"""What an app context calls, among its attributes, the snapshot that was taken last."""
+"""The attribute in which an app context keeps its last snapshot."""
 
 
 def capture(app: Flask, rules: ContextRules, app_context: Any) -> tuple[ContextSnapshot, Context]:
-    """What is current in this thread, for jobs of ``app``: contexts of Flask, and contextvars.
+    """Capture Flask's contexts and the contextvars of this thread, for jobs of ``app``.
 
-    ``app_context`` is the active one, which is one of ``app``, or ``None``. Jobs that are submitted
-    while nothing changes share a snapshot.
+    ``app_context`` is the active one, and belongs to ``app``, or is ``None``. Jobs that are
+    submitted while nothing changes share a snapshot.
     """
     request_context = active_request_context()
     last = None if app_context is None else app_context.__dict__.get(_LAST_SNAPSHOT)
@@ -31,7 +31,7 @@ def capture(app: Flask, rules: ContextRules, app_context: Any) -> tuple[ContextS
     if snapshot is None or not _is_as_now(snapshot, rules, app_context, request_context):
         snapshot = _snapshot_of(app, rules, app_context, request_context)
         if app_context is not None:
-            # Only jobs keep it, so what the view deletes from g goes when they are done.
+            # Only jobs keep it alive, so what the view deletes from g goes when they are done.
             app_context.__dict__[_LAST_SNAPSHOT] = ref(snapshot)
     return snapshot, copy_context() if snapshot.shows_flask else without_flask()
 
@@ -39,10 +39,10 @@ def capture(app: Flask, rules: ContextRules, app_context: Any) -> tuple[ContextS
 def _snapshot_of(
     app: Flask, rules: ContextRules, app_context: Any, request_context: Any
 ) -> ContextSnapshot:
-    """What these contexts hold. The values of ``g`` are shared, its names copied."""
+    """Take a new snapshot of these contexts. It shares the values of ``g``, not the names."""
     g_items = request = captured = None
     if rules.push_app and app_context is not None:
-        values = getattr(app_context.g, "__dict__", None)  # it may be anybody's class
+        values = getattr(app_context.g, "__dict__", None)  # its class may be the app's own
         g_items = None if values is None else carried(values, rules.carry_g)
     had_request = has_request(request_context)
     if rules.push_request and had_request and request_context.app is app:
@@ -53,7 +53,7 @@ def _snapshot_of(
 def _is_as_now(
     snapshot: ContextSnapshot, rules: ContextRules, app_context: Any, request_context: Any
 ) -> bool:
-    """Whether a snapshot of this app context is certainly what a new one would be."""
+    """Return whether a snapshot certainly equals what a new one would hold."""
     if snapshot.rules is not rules or not _has_same_g(snapshot, app_context):
         return False
     if snapshot.request is not None:
@@ -65,7 +65,7 @@ def _is_as_now(
 
 
 def _has_same_g(snapshot: ContextSnapshot, app_context: Any) -> bool:
-    """Whether its items are those that ``g`` would give to a job now."""
+    """Return whether its items are those that ``g`` would give to a job now."""
     items = snapshot.g_items
     if items is None:
         return True
@@ -78,7 +78,7 @@ def _has_same_g(snapshot: ContextSnapshot, app_context: Any) -> bool:
                 left -= 1
             elif without_resources(name, value):
                 return False
-    except RuntimeError:  # another thread has changed it meanwhile
+    except RuntimeError:  # another thread is changing it
         return False
     return not left
 

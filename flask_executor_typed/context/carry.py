@@ -1,4 +1,4 @@
-"""What of its submitter's contexts a job gets."""
+"""The parts of its submitter's contexts that a job gets."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from flask import current_app, has_request_context, session
 __all__ = ("CarryG", "ContextRules", "carried", "with_items", "without_resources")
 
 CarryG = Collection[str] | Callable[[str, object], bool]
-"""Which names of ``g`` travel to a job: the names, or a function of name and value."""
+"""The names of ``g`` that travel to a job: the names, or a function of name and value."""
 
 
 def without_resources(name: str, value: object) -> bool:
-    """Whether ``g.<name>`` travels to a job by default: unless it is something to be closed.
+    """Return whether ``g.<name>`` travels to a job by default: unless it must be closed.
 
     A value whose type has ``close`` or ``aclose`` (a database connection, a client, a file)
     belongs to the context that opened it, and often to its thread; that context's teardown
@@ -46,25 +46,25 @@ def _is_loaded_again(user: Any) -> bool:
 
 
 _PLAIN = frozenset({NoneType, bool, int, float, str, bytes, list, tuple, dict, set})
-"""Types of values that are no resources, told apart in half of the time."""
+"""Types that are never resources. Checking them first takes half of the time."""
 
 
 @dataclass(frozen=True, slots=True)
 class ContextRules:
-    """What of its submitter's contexts an executor gives to a job."""
+    """The parts of its submitter's contexts that an executor gives to a job."""
 
     push_app: bool = True
-    """An app context, with what ``g`` held."""
+    """Whether it gets an app context, with the values of ``g``."""
 
     push_request: bool = True
-    """A request context, with the request and the session."""
+    """Whether it gets a request context, with the request and the session."""
 
     carry_g: Callable[[str, object], bool] = without_resources
-    """Whether a name of ``g``, with this value, is in the job's."""
+    """Return whether a name of ``g``, with this value, travels."""
 
 
 def carried(values: dict[str, Any], carry_g: Callable[[str, object], bool]) -> dict[str, Any]:
-    """Return what the values of a ``g`` give to a job."""
+    """Return the values of a ``g`` that travel to a job."""
     items = values.copy().items()  # other threads may change it
     if carry_g is not without_resources:
         return _own({name: value for name, value in items if carry_g(name, value)})
@@ -78,7 +78,7 @@ def carried(values: dict[str, Any], carry_g: Callable[[str, object], bool]) -> d
 
 
 def with_items(g: Any, items: dict[str, Any] | None) -> Any:
-    """Return ``g``, with a copy of what another one held."""
+    """Return ``g`` with the given values added."""
     if items:
         g.__dict__.update(_own(items))
     return g

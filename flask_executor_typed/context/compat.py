@@ -1,7 +1,7 @@
-"""Where Flask keeps the contexts that are active, and how its versions differ.
+"""Flask's active contexts, on every version of Flask.
 
 The lowest module of this package. Flask 2.0 and 2.1 keep two stacks, 2.2 to 3.1 two ContextVars,
-3.2 one, of one context for both app and request.
+3.2 a single one, for a context that is both app and request.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ IS_MERGED = hasattr(AppContext, "has_request")
 """Flask 3.2."""
 
 HAS_TOKENS = not (HAS_STACKS or IS_MERGED)
-"""Flask 2.2 to 3.1: a context lists a token of each time that it was pushed."""
+"""Flask 2.2 to 3.1: a context keeps one token for each push."""
 
-# Of contexts that have a request.
+# The class of contexts that have a request.
 if TYPE_CHECKING or not IS_MERGED:
     from flask.ctx import RequestContext
 else:
@@ -48,7 +48,7 @@ else:
 
 
 class _StackSlot:
-    """A context stack of Flask 2.0 and 2.1, used as the ContextVar that followed it."""
+    """A context stack of Flask 2.0 and 2.1, used like the ContextVar that replaced it."""
 
     def __init__(self, stack: Any) -> None:
         self.stack = stack
@@ -74,31 +74,34 @@ else:
 
 
 active_app_context: Callable[[], Any] = partial(app_slot.get, None)
-"""The app context of here and now, or ``None``. Its ``app`` is the app itself, never a proxy."""
+"""Return the active app context, or ``None``. Its ``app`` is the app itself, never a proxy."""
 
 active_request_context: Callable[[], Any] = partial(request_slot.get, None)
-"""The request context, or on Flask 3.2 what may be one: ask :func:`has_request`."""
+"""Return the active request context; on Flask 3.2, ask :func:`has_request` whether it is one."""
 
 
 def has_request(context: Any) -> bool:
-    """Whether what :func:`active_request_context` gave is a context with a request."""
+    """Return whether a context from :func:`active_request_context` has a request."""
     return context is not None and (not IS_MERGED or context.has_request)
 
 
 def session_attribute(context: object) -> str:
-    """Where a request context keeps its session; of Flask 3.1.3 on the other name is a property."""
+    """Return the attribute in which a request context keeps its session.
+
+    From Flask 3.1.3 on, ``session`` is a property that marks the session as accessed.
+    """
     return (
         "_session" if isinstance(getattr(type(context), "session", None), property) else "session"
     )
 
 
 def without_flask() -> Context:
-    """A copy of the current contextvars in which no context of Flask is active."""
+    """Return a copy of the current contextvars in which no Flask context is active."""
     clean = Context()
     for variable, value in copy_context().items():
         if variable is not app_slot and variable is not request_slot:
             clean.run(variable.set, value)
-    if HAS_STACKS:  # their variables are buried in werkzeug, so empty them instead
+    if HAS_STACKS:  # their variables are hidden inside werkzeug, so empty the stacks instead
         clean.run(release_local, app_slot.stack)
         clean.run(release_local, request_slot.stack)
     return clean

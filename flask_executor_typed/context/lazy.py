@@ -1,8 +1,11 @@
-"""Contexts whose values are made when somebody looks at them, one by one.
+"""Flask contexts whose attributes are created on first access.
 
-Most jobs look at neither of their contexts, and to make them costs more than all else that a job
-needs. Of two threads that are the first to look, both see the same value, and what was set
-meanwhile stays.
+Why: most jobs never look at their contexts, and creating them costs more than everything else a job
+needs. With lazy contexts a job that reads nothing runs at the speed of a bare thread pool's; one
+that reads ``request`` pays for ``request`` alone.
+
+If two threads look first at the same time, both see the same value; a value that was set in the
+meantime stays.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ __all__ = (
 
 
 class _Later:
-    """A value of a context that is made when somebody looks at it."""
+    """A context attribute that is created on first access."""
 
     def __init__(self, make: Callable[[Any], object]) -> None:
         self._make = make
@@ -46,12 +49,12 @@ class _Later:
         return context.__dict__.setdefault(self._name, self._make(context))
 
 
-def _later(make: Callable[[Any], object]) -> Any:  # whatever Flask says that the attribute is
+def _later(make: Callable[[Any], object]) -> Any:  # Flask's stubs may say anything of the attribute
     return _Later(make)
 
 
 class _LazySeparateContext(AppContext):
-    """A pushed app context of Flask before 3.2, of which there is only the app at first."""
+    """A pushed app context, for Flask before 3.2. At first it has only the app."""
 
     def __init__(self, snapshot: ContextSnapshot) -> None:
         self.app: Flask = snapshot.app
@@ -65,21 +68,21 @@ class _LazySeparateContext(AppContext):
     def url_adapter(self) -> object:
         return self.app.create_url_adapter(None)
 
-    # As if its own push() had made it current: what the job pushes once more is not the last to go.
+    # As if its own push() had made it current: a second push by the job is not the last to go.
 
     @_later
     def _cv_tokens(self) -> object:
         return _Tokens([_token_of_app])
 
     @_later
-    def _refcnt(self) -> object:  # what Flask 2.0 and 2.1 have instead of tokens
+    def _refcnt(self) -> object:  # Flask 2.0 and 2.1 count instead of keeping tokens
         return 1
 
 
 class _Tokens(list[Any]):
-    """The tokens of a context, of which a function stands for the first until that is popped.
+    """A context's tokens. The first is a function until it is popped.
 
-    A token keeps alive what was there before.
+    A real token would keep the previous value alive.
     """
 
     def pop(self, *index: Any) -> Any:
@@ -96,15 +99,15 @@ def _token_of_request() -> object:
 
 
 class LazyRequestContext(RequestContext):
-    """A pushed request context of Flask before 3.2, of which there is nothing at first."""
+    """A pushed request context, for Flask before 3.2. At first it is empty."""
 
     def __init__(self, snapshot: ContextSnapshot) -> None:
-        self._snapshot: Any = snapshot  # None when all is made
+        self._snapshot: Any = snapshot  # None once everything is created
 
     @_later
     def request(self) -> object:
         snapshot = self._snapshot
-        # Without one another thread has completed this: then there is a request, and it stays.
+        # None: another thread has completed this context. Then its request exists, and stays.
         return None if snapshot is None else snapshot.request.request_copy()
 
     @_later
@@ -116,11 +119,13 @@ class LazyRequestContext(RequestContext):
         return _Tokens([_token_of_request])
 
     @_later
-    def _implicit_app_ctx_stack(self) -> object:  # what Flask 2.0 and 2.1 have instead of tokens
+    def _implicit_app_ctx_stack(
+        self,
+    ) -> object:  # Flask 2.0 and 2.1 count instead of keeping tokens
         return [None]
 
     def __getattr__(self, name: str) -> Any:
-        # What could not be made is not to be replaced by the submitter's.
+        # An attribute that failed must not be replaced by the submitter's.
         snapshot = None if name not in _SUBMITTERS else self.__dict__.get("_snapshot")
         if snapshot is None:
             return object.__getattribute__(self, name)
@@ -128,7 +133,7 @@ class LazyRequestContext(RequestContext):
 
     def copy(self) -> Any:
         complete(self)
-        return self.copy()  # of the class that it has now
+        return self.copy()  # by the class it has now
 
     def __repr__(self) -> str:
         complete(self)
@@ -138,20 +143,20 @@ class LazyRequestContext(RequestContext):
 _SUBMITTERS = frozenset(
     {"app", "flashes", "preserved", "_preserved_exc", "session", "_session", "url_adapter"}
 )
-"""What a job's request context shares with its submitter's, of what Flask sets there.
+"""Flask's own attributes that a job's request context shares with its submitter's.
 
-What others have set on it, a connection say, is not the job's to close.
+Attributes set by others, such as a connection, are not for the job to close.
 """
 
 
 class _LazyMergedContext(AppContext):
-    """A pushed context of Flask 3.2, for app and request, of which there is only the app."""
+    """A pushed context of Flask 3.2, for app and request. At first it has only the app."""
 
     def __init__(self, snapshot: ContextSnapshot) -> None:
         self.app: Flask = snapshot.app
-        self._snapshot: Any = snapshot  # None when all is made
+        self._snapshot: Any = snapshot  # None once everything is created
 
-    # Without a snapshot another thread has completed this: then there is a value, and it stays.
+    # None: another thread has completed this context. Then the value exists, and stays.
 
     @_later
     def g(self) -> object:
@@ -179,7 +184,7 @@ class _LazyMergedContext(AppContext):
     def _after_request_functions(self) -> object:
         return []
 
-    # As if its own push() had made it current, where it is.
+    # As if its own push() had made it current.
 
     @_later
     def _push_count(self) -> object:
@@ -194,7 +199,7 @@ class _LazyMergedContext(AppContext):
 
     def copy(self) -> Any:
         complete(self)
-        return self.copy()  # of the class that it has now
+        return self.copy()  # by the class it has now
 
     def __repr__(self) -> str:
         complete(self)
@@ -207,16 +212,16 @@ LazyAppContext: Callable[[ContextSnapshot], AppContext] = (
 
 
 def complete(context: Any) -> None:
-    """Let a context that is one of these go of its submitter's, as Flask's own context.
+    """Turn one of these contexts into a complete one of Flask's own class.
 
-    Or a job that was submitted by a job would keep the contexts of all before it.
+    Otherwise a job that was submitted by a job would keep the contexts of all jobs before it alive.
     """
     snapshot = context.__dict__.get("_snapshot")
     if snapshot is None:
         return
     values: dict[str, object] = dict(context.__class__.__dict__)
     names = {name for name, value in values.items() if isinstance(value, _Later)}
-    if not IS_MERGED:  # what there is on this version of Flask
+    if not IS_MERGED:  # the one for this version of Flask
         captured: dict[str, object] = snapshot.request_context.__dict__
         names = (names | _SUBMITTERS).intersection(captured)
     for name in names:
@@ -226,7 +231,7 @@ def complete(context: Any) -> None:
 
 
 def request_context_of(snapshot: ContextSnapshot) -> Any:
-    """The request context of a run, on Flask before 3.2."""
+    """Return the request context for one run, on Flask before 3.2."""
     captured: Any = snapshot.request_context
     if type(captured) is RequestContext:
         return LazyRequestContext(snapshot)
@@ -240,7 +245,7 @@ def request_context_of(snapshot: ContextSnapshot) -> Any:
 
 
 def give_token(context: Any, token: object) -> None:
-    """Let the app context's own ``pop()`` make current again what was there before."""
+    """Give an app context the token with which its own ``pop()`` restores the previous one."""
     if IS_MERGED:
         context._cv_token = token
     elif not HAS_STACKS:

@@ -1,4 +1,4 @@
-"""A snapshot as it travels to another process: plain data. rebuilt.py makes a snapshot of it."""
+"""A snapshot as plain data, to travel to another process. rebuild.py turns it back into one."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class PortableRequest(NamedTuple):
 
     environ: dict[str, Any]
     body: bytes | None
-    """What the view has read of it; ``None`` if there is one that it has not read."""
+    """The body as far as the view has read it; ``None`` if the view has not read it."""
 
     form: list[tuple[str, str]] | None
-    """The form, if the view had it parsed."""
+    """The form, if the view has parsed it."""
 
     has_uploads: bool
     rule: tuple[str, str] | None
@@ -27,7 +27,7 @@ class PortableRequest(NamedTuple):
 
 
 class PortableContext(NamedTuple):
-    """What ``g`` held, and the request. Some values may be such as cannot be pickled."""
+    """The values of ``g`` and the request. Some values may not be picklable."""
 
     g_items: dict[str, Any]
     request: PortableRequest | None

@@ -1,4 +1,4 @@
-"""Makes a snapshot current where a job runs, and takes it away again."""
+"""Push a snapshot where a job runs, and pop it afterwards."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 running_call: ContextVar[Any] = ContextVar("flask_executor_typed_call", default=None)
-"""The ``Call`` that runs here, or ``None``; one that is over has no ``future`` any more."""
+"""The ``Call`` that is running here, or ``None``. Once it is over it has no ``future``."""
 
 _push_receivers = receivers_of(appcontext_pushed)
 _request_teardown_receivers = receivers_of(request_tearing_down)
 _app_teardown_receivers = receivers_of(appcontext_tearing_down)
 _pop_receivers = receivers_of(appcontext_popped)
 
-# Bound once: each job uses them, and Python is slower with methods of what a module imports.
+# Bound once: every job uses them, and looking up a method costs more.
 _set_app_context, _reset_app_context = app_slot.set, app_slot.reset
 _set_request_context, _reset_request_context = request_slot.set, request_slot.reset
 
@@ -51,10 +51,10 @@ def run_pushed(
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> R:
-    """Call ``fn`` with a snapshot pushed, in a copy of contextvars."""
+    """Call ``fn`` with a snapshot pushed, in a copy of the contextvars."""
 
     def run() -> R:
-        running_call.set(None)  # not the job that was there when the snapshot was taken
+        running_call.set(None)  # not the job that took the snapshot
         with PushedContexts(snapshot):
             return fn(*args, **kwargs)
 
@@ -62,31 +62,31 @@ def run_pushed(
 
 
 class PushedContexts:
-    """Makes a snapshot current in a ``with`` block, once.
+    """Make a snapshot current for a ``with`` block, once.
 
-    Use it in contextvars of its own, which nobody uses afterwards, as :func:`run_pushed` does: if
-    nobody hears of the end of its contexts, they stay there. Flask's teardown functions run when
-    the block ends, with the block's exception; what they raise is logged.
+    Enter it in a copy of the contextvars that is dropped afterwards, as :func:`run_pushed` does: if
+    the app has no teardown functions or receivers, the contexts are left there. Flask's teardown
+    functions run at the end of the block, with its exception; what they raise is logged.
     """
 
-    # A class, not a generator: this runs for every job.
+    # A class rather than a generator, because it runs for every job.
 
     __slots__ = ("_app_context", "_app_token", "_request_context", "_request_token", "_snapshot")
 
     _app_context: Any
-    _app_token: Any  # if the context is one that is made when somebody looks at it
+    _app_token: Any  # if the context is a lazy one
     _request_context: Any
     _request_token: Any
 
-    variables_live_on: ClassVar[bool] = HAS_STACKS  # of which each keeps what is below
-    """Whether the contextvars are used after the block."""
+    variables_live_on: ClassVar[bool] = HAS_STACKS  # each keeps the previous value
+    """Whether the contextvars are still used after the block."""
 
     def __init__(self, snapshot: ContextSnapshot) -> None:
         self._snapshot = snapshot
 
     def __enter__(self) -> None:
-        # A new context goes on top although the copied contextvars already resolve current_app:
-        # what they hold is the submitter's own, and a job would write to a g still in use there.
+        # Always a new context, although the copied contextvars already resolve current_app: theirs
+        # is the submitter's, and the job would write to a g that is still in use there.
         snapshot = self._snapshot
         if not snapshot.is_plain or _push_receivers:
             self._push()
@@ -109,7 +109,7 @@ class PushedContexts:
             if IS_MERGED and request is not None:
                 parts = request.make_parts(snapshot.request_context)
                 app_context._request, app_context._session, url_adapter = parts
-                app_context.url_adapter = None  # push() matches the URL only if there is one
+                app_context.url_adapter = None  # push() matches the URL only if there is an adapter
                 app_context.push()
                 app_context.url_adapter = url_adapter
             else:
@@ -131,21 +131,21 @@ class PushedContexts:
             and not (app.teardown_appcontext_funcs or app.teardown_request_funcs)
             and not (_request_teardown_receivers or _app_teardown_receivers or _pop_receivers)
         ):
-            # Nothing of the app would run, and most contextvars go with what they hold.
+            # The app has nothing to run, and the contextvars take the contexts with them.
             if self.variables_live_on:
                 if self._request_token is not None:
                     _reset_request_context(self._request_token)
                 _reset_app_context(self._app_token)
             return
-        # A coroutine whose loop is gone is closed when it is freed, in the middle of something
-        # else: the contexts that are active then are not ours to pop.
+        # When a loop is gone, its coroutines are closed when they are freed, in the middle of
+        # other code whose contexts are not ours to pop.
         is_elsewhere = exc_type is GeneratorExit and active_app_context() is not self._app_context
         if self._app_context is not None and not is_elsewhere:
             self._pop(exc)
 
     def _pop(self, exc: BaseException | None) -> None:
-        # On a loop's thread: Flask calls async teardown functions through asgiref, which refuses
-        # in a thread whose loop runs. Like any teardown function they hold up the loop.
+        # In a loop's thread: Flask calls async teardown functions through asgiref, which refuses
+        # to run while a loop does. Like every teardown function, they hold up the loop.
         loop = asyncio._get_running_loop()
         if loop is not None and not _has_async_teardown(self._snapshot.app):
             loop = None
@@ -168,8 +168,8 @@ class PushedContexts:
                 asyncio._set_running_loop(loop)
 
     def _pop_both(self, exc: BaseException | None) -> None:
-        # As Flask's own pop of a request context, but for closing the request, which is a copy;
-        # and when nobody wants to hear of its end, nobody is looked for: that is half of the cost.
+        # Like Flask's own pop of a request context, except that it doesn't close the request, which
+        # is a copy, nor look for teardown functions if there are none: half of the cost.
         app: Any = self._snapshot.app
         try:
             if (
@@ -180,13 +180,13 @@ class PushedContexts:
                 app.do_teardown_request(exc)
         finally:
             _reset_request_context(self._request_token)
-            if HAS_TOKENS:  # whoever pushes it from now on is the first again
+            if HAS_TOKENS:  # the next push is the first again
                 self._request_context._cv_tokens = []
             self._app_context.pop(exc)
 
     def _pop_what_is_left(self) -> None:
-        """Pop what the job pushed and did not pop, so that our own teardown sees our own ``g``."""
-        # One item on Flask 3.2, which has one slot: the app context, which comes last.
+        """Pop the contexts that the job left pushed, so that its teardown sees its own ``g``."""
+        # On Flask 3.2 there is one slot; the app context comes last.
         ours = {request_slot: self._request_context, app_slot: self._app_context}
         for slot, context in ours.items():
             while (left := slot.get(None)) is not context and left is not None:
@@ -201,7 +201,7 @@ class PushedContexts:
 
 
 class PushedInTask(PushedContexts):
-    """The same in contextvars that live on for a while, as those of a task do."""
+    """The same in contextvars that live on for a while, such as those of a task."""
 
     __slots__ = ()
 

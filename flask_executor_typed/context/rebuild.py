@@ -1,4 +1,4 @@
-"""A snapshot made anew in another process, from the plain data that travelled there."""
+"""Rebuild a snapshot in another process from its plain data."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = ("rebuild",)
 
 
 def rebuild(context: PortableContext, app: Flask, rules: ContextRules) -> ContextSnapshot:
-    """The snapshot, for the app of this process."""
+    """Return the snapshot, for the app of this process."""
     request = None if context.request is None else _RebuiltRequest(app, context.request)
     return ContextSnapshot(app, rules, context.g_items, request)
 
 
 class _RebuiltRequest:
-    """A request that came from another process. There was no request context here to capture."""
+    """A request that came from another process. No request context was captured here."""
 
     def __init__(self, app: Flask, portable: PortableRequest) -> None:
         self._app = app
@@ -76,5 +76,5 @@ class _RebuiltRequest:
         portable = self._portable
         try:
             return portable.session_kind(portable.session)
-        except Exception:  # of an extension, and made in another way: the values are what counts
+        except Exception:  # an extension's own class, created differently: only the values matter
             return SecureCookieSession(portable.session)

@@ -1,4 +1,4 @@
-"""A captured request, from which each run of a job gets one of its own."""
+"""A captured request, and a copy of it for each run of a job."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from .uploads import captured_uploads
 __all__ = ("UNREAD_BODY", "RequestSnapshot")
 
 _LAST_REQUEST = "flask_executor_typed.request"
-"""What a context calls, among its attributes, the snapshot of its request that was taken last."""
+"""The attribute in which a context keeps the last snapshot of its request."""
 
 
 class RequestSnapshot:
-    """What a request held, from which a job gets a request of its own.
+    """The contents of a request, from which each job gets a request of its own.
 
-    A shallow copy: what the view had read (form, JSON, data) is there, attributes set on it too;
-    ``session`` is the same object, as in Flask-Executor. It does not refer to the request context,
-    which keeps it for the next job that the request submits.
+    A shallow copy: it has what the view has read (form, JSON, data) and the attributes set on the
+    request. ``session`` is the same object, as in Flask-Executor. It doesn't refer to the request
+    context, which keeps it for the next job that the request submits.
     """
 
     __slots__ = ("_attributes", "_can_be_compared", "_environ", "_kind", "_uploads", "_was_read")
 
     @classmethod
     def of(cls, context: Any) -> RequestSnapshot:
-        """The snapshot of the last job if nothing has changed since, or a new one."""
+        """Return the previous job's snapshot if nothing has changed since, or else a new one."""
         complete(context)
         last: RequestSnapshot | None = context.__dict__.get(_LAST_REQUEST)
         if last is None or not last.is_of(context):
@@ -47,14 +47,14 @@ class RequestSnapshot:
         self._uploads = captured_uploads(request) if request.__dict__.get("files") else None
         self._attributes: dict[str, Any] = request.__dict__.copy()
         self._environ: dict[str, Any] = self._attributes["environ"].copy()
-        self._can_be_compared: bool | None = None  # not known yet
+        self._can_be_compared: bool | None = None  # unknown so far
         self._was_read = getattr(self._attributes.get("stream"), "is_exhausted", False)
 
     def is_of(self, context: Any) -> bool:
         request: Any = context._request if IS_MERGED else context.request
         attributes: dict[str, Any] = request.__dict__
         try:
-            if self._can_be_compared is None:  # not before: most requests submit one job
+            if self._can_be_compared is None:  # only now: most requests submit one job
                 kinds: set[Any] = set(map(type, self._environ.values()))
                 self._can_be_compared = _are_flasks_own(self._attributes) and all(
                     kind in _IMMUTABLE or kind.__eq__ is object.__eq__ for kind in kinds
@@ -64,19 +64,19 @@ class RequestSnapshot:
                 and attributes == self._attributes
                 and attributes["environ"] == self._environ
             )
-        except Exception:  # what came into the environ, or its type, cannot be compared
+        except Exception:  # a value in the environ, or its type, cannot be compared
             return False
 
     def request_copy(self) -> Request:
-        """A request for one run."""
+        """Return a request for one run."""
         request: Request = object.__new__(self._kind)
         attributes, environ = self._attributes.copy(), self._environ.copy()
-        # The connection belongs to the server. Werkzeug reads the body through ``stream``, made
-        # anew from the environ when it is missing; one that was read to its end stays so.
+        # The connection belongs to the server. Werkzeug reads the body through ``stream``, which it
+        # recreates from the environ when missing; an exhausted one stays exhausted.
         environ["wsgi.input"] = UNREAD_BODY if announces_body(environ) else BytesIO()
         environ.pop("werkzeug.request", None)  # the view's
         attributes["environ"] = environ
-        if type(attributes.get("headers")) is EnvironHeaders:  # or else they are the view's own
+        if type(attributes.get("headers")) is EnvironHeaders:  # otherwise they are the view's own
             attributes["headers"] = EnvironHeaders(environ)
         if "_cached_data" in attributes or ("form" in attributes and holds_form(environ)):
             attributes["stream"] = BytesIO()
@@ -85,12 +85,12 @@ class RequestSnapshot:
         if self._uploads is not None:
             attributes["files"] = MultiDict((upload.key, upload.open()) for upload in self._uploads)
         if IS_MERGED:
-            attributes["close"] = _close_nothing  # as Flask 3.2 does when it pops the context
-        object.__setattr__(request, "__dict__", attributes)  # it may guard its own
+            attributes["close"] = _close_nothing  # Flask 3.2 does so when it pops the context
+        object.__setattr__(request, "__dict__", attributes)  # the class may guard its own
         return request
 
     def make_context(self, captured: Any) -> Any:
-        # Flask's own way would match the URL again and build another URL adapter for every job:
+        # Flask's own way would match the URL again and build a URL adapter for every job, which is
         # most of what a job costs in Flask-Executor.
         context: Any = object.__new__(captured.__class__)
         values = captured.__dict__.copy()
@@ -103,7 +103,7 @@ class RequestSnapshot:
         return self.request_copy(), captured._session, captured.url_adapter
 
     def portable(self, captured: Any) -> PortableRequest:
-        # Attributes that the view had set on the request stay behind.
+        # Attributes that the view has set on the request stay behind.
         attributes, environ = self._attributes, self._environ
         form: MultiDict[str, str] | None = attributes.get("form")
         body: bytes | None = attributes.get("_cached_data")
@@ -125,14 +125,14 @@ class RequestSnapshot:
 
 
 def _close_nothing() -> None:
-    """The request of a job is a copy, and what there is to close is the view's."""
+    """Do nothing: a job's request is a copy, and its files are the view's to close."""
 
 
 def _are_flasks_own(attributes: dict[str, Any]) -> bool:
-    """Whether attributes of a request are only such as Flask sets, each once.
+    """Return whether a request has only attributes that Flask sets, each once.
 
-    A list that a view puts on the request for each of its jobs is another one each time, although
-    both are empty and so equal. And a stream changes as it is read.
+    Others can't be compared: two empty lists that a view sets for two jobs are equal but distinct,
+    and a stream changes as it is read.
     """
     return "stream" not in attributes and _FLASKS_OWN.issuperset(attributes)
 
@@ -143,7 +143,7 @@ _IMMUTABLE = frozenset({bool, int, float, str, bytes, tuple, NoneType})
 
 
 def _is_plain(name: str, value: object) -> bool:
-    """Whether a value of a WSGI environ describes the request, rather than serves it."""
+    """Return whether a value of a WSGI environ describes the request rather than serves it."""
     return name == "wsgi.version" or type(value) in {str, bytes, int, float, bool}
 
 
@@ -153,19 +153,19 @@ _FORM_TYPES = {"multipart/form-data", "application/x-www-form-urlencoded"}
 
 
 def holds_form(environ: dict[str, Any]) -> bool:
-    """Whether parsing the form of a request reads its body."""
+    """Return whether parsing a request's form reads its body."""
     kind: str = environ.get("CONTENT_TYPE", "")
     return kind.partition(";")[0].strip().lower() in _FORM_TYPES
 
 
 def announces_body(environ: dict[str, Any]) -> bool:
-    """Whether a request has a body, as RFC 9112 (6.3) tells it."""
+    """Return whether a request has a body, by RFC 9112, section 6.3."""
     length = environ.get("CONTENT_LENGTH")
     return length not in {None, "", "0"} or "HTTP_TRANSFER_ENCODING" in environ
 
 
 class _UnreadBody:
-    """Stands where the connection was: reading it says what to do instead."""
+    """A stand-in for the connection. Reading it raises an error that says what to do instead."""
 
     def _refuse(self, *args: object) -> bytes:
         raise BodyNotReadError

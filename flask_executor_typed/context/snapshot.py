@@ -1,6 +1,6 @@
-"""A snapshot: what jobs get of one moment's app, request and ``g``, as a value.
+"""One moment's app, request and ``g``, as a value.
 
-capturing.py takes one, pushing.py makes it current in a worker.
+capture.py takes a snapshot, push.py makes it current in a worker.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ __all__ = ("ContextSnapshot", "has_flasks_own")
 
 
 class JobsRequest(Protocol):
-    """What the request of each run is made from.
+    """The source of each run's request.
 
-    ``captured`` is the :attr:`~ContextSnapshot.request_context` of the snapshot that it is in.
+    ``captured`` is the :attr:`~ContextSnapshot.request_context` of its snapshot.
     """
 
     def make_context(self, captured: Any) -> Any:
-        """A request context for one run, to be made current by hand, on Flask before 3.2."""
+        """Return a request context for one run, to be made current by hand. Flask before 3.2."""
         ...
 
     def make_parts(self, captured: Any) -> tuple[Any, Any, Any]:
-        """The request, session and URL adapter of a context for one run, on Flask 3.2."""
+        """Return request, session and URL adapter for one run's context. Flask 3.2."""
         ...
 
     def portable(self, captured: Any) -> PortableRequest:
-        """The request and its session as plain data."""
+        """Return the request and its session as plain data."""
         ...
 
     def is_of(self, context: Any) -> bool:
-        """Whether this is certainly how the request of a context is now."""
+        """Return whether this certainly equals the request of a context now."""
         ...
 
 
 class ContextSnapshot:
     """One moment's app, request and ``g``.
 
-    It is never changed, so any thread may push it, many at once. Each push makes contexts of its
-    own: two runs never share ``g``, a request or a database session that an extension keeps by
+    Never changes, so any number of threads may push it at once. Each push creates contexts of its
+    own: two runs never share ``g``, a request, or a database session that an extension keeps per
     context.
     """
 
@@ -92,19 +92,19 @@ class ContextSnapshot:
             and (request is None or type(request_context) is RequestContext)
             and _has_plain_contexts(app)
         )
-        """Whether what is pushed can be made when somebody looks at it: see unused.py."""
-        # What a job is not to see its contextvars must not hold.
+        """Whether the pushed contexts can be lazy: see lazy.py."""
+        # The contextvars must not hold what a job may not see.
         self.shows_flask: bool = self.pushes_app and (request is not None or not had_request)
-        """Whether they may hold contexts of Flask, which those of the job hide."""
+        """Whether they may hold Flask contexts, which those of the job hide."""
 
     def portable(self, *, with_request: bool) -> PortableContext:
-        """What of this snapshot can be made anew in another process, as plain data."""
+        """Return what can be rebuilt of this snapshot in another process, as plain data."""
         request = self.request if with_request else None
         portable = None if request is None else request.portable(self.request_context)
         return PortableContext(dict(self.g_items or {}), portable)
 
 
-# As they were when this was imported: somebody may replace them.
+# As they were at import: tests may replace them later.
 _FLASKS_METHODS = {
     name: vars(Flask)[name]
     for name in ("app_context", "do_teardown_request", "do_teardown_appcontext")
@@ -112,12 +112,12 @@ _FLASKS_METHODS = {
 
 
 def has_flasks_own(app: Flask, method: str) -> bool:
-    """Whether a method of the app is Flask's own, and not one of its class or of a test."""
+    """Return whether a method of the app is Flask's own, not overridden by its class or a test."""
     return getattr(getattr(app, method), "__func__", None) is _FLASKS_METHODS[method]
 
 
 def _has_plain_contexts(app: Flask) -> bool:
-    """Whether contexts of ``app`` are Flask's own, so that nobody sees when one is made or ends."""
+    """Return whether contexts of ``app`` are Flask's own, so that creating one is unobservable."""
     return app.app_ctx_globals_class is _AppCtxGlobals and all(
         has_flasks_own(app, method) for method in _FLASKS_METHODS
     )

@@ -1,6 +1,6 @@
-"""Uploads: opened once for all jobs of a request, and read by many at once after its end.
+"""Uploaded files, opened once for all jobs of a request and readable by many after its end.
 
-Small ones are read into memory, and so are all on Windows, which has no ``pread``.
+Small files are read into memory; on Windows, which has no ``pread``, all of them are.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class CapturedUpload(NamedTuple):
     """One upload, as it was when a job was submitted."""
 
     key: str
-    """Under which ``request.files`` has it."""
+    """Its key in ``request.files``."""
 
     filename: str | None
     name: str | None
@@ -31,7 +31,7 @@ class CapturedUpload(NamedTuple):
     content: _SharedContent
 
     def open(self) -> FileStorage:
-        """The upload for one run."""
+        """Return the upload for one run."""
         stream = self.content.open()
         upload = FileStorage(stream, self.filename, self.name, headers=self.headers)
         _note_content(upload, self.content)  # for jobs that the run submits
@@ -39,7 +39,7 @@ class CapturedUpload(NamedTuple):
 
 
 def captured_uploads(request: Any) -> list[CapturedUpload]:
-    """The uploads of a request, each read or opened once for all jobs that the request submits."""
+    """Return the uploads of a request, each read or opened once for all jobs of the request."""
     return [
         CapturedUpload(key, upload.filename, upload.name, upload.headers, _content_of(upload))
         for key, upload in request.files.items(multi=True)
@@ -47,11 +47,11 @@ def captured_uploads(request: Any) -> list[CapturedUpload]:
 
 
 _CONTENT = "flask_executor_typed.content"
-"""What an upload calls, among its attributes, what it shares with jobs, and of which stream."""
+"""The attribute in which an upload keeps what it shares with jobs, and its stream."""
 
 
 def _content_of(upload: FileStorage) -> _SharedContent:
-    """The same as for the last job, unless somebody gave the upload another stream."""
+    """Return the same content as for the last job, unless the upload got another stream."""
     stream, content = vars(upload).get(_CONTENT, (None, None))
     if stream is not upload.stream or content is None:
         content = _SharedContent(upload.stream)
@@ -64,7 +64,7 @@ def _note_content(upload: FileStorage, content: _SharedContent) -> None:
 
 
 class _SharedContent:
-    """What was uploaded, readable many times at once and after its request closed it."""
+    """An upload's content. Many can read it at once, even after the request has closed."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -78,7 +78,7 @@ class _SharedContent:
                 self._file = _Descriptor(stream.fileno())
         except (AttributeError, OSError):  # Windows has no pread, and some streams no descriptor
             pass
-        except ValueError:  # the view has closed it: so it is for the job
+        except ValueError:  # the view has closed it, so it is closed for the job too
             return
         if self._file is None:
             position = stream.tell()
@@ -95,14 +95,14 @@ class _SharedContent:
         return stream
 
 
-_SMALL_UPLOAD = 512 * 1024  # bytes; about where werkzeug moves an upload from memory to a file
+_SMALL_UPLOAD = 512 * 1024  # bytes; werkzeug moves uploads from memory to a file at about this size
 
 
 class _Descriptor:
-    """A file descriptor of our own for a file of somebody else; closed with its last user."""
+    """A file descriptor of our own for another's file, closed with its last user."""
 
     def __init__(self, descriptor: int) -> None:
-        os.pread(descriptor, 0, 0)  # raises if that is not possible, as for a pipe
+        os.pread(descriptor, 0, 0)  # raises if the file cannot seek, such as a pipe
         self.number = os.dup(descriptor)
 
     def __del__(self) -> None:
@@ -111,7 +111,7 @@ class _Descriptor:
 
 
 class _SharedFile(RawIOBase):
-    """A reader with a position of its own, which pread leaves alone for all others."""
+    """A reader with a position of its own: pread moves no other reader's."""
 
     def __init__(self, file: _Descriptor) -> None:
         self._file = file
@@ -148,5 +148,5 @@ class _UploadsLeftBehind(MultiDict[str, FileStorage]):
 
 
 def uploads_left_behind() -> MultiDict[str, FileStorage]:
-    """What stands where the uploads were, in another process: looking for one says what to do."""
+    """Return a stand-in for the uploads, in another process. Looking one up raises the cure."""
     return _UploadsLeftBehind()

@@ -154,7 +154,7 @@ def _of_server(
     if not deployment.threads:
         yield finding(
             "threads-disabled",
-            "uWSGI runs no Python threads, so jobs stand still, or only go on during requests.",
+            "uWSGI runs no Python threads, so jobs stand still or only run during requests.",
             "Set enable-threads = true for uWSGI.",
         )
     if not deployment.tells_of_forks:
@@ -172,9 +172,9 @@ def _of_server(
         named = ", ".join(views)
         yield finding(
             "several-processes",
-            f"{processes} server processes each have keys of their own, in memory: a future that "
-            "one keeps is unknown to the others"
-            + (f". These views use keys: {named}." if views else ", should you use keys."),
+            f"{processes} server processes, but keys live in one process's memory. A poll that "
+            "reaches another process won't find its job."
+            + (f" These views use keys: {named}." if views else ""),
             "Use one process with threads (gunicorn --workers 1 --threads 16), or have jobs write "
             "their results where all processes find them.",
             must_mend=bool(views),

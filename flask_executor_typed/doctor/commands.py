@@ -30,9 +30,9 @@ def _print_json(value: dict[str, Any]) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_appcontext
 def _doctor(server: str | None, as_json: bool) -> None:
-    """Say what will go wrong in this deployment.
+    """Find what will go wrong in this deployment.
 
-    The exit code is 1 if something must be mended, and 0 if there are hints only.
+    The exit code is 1 if there are errors, and 0 if there are only warnings.
     """
     deployment = look(server)
     findings = examine(current_app, deployment, load_app=True)
@@ -47,7 +47,7 @@ def _doctor(server: str | None, as_json: bool) -> None:
         for finding in findings:
             _print_finding(finding)
         if not findings:
-            click.echo("Nothing was found that will go wrong.")
+            click.echo("No problems found.")
         click.echo()
         for line in _extent(deployment):
             _print_wrapped(line)
@@ -56,10 +56,10 @@ def _doctor(server: str | None, as_json: bool) -> None:
 
 
 def _print_finding(finding: Finding) -> None:
-    kind = "mend" if finding.must_mend else "hint"
+    kind = "error:  " if finding.must_mend else "warning:"
     whose = f"{finding.executor}: " if finding.executor else ""
-    _print_wrapped(f"{whose}{finding.what}", f"{kind}  ", "      ")
-    _print_wrapped(f"{finding.cure} [{finding.code}]", "      ", "      ")
+    _print_wrapped(f"{whose}{finding.what}", f"{kind} ", " " * 9)
+    _print_wrapped(f"{finding.cure} [{finding.code}]", " " * 9, " " * 9)
 
 
 def _print_wrapped(text: str, first_indent: str = "", indent: str = "") -> None:
@@ -67,8 +67,8 @@ def _print_wrapped(text: str, first_indent: str = "", indent: str = "") -> None:
 
 
 def _extent(deployment: Deployment) -> list[str]:
-    """What the findings rest on, and what they leave out, a line for each."""
-    here = "This command runs in a process of its own. It sees the app and its settings, and not "
+    """Return what the findings are based on, and what they leave out, one line each."""
+    here = "This command runs in its own process. It sees the app and its settings, but not "
     lines = [f"{here}the processes that serve it."]
     if deployment.seen:
         server = deployment.server or "unknown server"
@@ -76,14 +76,14 @@ def _extent(deployment: Deployment) -> list[str]:
         lines.append(f"Server: {server}, processes: {processes}, from {_listed(deployment.seen)}.")
     else:
         lines.append(
-            "Of the server nothing is known; pass its command line with --server, or say in "
-            "WEB_CONCURRENCY how many processes it has."
+            "The server is unknown. Pass its command line with --server, or set WEB_CONCURRENCY to "
+            "its number of processes."
         )
     if deployment.unseen:
         lines.append(f"Not understood: {'; '.join(deployment.unseen)}.")
     lines.append(
-        "Whether a loop is blocked, or settings changed later, only the server's own process can "
-        "tell: call flask_executor_typed.doctor.check(app) there."
+        "Blocked event loops, and settings changed later, can only be found in the server's own "
+        "process: call flask_executor_typed.doctor.check(app) there."
     )
     return lines
 
@@ -96,7 +96,7 @@ def _listed(items: tuple[str, ...]) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @with_appcontext
 def _status(as_json: bool) -> None:
-    """Show the executors of the app, with their settings and figures."""
+    """Show the app's executors, their settings and their statistics."""
     executors = status(current_app)
     if as_json:
         executors_by_name = [asdict(executor) for executor in executors]
@@ -110,9 +110,9 @@ def _status(as_json: bool) -> None:
             click.echo(f"  {figure.replace('_', ' ')}: {value}")
     click.echo()
     _print_wrapped(
-        f"The figures are those of this process ({os.getpid()}), which was started for this "
-        "command and has run no jobs. It cannot see those of the server: call "
-        "flask_executor_typed.doctor.status(app) there."
+        f"These are the statistics of this process ({os.getpid()}), which was started for this "
+        "command and has run no jobs. For those of the server, call "
+        "flask_executor_typed.doctor.status(app) in its processes."
     )
 
 

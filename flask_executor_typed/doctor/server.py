@@ -1,7 +1,7 @@
-"""What can be seen of the server that an app is for: from its command line, settings and process.
+"""Find out how the app is served: from the server's command line, configuration and process.
 
-The only module that reads command lines and configuration files of servers. It runs none of them,
-so that what a file computes stays unknown.
+The only module that reads command lines and configuration files of servers. It doesn't execute
+them, so values that a file computes stay unknown.
 """
 
 from __future__ import annotations
@@ -25,40 +25,40 @@ _SERVERS = ("gunicorn", "uwsgi", "uvicorn", "hypercorn", "waitress-serve")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
-    """What is known of a server."""
+    """The known facts about a server."""
 
     server: str | None = None
-    """Such as ``"gunicorn"``; ``None``: unknown."""
+    """Its name, such as ``"gunicorn"``; ``None`` if unknown."""
 
     processes: int | None = None
-    """How many of them serve the app; ``None``: unknown."""
+    """The number of processes that serve the app; ``None`` if unknown."""
 
     library: str | None = None
     """``"gevent"`` or ``"eventlet"``, if greenlets serve the app."""
 
     threads: bool = True
-    """Whether Python's threads run at all; uWSGI has to be told to let them."""
+    """Whether Python threads run at all: uWSGI must be told to let them."""
 
     tells_of_forks: bool = True
-    """Whether Python hears of it when the server forks after the app was imported."""
+    """Whether Python's fork hooks run when the server forks after importing the app."""
 
     preload: bool = False
-    """Whether the app is imported before greenlets take the place of threads."""
+    """Whether the app is imported before greenlets replace threads."""
 
     seen: tuple[str, ...] = ()
-    """Where all that is known from, for a person."""
+    """The sources of these facts, to show."""
 
     unseen: tuple[str, ...] = ()
-    """What should have told more, and did not, for a person."""
+    """Sources that could not be understood, to show."""
 
 
 def look(command: str | None = None, *, folder: Path | None = None) -> Deployment:
-    """Find out what is known of the server.
+    """Find out about the server.
 
     Args:
-        command: The command line that starts it, ``"gunicorn -w 4 shop:app"``; without one, that of
-            this process, if it is a server, and else what its environment tells.
-        folder: Where the server runs; ``None``: here.
+        command: The command line that starts it, such as ``"gunicorn -w 4 shop:app"``. By default
+            that of this process, if it is a server, or else its environment variables.
+        folder: The server's working directory; by default the current one.
     """
     folder = folder or Path.cwd()
     environ = dict(os.environ)
@@ -116,7 +116,7 @@ def _whole(value: object) -> int | None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Knows the options that matter, and passes over others."""
+    """A parser that knows the relevant options and skips all others."""
 
     def __init__(self, *options: tuple[str, ...], flags: Sequence[tuple[str, ...]] = ()) -> None:
         super().__init__(add_help=False, argument_default=argparse.SUPPRESS)
@@ -145,7 +145,7 @@ def _gunicorn(
     seen: list[str] = []
     unseen: list[str] = []
     options: dict[str, Any] = {"workers": 1}
-    # Later ones count, as for gunicorn itself.
+    # The last one counts, as for gunicorn itself.
     processes = _web_concurrency(environ)
     if processes is not None:
         seen.append("WEB_CONCURRENCY")
@@ -192,7 +192,7 @@ _OPTION_OF_NAME = {"workers": "workers", "worker_class": "worker_class", "preloa
 
 
 def _constants_of(text: str) -> tuple[dict[str, object], list[str]]:
-    """The settings that a configuration file has literally, and the names of those it computes."""
+    """Return a configuration file's literal settings, and the names of computed ones."""
     constants: dict[str, object] = {}
     computed: list[str] = []
     with contextlib.suppress(SyntaxError, ValueError):
@@ -269,7 +269,7 @@ def _uwsgi(
 
 
 def _from_uwsgi_here() -> Deployment | None:
-    """What uWSGI says of itself, if it runs this process."""
+    """Return uWSGI's own settings, if it runs this process."""
     uwsgi: Any = sys.modules.get("uwsgi")
     options: dict[str | bytes, Any] | None = getattr(uwsgi, "opt", None)
     if options is None:

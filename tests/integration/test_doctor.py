@@ -48,6 +48,6 @@ def test_health_view_knows_the_command_line_of_its_server(serve: ServerFactory) 
     server = serve("--threads", "4", "--workers", "2")
     (finding,) = [each for each in get(server, "/health") if each["code"] == "several-processes"]
     assert finding["must_mend"]
-    assert finding["what"].startswith("2 server processes each have keys of their own")
+    assert finding["what"].startswith("2 server processes, but keys live in one process's memory")
     assert finding["what"].endswith("These views use keys: poll.")
     assert server.stop() == 0, server.log
