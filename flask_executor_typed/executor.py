@@ -56,7 +56,14 @@ from .context import (
     without_resources,
 )
 from .errors import ExecutorClosedError, NoAppError
-from .futures import AsCompleted, FutureCollection, FutureKey, FutureProxy, OnDuplicate
+from .futures import (
+    AsCompleted,
+    FutureCollection,
+    FutureKey,
+    FutureProxy,
+    OnDuplicate,
+    SubmittedFuture,
+)
 from .helpers import InstanceProxy, get_current_app_context, push_app_context, str2bool
 from .jobs import ExecutorJob, JobDecorator
 from .loops import LoopResource
@@ -99,7 +106,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 V = TypeVar("V")
 D = TypeVar("D", bound=PlainData)
-F = TypeVar("F", bound=FutureProxy[Any])
+F = TypeVar("F", bound=SubmittedFuture)
 T = TypeVarWithDefault("T", default=Any)
 A1 = TypeVar("A1")
 A2 = TypeVar("A2")

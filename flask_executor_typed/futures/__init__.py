@@ -20,7 +20,7 @@ from collections import OrderedDict
 from concurrent.futures import Future
 
 from ..helpers import InstanceProxy
-from .as_completed import AsCompleted
+from .as_completed import AsCompleted, SubmittedFuture
 from .chaining import following_apart
 from .collection import FutureCollection, OnDuplicate
 from .keys import FutureKey
@@ -41,6 +41,7 @@ __all__ = (
     "OrderedDict",
     "Progress",
     "Status",
+    "SubmittedFuture",
     "following_apart",
     "telling",
     "wait_here_with",

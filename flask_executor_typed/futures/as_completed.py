@@ -10,16 +10,28 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any, Generic, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from typing_extensions import Self
 
 from ..runtime.loop_inbox import LoopInbox, inbox_of_running_loop
+from .progress import Progress
 from .proxy import FutureProxy
 
-__all__ = ("AsCompleted",)
+__all__ = ("AsCompleted", "SubmittedFuture")
 
-F = TypeVar("F", bound=FutureProxy[Any])
+
+class SubmittedFuture(Protocol):
+    """A :class:`FutureProxy` of any result, as the bound of a type variable.
+
+    With ``FutureProxy[Any]`` for a bound, pyright infers just that for a future which is submitted
+    within the call: ``as_completed([executor.submit(load, 1)])``.
+    """
+
+    def watch(self) -> AsyncIterator[Progress]: ...
+
+
+F = TypeVar("F", bound=SubmittedFuture)
 
 
 class AsCompleted(AsyncIterator[F]):
@@ -30,8 +42,9 @@ class AsCompleted(AsyncIterator[F]):
     """
 
     def __init__(self, futures: Iterable[F], timeout: float | None) -> None:
-        self._left: dict[F, None] = {}  # an ordered set: which were not given out yet
-        self._arrivals: _Arrivals[F] = _Arrivals()
+        # An ordered set: which were not given out yet.
+        self._left: dict[FutureProxy[Any], None] = {}
+        self._arrivals = _Arrivals()
         self._timeout = timeout
         self._end = None if timeout is None else timeout + time.monotonic()
         given: list[Any] = list(futures)
@@ -64,7 +77,7 @@ class AsCompleted(AsyncIterator[F]):
             await arrivals.wait(seconds)
         future = arrivals.done.popleft()
         del self._left[future]
-        return future
+        return cast(F, future)
 
     def __del__(self) -> None:
         self._forget()
@@ -75,7 +88,7 @@ class AsCompleted(AsyncIterator[F]):
         self._left = {}
 
 
-class _Arrivals(Generic[F]):
+class _Arrivals:
     """What is done and was not given out yet. The futures' watcher; they do not keep the iterator.
 
     No lock: a worker adds a future before it looks for who waits, and who waits says so before it
@@ -83,10 +96,10 @@ class _Arrivals(Generic[F]):
     """
 
     def __init__(self) -> None:
-        self.done: deque[F] = deque()
+        self.done: deque[FutureProxy[Any]] = deque()
         self._waiter: tuple[LoopInbox, asyncio.Future[None]] | None = None
 
-    def __call__(self, future: Any) -> None:
+    def __call__(self, future: FutureProxy[Any]) -> None:
         self.done.append(future)
         if (waiter := self._waiter) is not None:
             inbox, woken = waiter

@@ -135,6 +135,16 @@ floats = [job.submit(1)]
 assert_type(executor.as_completed(floats), AsyncIterator[FutureProxy[float]])
 assert_type(executor.as_completed(floats, 1.5), AsyncIterator[FutureProxy[float]])
 assert_type(executor.as_completed({job.submit(1): ""}), AsyncIterator[FutureProxy[float]])
+assert_type(executor.as_completed([job.submit(1)]), AsyncIterator[FutureProxy[float]])
+assert_type(
+    executor.as_completed([executor.submit(plain, n) for n in range(3)]),
+    AsyncIterator[FutureProxy[float]],
+)
+# except mypy: joins them to `object`
+assert_type(
+    executor.as_completed([executor.submit(plain, 1), executor.submit(nothing)]),
+    AsyncIterator[FutureProxy[float] | FutureProxy[None]],
+)
 
 
 async def results() -> None:
