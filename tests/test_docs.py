@@ -33,6 +33,8 @@ import flask_executor_typed
 from flask_executor_typed import Executor
 from flask_executor_typed.config import ExecutorConfig
 
+from .typing.check import CHECKERS, read_rows
+
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [*sorted(DOCS.glob("*.rst")), *ROOT.glob("README.md")]
@@ -233,6 +235,19 @@ def test_every_setting_is_documented_with_its_default(field: object) -> None:
     match = re.search(entry, text)
     assert match is not None
     assert match[1] == repr(default)
+
+
+def test_each_promise_of_the_typing_page_is_a_case_of_its_checkers() -> None:
+    text = (DOCS / "typing.rst").read_text(encoding="utf-8").replace("``", "")
+    promised: dict[str, set[str]] = {}
+    for row, cells in re.findall(r"^    \* - (\w.+)\n((?:      - .+\n){4})", text, re.MULTILINE):
+        found = zip(CHECKERS, re.findall(r"- (.+)", cells), strict=True)
+        promised[row] = {checker for checker, cell in found if cell not in {"exact", "error"}}
+    cased: dict[str, set[str]] = {}
+    for file in sorted((ROOT / "tests/typing/cases").glob("*.py")):
+        for row, exempt in read_rows(file):
+            cased.setdefault(row, set()).update(exempt)
+    assert cased == promised
 
 
 def test_the_reference_has_every_public_name_and_no_other() -> None:

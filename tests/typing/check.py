@@ -15,6 +15,9 @@ Where a checker is known to differ, the comment above the case says so and why::
 
 What stands in backquotes must then occur in that checker's message, and an exception that is no
 longer needed is reported like any other surprise. An error outside of the cases is one, too.
+
+``# row: TEXT`` says that what follows, up to an empty line, is what docs/typing.rst promises in the
+row of that name; tests/test_docs.py compares.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ("CHECKERS", "TARGETS", "Report", "Workplace", "check", "read_cases")
+__all__ = ("CHECKERS", "TARGETS", "Report", "Workplace", "check", "read_cases", "read_rows")
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -118,6 +121,19 @@ def read_cases(path: Path) -> list[Case]:
     if marks:
         raise ValueError(f"{path.name}:{min(marks)}: this mark belongs to no statement")
     return cases
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, frozenset[str]]]:
+    """Yield the rows of docs/typing.rst that the file has cases for, with the exempt checkers."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for start, line in enumerate(lines, 1):
+        if line.startswith("# row: "):
+            end = next(n for n, line in enumerate([*lines[start:], ""], start) if not line)
+            cases = [case for case in read_cases(path) if start < case.lines.start <= end]
+            exempt = [
+                checker for case in cases for one in case.exemptions for checker in one.checkers
+            ]
+            yield line.removeprefix("# row: "), frozenset(exempt)
 
 
 def _comments(source: str) -> dict[int, str]:

@@ -67,13 +67,13 @@ MUTATIONS = (
     # -- while a job runs
     Mutation(
         "track: gives Any",
-        "current.py",
+        "current_job.py",
         r"rows: Iterable\[A\], total: float \| None = None, message: str = \"\"\) -> Iterator\[A\]",
         'rows: Iterable[A], total: float | None = None, message: str = "") -> Iterator[Any]',
     ),
     Mutation(
         "track: no overload for what is asynchronous",
-        "current.py",
+        "current_job.py",
         r"@overload\ndef track\(\n    rows: AsyncIterable\[A\],(?:.|\n)+?: \.\.\.\n",
         "@overload\ndef track(rows: int) -> int: ...\n",
     ),
@@ -90,6 +90,18 @@ MUTATIONS = (
         "def watch(self) -> AsyncIterator[Any]:",
     ),
     Mutation(
+        "as_completed: takes anything",
+        "executor.py",
+        r'F = TypeVar\("F", bound=SubmittedFuture\)',
+        'F = TypeVar("F")',
+    ),
+    Mutation(
+        "as_completed: gives Any for a future that is submitted within the call",
+        "executor.py",
+        r'F = TypeVar\("F", bound=SubmittedFuture\)',
+        'F = TypeVar("F", bound=FutureProxy[Any])',
+    ),
+    Mutation(
         "using: timeout takes anything",
         "executor.py",
         r"timeout: float \| None = None,\n        retries",
@@ -103,7 +115,7 @@ MUTATIONS = (
     ),
     Mutation(
         "current_job.executor: is Any",
-        "current.py",
+        "current_job.py",
         r"def executor\(self\) -> Executor\[Any\]:",
         "def executor(self) -> Any:",
     ),

@@ -118,6 +118,7 @@ async def await_kept() -> None:
 
 # -- typed keys ------------------------------------------------------------------------------------
 
+# row: submit_stored(KEY, fn) and futures.result(KEY) with a typed key
 assert_type(default.futures.result(NUMBER), int | None)
 assert_type(default.futures.result(NUMBER["a"], timeout=1), int | None)
 assert_type(default.futures.result(TEXT["a"][1]), str | None)

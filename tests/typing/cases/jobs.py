@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, overload
 
 from flask import Flask
 from typing_extensions import assert_type
@@ -212,6 +212,7 @@ fib.submit_stored(NUMBER)  # error: expected
 fib.submit_stored(NUMBER, "5")  # error: expected
 with_any.submit_stored(TEXT, [])  # error: expected
 
+# row: the same of a job
 assert_type(fib.submit_stored("k", 5), FutureProxy[int])
 assert_type(fib.submit_stored(("k", 5), n=5), FutureProxy[int])
 assert_type(text.submit_stored("k", 1, "b", c=True), FutureProxy[str])
@@ -269,6 +270,8 @@ assert_type(stored_bool.submit_stored("k", 1), FutureProxy[bool])
 assert_type(stored_str.submit_stored(TEXT, 1), FutureProxy[str])
 assert_type(stored_object.submit_stored("k", 1), FutureProxy[str])
 assert_type(stored_aobject.submit_stored("k", 1), FutureProxy[str])
+
+# row: job.submit_stored("key") with a result that does not fit Executor[int]
 # error: expected
 # except mypy: ignores what the type variables of ``self`` have in common; gives FutureProxy[Never]
 stored_str.submit_stored("k", 1)
@@ -389,12 +392,42 @@ async def asame(x: X) -> X:
 # except ty: gives `Literal[1]`
 # except pyrefly: gives `Unknown`: it solves no type variables of what fills a ParamSpec
 assert_type(same(1), int)
+
+# row: a job of a generic function
 # except pyrefly: gives `FutureProxy[Unknown]`
 assert_type(same.submit(1), FutureProxy[int])
 # except pyrefly: gives `FutureProxy[Unknown]`
 assert_type(same.submit(""), FutureProxy[str])
 # except pyrefly: gives `FutureProxy[Unknown]`
 assert_type(asame.submit(1), FutureProxy[int])
+
+
+# -- functions with several signatures -------------------------------------------------------------
+
+
+@overload
+def load(x: str) -> str: ...
+@overload
+def load(x: bytes) -> bytes: ...
+def load(x: str | bytes) -> str | bytes:
+    return x
+
+
+overloaded = executor.job(load)
+
+# A ParamSpec is filled by one signature: ``executor.submit(load, ...)`` is the cure.
+# row: a job of an overloaded function
+# except ty: gives `FutureProxy[str | bytes]`, the union of all overloads
+# except pyrefly: gives `FutureProxy[Unknown]`
+assert_type(overloaded.submit(""), FutureProxy[str])
+# except mypy: `incompatible type "bytes"; expected "str"`: knows the first overload only
+# except pyright: `cannot be assigned to parameter "x" of type "str"`: as mypy
+# except ty: gives `FutureProxy[str | bytes]`
+# except pyrefly: gives `FutureProxy[Unknown]`
+assert_type(overloaded.submit(b""), FutureProxy[bytes])
+# except mypy, pyright: `"bytes"`: as above
+# except ty: gives `str`
+assert_type(overloaded(b""), bytes)
 
 
 # -- what gives an awaitable or not ----------------------------------------------------------------

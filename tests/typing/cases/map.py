@@ -144,6 +144,8 @@ assert_type(executor.map(afive, ints, strs, bytess, bools, floats), Iterator[flo
 assert_type(executor.map(asix, ints, ints, ints, ints, ints, ints), Iterator[bool])
 assert_type(executor.map(awaitable, ints), Iterator[bytes])
 assert_type(executor.map(maybe_async, ints), Iterator[int])
+
+# row: map(fn, ...), fn returning a union
 # except mypy: gives `Iterator[object]`: it joins unions
 assert_type(executor.map(union, ints), Iterator[int | str])
 assert_type(executor.map(with_any, dicts), Iterator[str])

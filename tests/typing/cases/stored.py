@@ -91,6 +91,7 @@ async def areport(user: int) -> Report:
 
 # -- typed keys: exact in every executor and every checker -----------------------------------------
 
+# row: submit_stored(KEY, fn) and futures.result(KEY) with a typed key
 assert_type(default.submit_stored(NUMBER, number, 1), FutureProxy[int])
 assert_type(default.submit_stored(NUMBER["a"], number, 1), FutureProxy[int])
 assert_type(default.submit_stored(NUMBER["a"][7], number, a=1), FutureProxy[int])
@@ -191,6 +192,7 @@ wrong_object: FutureProxy[str] = of_object.submit_stored("k", number, 1)  # erro
 
 # -- the default, Executor[Any] --------------------------------------------------------------------
 
+# row: submit_stored("key", fn) of a plain Executor(app)
 # except pyright: gives `Any`: an ``Any`` in the receiver makes the overloads ambiguous
 # except ty: gives `FutureProxy[Unknown]`, for the same reason
 assert_type(default.submit_stored("k", number, 1), FutureProxy[int])
@@ -208,6 +210,7 @@ default.submit_stored("k", 1)  # error: expected
 
 # -- the names that public code uses ---------------------------------------------------------------
 
+# row: submit_stored(future_key=..., fn=...), by keyword
 # except pyrefly: gives `Unknown`: finds no overload with a ParamSpec by keyword
 assert_type(default.submit_stored(future_key=NUMBER, fn=zero), FutureProxy[int])
 # except pyrefly: gives `Unknown`, as above

@@ -220,8 +220,10 @@ def never() -> NoReturn:
     raise SystemExit
 
 
+# row: submit(fn), fn returning a union of classes that are not plain data
 # except mypy: gives `FutureProxy[object]`: it joins unions, unless all of it is plain data
 assert_type(executor.submit(cat_or_dog), FutureProxy[Cat | Dog])
+
 # except mypy: gives `FutureProxy[Any]`: an ``Any`` parameter makes the overloads ambiguous for it
 assert_type(executor.submit(any_parameter, {}), FutureProxy[int | str])
 # a declared variable tells mypy
@@ -320,6 +322,7 @@ class Child(Service):
 
 service = Service("")
 
+# row: functions, methods, partials, classes, len, lambdas without parameters
 assert_type(executor.submit(service, 1), FutureProxy[bytes])
 assert_type(executor.submit(service.method, 1), FutureProxy[str])
 assert_type(executor.submit(Service.method, service, 1), FutureProxy[str])
@@ -384,6 +387,14 @@ def convert(a: int | str) -> int | str:
     return a
 
 
+@overload
+def parse(x: str) -> int: ...
+@overload
+def parse(x: bytes) -> float: ...
+def parse(x: str | bytes) -> float:
+    return 1
+
+
 def same(x: X) -> X:
     return x
 
@@ -394,16 +405,25 @@ def first(xs: list[X]) -> X:
 
 # ty does not solve the overloads or type variables of what fills a ParamSpec; the arguments are
 # checked all the same. A ``def`` around the call is the cure.
+
+# row: submit(fn), fn overloaded
 # except ty: gives `FutureProxy[int | str]`, the union of all overloads
 assert_type(executor.submit(convert, 1), FutureProxy[int])
 # except ty: gives `FutureProxy[int | str]`
 assert_type(executor.submit(convert, ""), FutureProxy[str])
+# except ty: `No overload`, where one gives an int and another one a float
+assert_type(executor.submit(parse, ""), FutureProxy[int])
+# except ty: `No overload`, as above
+assert_type(executor.submit(parse, b""), FutureProxy[float])
+
+# row: submit(fn), fn generic
 # except ty: gives `FutureProxy[Unknown]`
 assert_type(executor.submit(same, 1), FutureProxy[int])
 # except ty: gives `FutureProxy[Unknown]`
 assert_type(executor.submit(same, ""), FutureProxy[str])
 # except ty: gives `FutureProxy[Unknown]`
 assert_type(executor.submit(first, [1]), FutureProxy[int])
+
 # except ty, pyrefly: gives `FutureProxy[Unknown]`: overloaded and generic
 assert_type(executor.submit(max, 1, 2), FutureProxy[int])
 # except ty: gives a type variable that has escaped, `_T@sorted`

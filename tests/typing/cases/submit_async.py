@@ -124,6 +124,7 @@ def same_or_none(a: int) -> Awaitable[str] | None:
     return None
 
 
+# row: async def, Awaitable, sync_to_async
 assert_type(executor.submit(fetch, ""), FutureProxy[bytes])
 assert_type(executor.submit(fetch, "", retries=1), FutureProxy[bytes])
 assert_type(executor.submit(fetch, url=""), FutureProxy[bytes])
@@ -201,6 +202,7 @@ def plain(a: int, b: str) -> float:
     return 1.0
 
 
+# row: async def, Awaitable, sync_to_async
 assert_type(executor.submit(client, ""), FutureProxy[int])
 assert_type(executor.submit(client.get, ""), FutureProxy[str])
 assert_type(executor.submit(Client.get, client, ""), FutureProxy[str])
@@ -212,6 +214,8 @@ assert_type(executor.submit(partial(fetch, retries=1), ""), FutureProxy[bytes])
 assert_type(executor.submit(lambda: fetch("")), FutureProxy[bytes])
 assert_type(executor.submit(sync_to_async(plain), 1, ""), FutureProxy[float])
 assert_type(executor.submit(async_to_sync(fetch), ""), FutureProxy[bytes])
+
+# row: submit(fn), fn generic
 # except ty: gives a type variable that has escaped, `_T@sleep`
 assert_type(executor.submit(asyncio.sleep, 1, "done"), FutureProxy[str])
 
