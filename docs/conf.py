@@ -22,8 +22,8 @@ extensions = ["pallets_sphinx_themes", "sphinx.ext.autodoc", "sphinx.ext.napoleo
 exclude_patterns = ["_build"]
 nitpicky = True
 nitpick_ignore_regex = [
-    # Python's own documentation is not loaded, so that the build needs no network.
-    (r"py:.*", r"(asyncio|concurrent\.futures|contextvars|queue)\..*"),
+    # The documentation of others is not loaded, so that the build needs no network.
+    (r"py:.*", r"(asyncio|concurrent\.futures|contextvars|queue|werkzeug)\..*"),
 ]
 
 autodoc_member_order = "bysource"
