@@ -20,9 +20,8 @@ from flask_executor_typed import ConfigError, Executor, JobLostError
 
 from . import working
 from .conftest import TIMEOUT
-from .test_contract import make_processes
-from .test_threads import run_script
-from .test_workers import START
+from .helpers.scripts import run_script
+from .helpers.workers import START, make_processes
 
 
 class ThreadForEach(concurrent.futures.Executor):

@@ -20,7 +20,8 @@ from flask_executor_typed.backends import default_max_workers
 from flask_executor_typed.backends import thread as thread_backend
 
 from .conftest import TIMEOUT, until
-from .test_threads import in_time
+from .helpers.held import Held, worker_name
+from .helpers.scripts import in_time
 
 
 def double(number: int) -> int:
@@ -37,30 +38,6 @@ def double_awaited(number: int) -> Awaitable[int]:
 
 def double_bridged(number: int) -> int:
     return async_to_sync(double_async)(number)
-
-
-def worker_name() -> str:
-    return threading.current_thread().name
-
-
-class Held:
-    """Calls that begin and do not end before the test lets them go."""
-
-    def __init__(self) -> None:
-        self._begun = threading.Semaphore(0)
-        self._release = threading.Event()
-
-    def __call__(self) -> str:
-        self._begun.release()
-        assert self._release.wait(TIMEOUT)
-        return worker_name()
-
-    def until_begun(self, calls: int = 1) -> None:
-        for _ in range(calls):
-            assert self._begun.acquire(timeout=TIMEOUT)
-
-    def let_go(self) -> None:
-        self._release.set()
 
 
 def no_more_threads(name: str, target: Callable[[], object]) -> threading.Thread:

@@ -20,7 +20,7 @@ from flask_executor_typed import Executor, FutureProxy
 from flask_executor_typed.callables import name_of
 
 from .conftest import TIMEOUT
-from .test_threads import in_time
+from .helpers.scripts import in_time
 
 
 async def coroutine(number: int) -> int:

@@ -31,7 +31,7 @@ from flask_executor_typed.calls import Capacity
 
 from . import processes
 from .conftest import TIMEOUT, until
-from .test_threads import Ended, has_fork, run_script
+from .helpers.scripts import Ended, has_fork, run_script
 
 
 class Held:

@@ -29,7 +29,7 @@ from flask import (
 from flask_executor_typed import Executor, FutureProxy
 
 from .conftest import TIMEOUT
-from .contexts import (
+from .helpers.contexts import (
     Job,
     both_kinds,
     coroutine,

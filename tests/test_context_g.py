@@ -15,7 +15,7 @@ from flask import Flask, g, has_request_context, request
 from flask_executor_typed import Executor, FutureProxy, without_resources
 
 from .conftest import TIMEOUT
-from .contexts import (
+from .helpers.contexts import (
     AsyncResource,
     Job,
     Marker,

@@ -34,7 +34,7 @@ from flask_executor_typed import Executor, FutureProxy
 from flask_executor_typed.context.request import RequestSnapshot
 
 from .conftest import TIMEOUT
-from .contexts import (
+from .helpers.contexts import (
     Job,
     both_kinds,
     coroutine,

@@ -39,7 +39,7 @@ from flask_executor_typed import Executor, FutureProxy
 from flask_executor_typed.context import ContextRules, PushedContexts, active_app_context, capture
 
 from .conftest import TIMEOUT, until
-from .contexts import (
+from .helpers.contexts import (
     AsyncResource,
     Job,
     Marker,

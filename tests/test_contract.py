@@ -10,12 +10,11 @@ import asyncio
 import concurrent.futures
 import importlib.util
 import logging
-import multiprocessing
 import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -39,16 +38,11 @@ from flask_executor_typed.backends import Capabilities
 
 from . import working
 from .conftest import TIMEOUT
-from .test_workers import START, until
+from .helpers.workers import START, until
 
 
 def make_threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(2)
-
-
-def make_processes() -> ProcessPoolExecutor:
-    # Not by fork, which the standard library of Python 3.12 warns of.
-    return ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
 
 
 def make_loky() -> Any:
@@ -62,7 +56,7 @@ TYPES: dict[str, object] = {
     "process": "process",
     "interpreter": "interpreter",
     "ThreadPoolExecutor": make_threads,
-    "ProcessPoolExecutor": f"{__name__}:make_processes",
+    "ProcessPoolExecutor": "tests.helpers.workers:make_processes",
     "loky": make_loky,
 }
 """Each backend, as ``EXECUTOR_TYPE`` gives it."""

@@ -20,7 +20,7 @@ from flask_executor_typed.backends import thread as thread_backend
 from flask_executor_typed.runtime import threads
 
 from .conftest import TIMEOUT
-from .test_threads import Ended, run_script
+from .helpers.scripts import Ended, run_script
 
 
 @pytest.fixture

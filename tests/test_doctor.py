@@ -23,8 +23,8 @@ from flask_executor_typed.doctor import Finding, check, examine, status
 from flask_executor_typed.doctor.server import Deployment
 from flask_executor_typed.runtime import greenlets as green
 
-from . import test_green
 from .conftest import TIMEOUT
+from .helpers.greenlets import patch
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -146,7 +146,7 @@ def test_greenlets_are_a_hint_and_a_mistake_with_async_views(app: Flask) -> None
 def test_greenlets_of_this_process_are_found_without_knowing_the_server(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    test_green.patch(monkeypatch, "gevent")
+    patch(monkeypatch, "gevent")
     monkeypatch.setattr(green, "_patched_at_import", "gevent")
     assert set(found(app)) == {"greenlets"}
 
@@ -158,7 +158,7 @@ def test_patching_after_the_import_must_be_mended(
     findings = found(app, Deployment(library="eventlet", preload=True))
     assert mends(findings) == {"patched-too-late"}
     assert "With preload" in findings["patched-too-late"].what
-    test_green.patch(monkeypatch, "gevent")
+    patch(monkeypatch, "gevent")
     findings = found(app)
     assert mends(findings) == {"patched-too-late"}
     assert findings["patched-too-late"].what == (

@@ -14,7 +14,7 @@ from flask import Flask, g, session
 from flask_executor_typed import CarryG, Executor, FutureProxy
 
 from .conftest import TIMEOUT
-from .contexts import Job, both_kinds, start
+from .helpers.contexts import Job, both_kinds, start
 
 # -- any extension ---------------------------------------------------------------------------------
 

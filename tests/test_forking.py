@@ -11,7 +11,7 @@ from textwrap import dedent
 
 import pytest
 
-from .test_threads import IN_THE_CHILD, PRELUDE, Ended, run_python, run_script
+from .helpers.scripts import IN_THE_CHILD, PRELUDE, Ended, run_python, run_script
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
 

@@ -24,7 +24,7 @@ from flask_executor_typed.futures import Status
 from flask_executor_typed.runtime.loop_inbox import LoopInbox
 
 from .conftest import TIMEOUT, until
-from .test_threads import in_time
+from .helpers.scripts import in_time
 
 R = TypeVar("R")
 

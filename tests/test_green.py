@@ -6,10 +6,7 @@ tests/integration/test_green.py has the real ones.
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from flask import Flask
@@ -18,20 +15,7 @@ from flask_executor_typed import ConfigError, Executor, GreenThreadsError, JobTi
 from flask_executor_typed.runtime import greenlets as green
 
 from .conftest import TIMEOUT
-
-
-def patch(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
-    """Look like a process that ``library`` has patched."""
-
-    def is_patched(module: str) -> bool:
-        return module in {"thread", "threading"}
-
-    gevent = SimpleNamespace(is_module_patched=is_patched)
-    eventlet = SimpleNamespace(is_monkey_patched=is_patched)
-    modules: dict[str, Any] = {"gevent.monkey": gevent, "eventlet.patcher": eventlet}
-    for name, module in modules.items():
-        if name.startswith(library):
-            monkeypatch.setitem(sys.modules, name, module)
+from .helpers.greenlets import patch
 
 
 @pytest.fixture(params=["gevent", "eventlet"])

@@ -22,7 +22,7 @@ from werkzeug.test import EnvironBuilder, run_wsgi_app
 from flask_executor_typed import Executor, FutureProxy
 
 from .conftest import TIMEOUT, until
-from .test_threads import Ended, run_script
+from .helpers.scripts import Ended, run_script
 
 DESCRIPTORS = Path("/proc/self/fd")
 

@@ -25,7 +25,7 @@ from flask_executor_typed.loops import current as here
 from flask_executor_typed.loops import thread as loop_thread
 
 from .conftest import TIMEOUT, until
-from .test_threads import Ended, in_time, run_script
+from .helpers.scripts import Ended, in_time, run_script
 
 variable: ContextVar[str] = ContextVar("variable", default="unset")
 

@@ -29,8 +29,8 @@ from flask_executor_typed.calls import Call
 
 from . import processes
 from .conftest import TIMEOUT
+from .helpers.scripts import Ended, run_script
 from .processes import cube, cube_soon
-from .test_threads import Ended, run_script
 
 
 @pytest.fixture(scope="module")

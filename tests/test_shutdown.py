@@ -34,9 +34,9 @@ from flask_executor_typed.runtime.exit import CLEANUP
 
 from . import working
 from .conftest import TIMEOUT
-from .test_backends import Held
-from .test_threads import in_time
-from .test_workers import START, is_alive, until, until_dead
+from .helpers.held import Held
+from .helpers.scripts import in_time
+from .helpers.workers import START, is_alive, until, until_dead
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from flask import Flask, current_app, g
 from flask_executor_typed import Executor, ExecutorClosedError, JobTimeoutError, current_job
 
 from .conftest import TIMEOUT
-from .test_threads import in_time
+from .helpers.scripts import in_time
 
 
 @pytest.fixture

@@ -5,108 +5,17 @@ Each test runs a script of its own in another interpreter. The scripts begin wit
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
-from typing import NamedTuple
 
 import pytest
 
-import flask_executor_typed
 from flask_executor_typed.runtime import threads
 
 from .conftest import TIMEOUT
-
-PRELUDE = """
-import asyncio, faulthandler, os, signal, sys, threading, time, warnings
-from flask import Flask
-from flask_executor_typed import Executor, ExecutorClosedError
-
-app = Flask("script")
-app.config["EXECUTOR_MAX_WORKERS"] = 4
-executor = Executor(app)
-
-
-def time_out(seconds):
-    # Kills this process, which first shows where its threads are. A fork does not inherit it.
-    if hasattr(signal, "alarm"):
-        signal.alarm(seconds)
-
-
-if hasattr(faulthandler, "register"):
-    faulthandler.register(signal.SIGALRM, chain=True)
-time_out(30)
-
-
-def print(*words, flush=False):
-    # In one piece, whatever other threads print.
-    sys.stdout.write(" ".join(map(str, words)) + "\\n")
-    if flush:
-        sys.stdout.flush()
-
-
-def double(number):
-    return number * 2
-
-
-async def double_async(number):
-    await asyncio.sleep(0.001)
-    return number * 2
-
-
-def until_the_exit_has_begun():
-    limit = time.monotonic() + 10
-    while time.monotonic() < limit:
-        try:
-            executor.submit(double, 1)
-        except ExecutorClosedError:
-            break
-        time.sleep(0.001)
-    time.sleep(0.1)
-"""
-
-SCRIPT_TIMEOUT = 30.0
-"""Seconds after which a script counts as hung, and kills itself; each takes about one."""
-
-
-class Ended(NamedTuple):
-    status: int
-    stdout: str
-    stderr: str
-
-
-def run_script(body: str, *options: str, seconds: float = SCRIPT_TIMEOUT, **env: str) -> Ended:
-    """Run a script, after the prelude, in a new interpreter."""
-    return run_python(*options, "-c", PRELUDE + dedent(body), seconds=seconds, **env)
-
-
-def run_python(*arguments: str, seconds: float = SCRIPT_TIMEOUT, **env: str) -> Ended:
-    source = Path(flask_executor_typed.__file__).parents[1]
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        env={**os.environ, "PYTHONPATH": str(source), **env},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=seconds + TIMEOUT,
-        check=False,
-    )
-    return Ended(done.returncode, done.stdout, done.stderr)
-
-
-def in_time(fn: Callable[[], object]) -> None:
-    """Call what blocks, ``executor.shutdown`` for one, and fail if it hangs."""
-    thread = threading.Thread(target=fn, daemon=True)
-    thread.start()
-    thread.join(TIMEOUT)
-    assert not thread.is_alive(), f"{fn!r} hangs"
-
+from .helpers.scripts import IN_THE_CHILD, PRELUDE, Ended, has_fork, run_python, run_script
 
 # The interpreter's exit
 
@@ -505,44 +414,6 @@ def test_time_limit_that_shutdown_got_holds_although_the_interpreter_exits_meanw
 
 
 # Fork
-
-has_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
-
-IN_THE_CHILD = """
-warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process that has threads
-
-
-def check(where):
-    with app.test_request_context("/?id=7"):
-        assert executor.submit(double, 21).result(8) == 42
-        assert executor.submit(double_async, 21).result(8) == 42
-        assert list(executor.map(double, range(5))) == [0, 2, 4, 6, 8]
-        executor.submit_stored(where, double, 21)
-        assert executor.futures.pop(where).result(8) == 42
-    print(where, flush=True)
-
-
-def in_child():
-    time_out(8)
-    status = 1
-    try:
-        check("child")
-        executor.shutdown()
-        status = 0
-    finally:
-        sys.stdout.flush()
-        os._exit(status)
-
-
-def fork_and_check():
-    pid = os.fork()
-    if pid == 0:
-        in_child()
-    status = os.waitpid(pid, 0)[1]
-    assert status == 0, f"the child ended with {status}"
-    check("parent")
-
-"""
 
 
 @has_fork

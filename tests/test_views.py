@@ -28,7 +28,7 @@ from flask.testing import FlaskClient
 from flask_executor_typed import ConfigError, Executor
 
 from .conftest import TIMEOUT, until
-from .test_threads import Ended, in_time, run_python, run_script
+from .helpers.scripts import Ended, in_time, run_python, run_script
 
 variable: ContextVar[str] = ContextVar("variable", default="unset")
 

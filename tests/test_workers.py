@@ -43,12 +43,10 @@ from flask_executor_typed import (
 from flask_executor_typed.backends.worker import Message, load_message
 from flask_executor_typed.runtime.exit import drain
 
-from . import conftest, working
+from . import working
 from .conftest import TIMEOUT
-from .test_threads import Ended, run_python
-
-START = 6 * TIMEOUT
-"""Seconds for what may have to start a process, on a busy machine."""
+from .helpers.scripts import Ended, run_python
+from .helpers.workers import START, is_alive, until, until_dead
 
 
 @pytest.fixture(scope="module")
@@ -72,23 +70,6 @@ def serving(**settings: object) -> Generator[Executor, None, None]:
     app = working.create_app(**settings)
     with Executor(app) as executor:
         yield executor
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait until something is so that only another process tells."""
-    conftest.until(condition, START)
-
-
-def until_dead(process: int) -> None:
-    until(lambda: not is_alive(process))
-
-
-def is_alive(process: int) -> bool:
-    try:
-        status = Path(f"/proc/{process}/stat").read_text("ascii")
-    except OSError:
-        return False
-    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 def in_view(app: Flask, fn: Callable[[], Any], path: str = "/en/things/7", **given: Any) -> Any:

@@ -17,7 +17,7 @@ from flask import Flask, g, has_app_context, has_request_context
 
 from flask_executor_typed import Executor, FutureProxy
 
-from .conftest import TIMEOUT
+from ..conftest import TIMEOUT
 
 Job = Callable[..., Any]
 
