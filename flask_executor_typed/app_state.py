@@ -60,7 +60,8 @@ class AppState:
         self._carry_g = carry_g
         self._executor_of = executor_of
         self.views: AsyncViews | None = None
-        self._backend: Backend | None = None  # set under _lock
+        self.opened: Backend | None = None  # set under _lock
+        """The backend of this process, once a call has needed it."""
         self._finalizer: finalize[Any, Any] | None = None
         self._closed = False  # set under _lock
         self._lock = threading.RLock()  # reentrant: a finalizer may submit while it is held
@@ -123,7 +124,7 @@ class AppState:
                 capacity.add(future)
             else:
                 capacity.admit(future, block)
-            (self._backend or self.backend(call.snapshot.app)).submit(call)
+            (self.opened or self.backend(call.snapshot.app)).submit(call)
         except BaseException:
             capacity.remove(future)
             del future  # the error's cause may keep this frame: see FutureProxy.result()
@@ -137,7 +138,7 @@ class AppState:
         capacity.admit(call.future, block, now=False)
 
     def stats(self) -> ExecutorStats:
-        backend = self._backend
+        backend = self.opened
         workers, loops = (0, 0) if backend is None else backend.sizes()
         return stats_of({self.capacity, self._capacity_of_loops}, workers, loops)
 
@@ -155,20 +156,20 @@ class AppState:
 
     def backend(self, app: Flask) -> Backend:
         """The backend of this process, made when it is first needed."""
-        if self._backend is not None:
-            return self._backend
+        if self.opened is not None:
+            return self.opened
         changes = ""
         with self._lock:
             if self._closed:
                 raise ExecutorClosedError(self.label, exit_has_begun())
-            if self._backend is None:
+            if self.opened is None:
                 changes = self._adopt_late_settings(app)
                 backend = open_backend(self.config, self.name, self.label, self._executor_of)
                 # An executor or app that is dropped without shutdown() leaves no thread behind.
                 self._finalizer = finalize(self, backend.close, cancel_pending=False)
                 self._finalizer.atexit = False  # runtime/exit.py sees to that
-                self._backend = backend
-            backend = self._backend
+                self.opened = backend
+            backend = self.opened
         if changes:  # after the lock: a log handler may submit
             with contextlib.suppress(BaseException):
                 app.logger.warning(
@@ -206,7 +207,7 @@ class AppState:
         """Refuse calls from now on. Returns what may be waited for."""
         with self._lock:
             self._closed = True
-            parts: list[Closable] = [part for part in (self._backend, self.views) if part]
+            parts: list[Closable] = [part for part in (self.opened, self.views) if part]
         for part in parts:
             part.close(cancel_pending=cancel_pending)
         self.capacity.close()
@@ -217,7 +218,7 @@ class AppState:
         """In the child of a fork: the backend's threads are the parent's, so make another."""
         if self._finalizer is not None:
             self._finalizer.detach()
-        self._backend = None
+        self.opened = None
         self._lock = threading.RLock()  # the parent may have held it
         self._count_anew()
         if self.views is not None:
@@ -269,7 +270,7 @@ def drain_apart(closed: Closed, label: str, over: FutureProxy[None]) -> bool:
         try:
             drain(closed, begun)
         finally:
-            over._succeed(None)
+            over.set_result(None)
 
     try:
         start_thread(f"{label}-shutdown", run)

@@ -52,7 +52,8 @@ def _show(future: FutureProxy[R], total: float | None, title: str) -> R:
 
     shown: tqdm[Any]
     with tqdm(total=total, desc=title or future.name) as shown, telling(future, note):
-        done = not future._watch(note, first=True)
+        future.add_done_callback(note)
+        done = future.done()
         while True:
             progress = future.progress
             if progress is not None:

@@ -73,7 +73,7 @@ class CurrentJob:
     @property
     def cancel_requested(self) -> bool:
         """Whether ``future.cancel()`` was called, or the job's time is up."""
-        return _future()._cancel_requested
+        return _call().cancel_requested
 
     def raise_if_cancelled(self) -> None:
         """End the job here if :attr:`cancel_requested`; its future is then cancelled.
@@ -87,7 +87,7 @@ class CurrentJob:
 
     def progress(self, done: float, total: float | None = None, message: str = "") -> None:
         """Tell whoever looks at ``future.progress`` how far the job is. Does not block."""
-        _future()._report(Progress(done, total, message))
+        _call().report(Progress(done, total, message))
 
 
 current_job: CurrentJob = CurrentJob()

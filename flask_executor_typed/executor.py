@@ -63,6 +63,9 @@ from .futures import (
     FutureProxy,
     OnDuplicate,
     SubmittedFuture,
+    add_default_callback,
+    claim_key,
+    release_key,
 )
 from .helpers import InstanceProxy, get_current_app_context, push_app_context, str2bool
 from .jobs import ExecutorJob, JobDecorator
@@ -161,13 +164,22 @@ class Executor(concurrent.futures.Executor, Generic[T]):
 
     def __repr__(self) -> str:
         apps = ", ".join(app.name for app in self._states) or "no app yet"
-        return f"<{type(self).__name__} {self._label!r} of {apps}>"
+        return f"<{type(self).__name__} {self.label!r} of {apps}>"
 
     @property
-    def _label(self) -> str:
+    def label(self) -> str:
+        """Its name in messages, of threads and in ``app.extensions``."""
         return f"{self.name}_executor" if self.name else "executor"
 
     # -- apps ------------------------------------------------------------------------------------
+
+    def serves(self, app: Flask) -> bool:
+        """Return whether :meth:`init_app` was called with ``app``, which must not be a proxy."""
+        return app in self._states
+
+    def state_of(self, app: Flask) -> AppState:
+        """Return what the executor keeps for an app that it serves. For this package."""
+        return self._states[app]
 
     def init_app(self, app: Flask) -> None:
         """Read the settings of ``app`` and serve it. No thread starts before the first submit.
@@ -187,7 +199,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             state = self._states[app] = AppState(
                 config,
                 name=self.name,
-                label=self._label,
+                label=self.label,
                 futures=self.futures,
                 carry_g=self._carries_g,
                 executor_of=partial(_executor_of, name=self.name),
@@ -384,7 +396,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             DuplicateKeyError: the key is in use, and :meth:`using` said nothing else; the function
                 does not run. A ``ValueError``.
         """
-        return self._submit_stored(future_key, fn, args, kwargs)
+        return self.submit_under(future_key, fn, args, kwargs)
 
     @overload
     def submit_after_response(
@@ -489,7 +501,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         """
         return AsCompleted(futures, timeout)
 
-    def _submit_stored(
+    def submit_under(
         self, key: Any, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> FutureProxy[Any]:
         if key is None:
@@ -513,7 +525,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         """The contexts that are active now, for calls of the app that they belong to."""
         app_context = active_app_context()
         app, state = self._of(app_context)
-        if state._backend is None:
+        if state.opened is None:
             try:
                 state.backend(app)  # before the rules are read: it looks for late settings
             except ExecutorClosedError:
@@ -553,8 +565,9 @@ class Executor(concurrent.futures.Executor, Generic[T]):
                 state.submit(call, options.block)
         except BaseException as error:
             if future.key is not None:  # taken
-                self.futures._forget(future)
-                future._end_cancelled()  # another thread may have joined it meanwhile
+                release_key(self.futures, future)
+                call.end_cancelled()  # another thread may have joined it meanwhile
+            call.release()
             current = self._states[captured[1].app]
             if isinstance(error, ExecutorClosedError) and current is not state:
                 # init_app() has put another state in its place. The right to start the call is
@@ -577,9 +590,9 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         options = self._options
         future: FutureProxy[Any] = FutureProxy(options.name or name_of(fn), snapshot, variables)
         for callback in self._default_done_callbacks:
-            future._add_default_callback(callback)
+            add_default_callback(future, callback)
         if state.propagates_exceptions:
-            future._add_default_callback(propagate_exceptions_callback)
+            add_default_callback(future, propagate_exceptions_callback)
         return Call(
             fn,
             args,
@@ -596,34 +609,35 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         self, state: AppState, call: Call[Any], key: Any, hold: Hold | None
     ) -> FutureProxy[Any] | None:
         """Take the key of a call, and give the call to what holds it. Returns a future to join."""
-        call.future._held = hold is not None
+        held = None if hold is None else HeldCall(self, call)  # first: such a key joins no other
         if key is not None:
-            joined = self.futures._claim(key, call.future, self._options.on_duplicate)
+            joined = claim_key(self.futures, key, call.future, self._options.on_duplicate)
             if joined is not None:
+                call.release()
                 return joined
-        if hold is not None:
+        if hold is not None and held is not None:
             state.look_for_room(call, self._options.block)
-            hold(HeldCall(self, call))
+            hold(held)
         return None
 
-    def _release(self, call: Call[Any]) -> None:
+    def hand_over(self, call: Call[Any]) -> None:
         """Submit a call that was held. Its future gets the errors: there is no caller to raise to.
 
         Whether or not there is room: the call was accepted when it was held.
         """
         future, snapshot = call.future, call.snapshot
-        future._held = False
         try:
             state = self._states.get(snapshot.app)
             if state is None:  # the app is garbage, together with its last response
-                raise ExecutorClosedError(self._label)
+                raise ExecutorClosedError(self.label)
             state.submit(call, admitted=True)
         except Exception as error:
             log_exception(snapshot.app.logger, "background job %r could not be submitted", future)
             # Frames that the error went through refer to the future, or to the call and so to the
             # future. With what follows they are no cycle, which only the collector would end.
-            call._let_go()
-            future._fail(error.with_traceback(None))
+            call.logs = False  # it is logged
+            call.fail(error.with_traceback(None))
+            call.release()
         finally:
             del future  # see FutureProxy.result()
 
@@ -1088,7 +1102,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         """
         waited_for = self._close(wait, cancel_futures, timeout)
         over: FutureProxy[None] = FutureProxy()
-        if waited_for and drain_apart(waited_for, self._label, over):
+        if waited_for and drain_apart(waited_for, self.label, over):
             await over
 
     def _close(self, wait: bool, cancel_pending: bool, timeout: float | None) -> Closed:
@@ -1099,7 +1113,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         if call is not None and call.is_of(self._without_options or self):
             wait = False
         states = list(self._states.values())
-        return close_all(states, self._label, wait, cancel_pending, timeout)
+        return close_all(states, self.label, wait, cancel_pending, timeout)
 
     # -- what public code reads off the pool of Flask-Executor -----------------------------------
 
@@ -1127,7 +1141,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
 def executors_of(app: Flask) -> list[Executor[Any]]:
     """The executors of this package that serve an app, in the order of their ``init_app``."""
     served = filter(_is_executor, app.extensions.values())
-    return list(dict.fromkeys(executor for executor in served if app in executor._states))
+    return list(dict.fromkeys(executor for executor in served if executor.serves(app)))
 
 
 def _is_executor(extension: object) -> TypeGuard[Executor[Any]]:

@@ -66,7 +66,7 @@ class Submitter(Protocol):
         self, session: SessionLike, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> FutureProxy[Any]: ...
 
-    def _submit_stored(
+    def submit_under(
         self,
         key: Any,
         fn: Callable[..., Any],
@@ -326,7 +326,7 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
     ) -> FutureProxy[V]: ...
     def submit_stored(self, /, future_key: Any, *args: Any, **kwargs: Any) -> FutureProxy[Any]:
         """Run the function and keep its future; see :meth:`Executor.submit_stored`."""
-        return self.executor._submit_stored(future_key, self._function(), args, kwargs)
+        return self.executor.submit_under(future_key, self._function(), args, kwargs)
 
     @overload
     def submit_after_response(

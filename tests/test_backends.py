@@ -232,7 +232,7 @@ def test_worker_that_could_not_be_started_is_started_when_the_next_call_needs_on
         first.result(TIMEOUT)
         until_idle(executor)
         state: Any = executor._states[app]
-        pool = state._backend._pool
+        pool = state.opened._pool
         assert (len(pool._idle), len(pool._workers), pool._owed) == (2, 2, 0)
 
 
@@ -262,7 +262,7 @@ def test_pool_that_can_grow_no_more_keeps_no_account_of_idle_workers(app: Flask)
         for number in range(100):
             assert executor.submit(double, number).result(TIMEOUT) == number * 2
         state: Any = executor._states[app]
-        pool = state._backend._pool
+        pool = state.opened._pool
         executor.shutdown()
         # One is of a worker that was done before its starter had counted it.
         assert len(pool._idle) <= 1, "it would grow with each call"
@@ -511,5 +511,5 @@ def test_shutdown_right_after_submit_does_the_call(app: Flask) -> None:
 def until_idle(executor: Executor) -> None:
     """A future is done a moment before its worker counts as idle."""
     state: Any = next(iter(executor._states.values()))
-    pool = state._backend._pool
+    pool = state.opened._pool
     until(lambda: len(pool._idle) >= len(pool._workers))

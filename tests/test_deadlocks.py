@@ -31,7 +31,7 @@ def one_worker(app: Flask) -> Iterator[Executor]:
 
 
 def threads_of(executor: Executor) -> list[str]:
-    return [each.name for each in threading.enumerate() if each.name.startswith(executor._label)]
+    return [each.name for each in threading.enumerate() if each.name.startswith(executor.label)]
 
 
 def workers_of(executor: Executor) -> int:

@@ -20,7 +20,7 @@ import pytest
 from flask import Flask
 
 from flask_executor_typed import Executor, FutureProxy
-from flask_executor_typed.futures import Status
+from flask_executor_typed.futures import Status, follow
 from flask_executor_typed.runtime.loop_inbox import LoopInbox
 
 from .conftest import TIMEOUT, until
@@ -861,7 +861,7 @@ def test_coroutine_cancelled_between_being_taken_up_and_its_first_step_does_not_
     assert held.begun.wait(TIMEOUT)
     # While the loop is blocked: it takes up the call, hears of the cancellation in the same turn.
     state: Any = executor._states[app]
-    (loop_thread,) = state._backend._loops._threads
+    (loop_thread,) = state.opened._loops._threads
     future = executor.submit(Forever())
     loop_thread._inbox.post(future.cancel)
     held.release.set()
@@ -1049,11 +1049,11 @@ def test_future_interrupted_while_it_is_settled_like_another_holds_up_no_later_o
             raise KeyboardInterrupt
 
     inner, outer = pending(), Interrupted()
-    outer._follow(inner)
+    follow(outer, inner)
     with pytest.raises(KeyboardInterrupt):
         inner.set_result(1)
     inner, later = pending(), pending()
-    later._follow(inner)
+    follow(later, inner)
     inner.set_result(42)
     assert later.result(0) == 42
 
@@ -1109,7 +1109,7 @@ def give_to_callback(box: Box) -> None:
 
 def give_to_another_future(box: Box) -> None:
     outer = [pending()]
-    outer[0]._follow(box.pop())
+    follow(outer[0], box.pop())
     give_to_result(outer)
 
 

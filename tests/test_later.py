@@ -425,7 +425,7 @@ def test_response_that_is_gone_in_a_fork_starts_nothing_there(
     if child == 0:  # pragma: no cover
         answer = None
         gc.collect()
-        os._exit(0 if held[0].status == "pending" and not held[0]._queued else 1)
+        os._exit(0 if held[0].status == "pending" and held[0]._held else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     del answer
     gc.collect()

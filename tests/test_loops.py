@@ -1117,4 +1117,4 @@ def test_debug_mode_of_python_and_asyncio_finds_nothing_to_complain_about() -> N
 def wait_until_idle(executor: Executor) -> None:
     """A future is done a moment before its loop has nothing left to do."""
     state: Any = next(iter(executor._states.values()))
-    until(lambda: not any(thread.busy for thread in state._backend._loops._threads))
+    until(lambda: not any(thread.busy for thread in state.opened._loops._threads))

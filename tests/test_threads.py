@@ -632,7 +632,7 @@ def test_multiprocessing_by_fork_works_after_use(tmp_path: Path) -> None:
 @has_fork
 @pytest.mark.parametrize(
     "lock",
-    ["exits._lock", "executor._states[app]._lock", "executor._states[app]._backend._pool._lock"],
+    ["exits._lock", "executor._states[app]._lock", "executor._states[app].opened._pool._lock"],
 )
 @pytest.mark.parametrize("in_the_usual_way", [True, False], ids=["exit", "_exit"])
 def test_fork_while_another_thread_holds_a_lock_leaves_the_child_its_own(
@@ -651,7 +651,7 @@ def test_fork_while_another_thread_holds_a_lock_leaves_the_child_its_own(
                 release.wait(20)
 
         check("before")
-        backend = executor._states[app]._backend  # as it is while somebody submits
+        backend = executor._states[app].opened  # as it is while somebody submits
         holder = threading.Thread(target=hold)
         holder.start()
         held.wait(8)

@@ -801,7 +801,7 @@ def test_cancel_reaches_the_job_that_was_meant_and_not_the_next(
     first = executor.submit(working.wait_until_asked, tmp_path / "1", tmp_path / "end")
     second = executor.submit(working.is_asked, tmp_path / "2", tmp_path / "done")
     until((tmp_path / "1").exists)
-    running: Any = first._interruptible
+    running: Any = first._interrupter
     worker, number = running._worker, running._number
     first.cancel()
     until((tmp_path / "2").exists)

@@ -172,7 +172,7 @@ class LocalBackend(BackendInThreads):
                 if running.cancelled():
                     future.cancel()
                 elif (error := running.exception()) is not None and not future.done():
-                    call._fail(_lost(call, error))
+                    call.fail(_lost(call, error))
         finally:
             self.release(call)
             error = None  # its traceback refers to this frame
@@ -216,35 +216,34 @@ class RemoteBackend(BorrowingBackend):
         try:
             # From here on it is the executor's future that can be cancelled, or not: nobody tells
             # us when a worker begins. Who has cancelled ours before was first.
-            if not future._refuse():
+            if not call.refuse():
                 self.release(call)
                 return
-            future._interruptible = Unreachable(self._backend)
+            call.set_interrupter(Unreachable(self._backend))
             running = self._pool.submit(run_call, self._told, pickle.dumps(tuple(message)))
         except BaseException:
             self.release(call)
             raise
-        future._followed = running
+        call.delegate_to(running)
         running.add_done_callback(partial(self._settle, call))
 
     def _settle(self, call: Call[Any], running: Future[tuple[bytes, bytes, float]]) -> None:
-        future = call.future
         try:
             with self.working_here():
                 if running.cancelled():
-                    future._end_cancelled()
+                    call.end_cancelled()
                 elif (error := running.exception()) is not None:
-                    call._fail(_lost(call, error))
+                    call.fail(_lost(call, error))
                 else:
-                    kind, content, future._started = running.result()
-                    error = settle_like(future, kind, content)
+                    kind, content, started = running.result()
+                    call.set_start(started)
+                    error = settle_like(call, kind, content)
                     if error is not None:
-                        call._fail(error)
+                        call.fail(error)
         finally:
             self.release(call)
-            call._let_go()
+            call.release()
             error = None  # its traceback refers to this frame
-            del future  # see FutureProxy.result()
 
     def sizes(self) -> tuple[int, int]:
         return 0, 0  # nobody tells us

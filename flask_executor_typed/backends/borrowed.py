@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from ..callables import is_async_callable
 from ..calls import Call
 from ..errors import ExecutorClosedError
+from ..futures import block_until_done
 from ..loops import LoopPool
 from ..runtime.exit import ClosableThreads, exit_has_begun
 from ..runtime.threads import seconds_until, start_thread
@@ -134,9 +135,9 @@ class BackendInThreads(BorrowingBackend):
             if is_async_callable(call.fn):
                 with self._loop() as loops:
                     loops.submit(call)
-                    future._block(None)
+                    block_until_done(future)
                 return
-            future._interruptible = self._in_thread
+            call.set_interrupter(self._in_thread)
             if call.begin():
                 with _no_running_loop():
                     call.run(self)

@@ -28,7 +28,7 @@ from .. import signals
 from ..callables import is_async_callable
 from ..calls import Call
 from ..errors import ExecutorClosedError, JobLostError, NestedProcessError
-from ..futures import FutureProxy, Progress
+from ..futures import Progress
 from ..runtime.exit import ClosableThreads, exit_has_begun, finish_at_exit
 from ..runtime.forks import in_child
 from ..runtime.threads import start_thread
@@ -97,7 +97,6 @@ class ProcessBackend(ClosableThreads):
             raise NestedProcessError(call.future.name)
         # Pickled here, so that the submitter hears of errors.
         item = _Item(call, dump_function(call), self._contexts.dump(call))
-        future = call.future  # the call forgets it when it is done, which may be any moment now
         with self._lock:
             if self._closed:
                 raise ExecutorClosedError(self._settings.name, exit_has_begun())
@@ -108,7 +107,7 @@ class ProcessBackend(ClosableThreads):
                 thread_name = f"{self._settings.name}-process-{len(self._threads)}"
                 self._threads.append(start_thread(thread_name, self._serve))
             except RuntimeError:  # the system has no more threads, or the interpreter is ending
-                if not self._threads and future._refuse():
+                if not self._threads and call.refuse():
                     raise
 
     def sizes(self) -> tuple[int, int]:
@@ -186,22 +185,23 @@ class ProcessBackend(ClosableThreads):
                 worker = worker or self._start_worker(future.name)
             except BaseException as error:
                 if call.begin():
-                    call._fail(error)
+                    call.fail(error)
                 return None
-            future._interruptible = running = _Running(is_async_callable(call.fn))
+            running = _Running(is_async_callable(call.fn))
+            call.set_interrupter(running)
             if not call.begin():
                 return worker
             if signals.job_started.receivers:
-                future._announce(signals.job_started, call.snapshot, call.variables)
+                call.announcement(signals.job_started)()
             try:
                 return self._run(item, worker, running)
             except BaseException as error:  # no memory for the answer, say; other calls go on
-                call._fail(error)
+                call.fail(error)
                 running.interrupt(kill=True)
                 return None
         finally:
             self._running.discard(call)
-            call._let_go()
+            call.release()
             del future  # see FutureProxy.result()
 
     def _run(self, item: _Item, worker: _Worker | None, running: _Running) -> _Worker | None:
@@ -223,18 +223,18 @@ class ProcessBackend(ClosableThreads):
                 if kind == _ENDED:
                     error = JobLostError(future.name, content.decode())
                 else:
-                    error = settle_like(future, kind, content)
+                    error = settle_like(call, kind, content)
                 if error is None or future.done():
                     return worker
-                call._log(error)
-                pause = call._pause_after(error)
+                call.log(error)
+                pause = call.pause_after(error)
                 if pause is None:
-                    call._fail(error)
+                    call.fail(error)
                     return worker
                 left = max(0.0, end - time.monotonic())
-                if not call._wait_unless_settled(min(pause, left)):
+                if not call.wait_unless_settled(min(pause, left)):
                     if not future.done():  # asked to end, while it waited
-                        call._fail(error)
+                        call.fail(error)
                     return worker
         finally:
             error = None  # its traceback refers to this frame
@@ -263,7 +263,7 @@ class ProcessBackend(ClosableThreads):
                 item.function,
                 item.context,
             )
-            kind, content = running.run(worker, message, future, end)
+            kind, content = running.run(worker, message, call, end)
             if kind not in {_ENDED, _NOT_RUN, _CONFUSED}:
                 return worker, kind, content
             if kind == _CONFUSED:
@@ -327,20 +327,20 @@ class _Running:
         self._number = 0
 
     def run(
-        self, worker: _Worker, message: Work, future: FutureProxy[Any], end: float
+        self, worker: _Worker, message: Work, call: Call[Any], end: float
     ) -> tuple[bytes, bytes]:
         """Have a worker run the call, until ``end``. Returns what is the matter then."""
         with self._lock:
             self._number, self._worker = message.number, worker
-        if future._cancel_requested:  # before anybody could tell the worker
-            self.interrupt(kill=future.done())
+        if call.cancel_requested:  # before anybody could tell the worker
+            self.interrupt(kill=call.future.done())
         kind, content = worker.send(pickle.dumps(tuple(message))), b""
         while kind == PROGRESS:
             kind, number, content = worker.receive(end)
             if number not in {message.number, _NO_NUMBER}:
                 kind = _CONFUSED
             elif kind == PROGRESS:
-                future._report(Progress(*pickle.loads(content)))
+                call.report(Progress(*pickle.loads(content)))
         if kind != _LATE:
             with self._lock:
                 self._worker = None
@@ -453,6 +453,10 @@ class _Worker:
                 self._process.join()  # at once; it forgets the process
         return code
 
+    def disown(self) -> None:
+        """Have multiprocessing not wait for the process at exit."""
+        getattr(_process_module, "_children", set[object]()).discard(self._process)
+
     def forget(self) -> None:
         """Close the pipes."""
         _workers.discard(self)
@@ -513,7 +517,7 @@ def _forget_parent() -> None:
     for worker in list(_workers):
         worker.forget()  # or workers would not hear of the end of their parent while we live
         # Python would wait for it at exit, and fail.
-        getattr(_process_module, "_children", set[object]()).discard(worker._process)
+        worker.disown()
     server = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
     alive: object = getattr(server, "_forkserver_alive_fd", None)
     if isinstance(alive, int) and getattr(server, "_forkserver_pid", None) is not None:

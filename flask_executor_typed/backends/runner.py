@@ -16,7 +16,7 @@ from ..callables import is_async_callable
 from ..calls import Call, LoopServices
 from ..context import ContextRules, ContextSnapshot, PortableContext, rebuild
 from ..errors import ConfigError, OutsideContextError, UnpicklableError
-from ..futures import FutureProxy
+from ..futures import FutureProxy, block_until_done, future_with_id, telling
 from ..loops import LoopPool
 from .pickling import Settings, Work, dump_error, dump_result, load_error
 
@@ -47,19 +47,18 @@ def become_worker() -> None:
     _is_worker = True
 
 
-def settle_like(future: FutureProxy[Any], kind: bytes, content: bytes) -> BaseException | None:
-    """Settle a future by the answer of a worker; or return the error that it is to fail with."""
+def settle_like(call: Call[Any], kind: bytes, content: bytes) -> BaseException | None:
+    """Settle a call by the answer of a worker; or return the error that it is to fail with."""
     try:
         if kind == CANCELLED:
-            future._end_cancelled()
+            call.end_cancelled()
         elif kind == RETURNED:
-            future._succeed(pickle.loads(content))
+            call.succeed(pickle.loads(content))
         else:
             return load_error(content)
     except BaseException as error:  # it could be made anew there, and cannot here
-        return UnpicklableError(future.name, "its outcome", f"{type(error).__name__}: {error}")
-    finally:
-        del future  # see FutureProxy.result()
+        name = call.future.name
+        return UnpicklableError(name, "its outcome", f"{type(error).__name__}: {error}")
     return None
 
 
@@ -116,25 +115,24 @@ class Runner:
         except Exception as error:  # no module of the worker has it, most likely
             reason = f"in the worker: {type(error).__name__}: {error}"
             raise UnpicklableError(work.name, "its function or an argument", reason) from error
-        future: FutureProxy[Any] = FutureProxy(work.name)
-        future._id = work.id
-        future.key = None if work.key is None else pickle.loads(work.key)
-        future._progress_watchers = (lambda: self._report(future),)
+        key = None if work.key is None else pickle.loads(work.key)
+        future = future_with_id(work.name, work.id, key)
         snapshot = self._snapshot(work, app)
         call = _WorkersCall(fn, args, kwargs, snapshot, Context(), future, False, self._executor)
         call.attempt = work.attempt
         is_async = is_async_callable(fn)
         is_cancelled = self._note_start(work.number, future)
-        if is_async:
-            self._loops.submit(call)
-            if is_cancelled:
-                future.cancel()
-            call.over.wait()
-        elif call.begin():
-            future._cancel_requested |= is_cancelled
-            call.run(self._loop_services)
-        future._block(None)  # if it returned the future of another call
-        future._progress_watchers = ()
+        with telling(future, lambda: self._report(future)):
+            if is_async:
+                self._loops.submit(call)
+                if is_cancelled:
+                    future.cancel()
+                call.over.wait()
+            elif call.begin():
+                if is_cancelled:  # it cannot be stopped, but sees the request
+                    future.cancel()
+                call.run(self._loop_services)
+            block_until_done(future)  # if it returned the future of another call
         return future
 
     def _snapshot(self, work: Work, app: Flask | None) -> ContextSnapshot:
@@ -198,6 +196,6 @@ class _WorkersCall(Call[Any]):
 
     def _announce_start(self) -> None: ...
 
-    def _let_go(self) -> None:
-        super()._let_go()
+    def release(self) -> None:
+        super().release()
         self.over.set()

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
-from typing import Any, cast
+from typing import Any
 
 from ..callables import is_async_callable
-from ..calls import Call
+from ..calls import Call, pending_call_of
 from ..errors import DeadlockError, ExecutorClosedError
-from ..futures import FutureProxy, following_apart, wait_here_with
+from ..futures import FutureProxy, block_until_done, following_apart, wait_here_with
 from ..loops import LoopPool
 from ..loops.greenlets import NoLoops
 from ..runtime.exit import ClosableThreads, exit_has_begun
-from ..runtime.frames import line_of_caller
+from ..runtime.frames import line_of_caller, stack_is_deep
 from ..runtime.greenlets import check_patched_before_import, patched_by
 from ..runtime.threads import start_thread
 from .capabilities import IN_A_THREAD
@@ -121,21 +120,20 @@ class _ThreadPool:
         return sum(thread.is_alive() for thread in [*self._workers, *self._spares])
 
     def submit(self, call: Call[Any]) -> None:
-        future = call.future  # the call forgets it when it is done, which may be any moment now
         if not self._closed:
-            call.pool, future._queued = self, call
+            call.pool = self
             self.queue.put(call)
             if self._may_grow:
-                self._start_worker_if_none_is_idle(future)
+                self._start_worker_if_none_is_idle(call)
             if not self._closed:
                 return
         # No lock is held over put(), so close() may have come in between. Its end marker may
         # be before our call, which then nobody gets, or behind it. Whoever takes the right to
         # start decides: if a worker has, the call was accepted and runs; if we have, it was not.
-        if future._refuse():
+        if call.refuse():
             raise ExecutorClosedError(self._name, exit_has_begun())
 
-    def _start_worker_if_none_is_idle(self, future: FutureProxy[Any]) -> None:
+    def _start_worker_if_none_is_idle(self, call: Call[Any]) -> None:
         # No lock, which a submitter holds while it starts a thread: a worker that had to wait for
         # it would count as busy. Of two submitters only one can pop the same item.
         with contextlib.suppress(IndexError):
@@ -152,7 +150,7 @@ class _ThreadPool:
             except Exception:
                 # The system has no more threads or files, or the interpreter is ending, or
                 # EXECUTOR_LOOP_FACTORY does not give a loop.
-                if not self._workers and future._refuse():
+                if not self._workers and call.refuse():
                     raise
                 self._owed += 1
             else:
@@ -210,30 +208,29 @@ class _ThreadPool:
         self._note_waiting()
         try:
             if timeout is not None:
-                future._block(timeout)
+                block_until_done(future, timeout)
             while timeout is None and not future.done():
                 if not self._start_spare_if_all_wait():
                     self._run_wanted_until(future)
                 # Again and again, for a call that is wanted when no thread can be started for it.
-                future._block(_LOOK_AGAIN_AFTER)
+                block_until_done(future, _LOOK_AGAIN_AFTER)
         finally:
             self._note_going_on()
 
     def _runs_it_here(self, future: FutureProxy[Any]) -> bool:
         """Run the pending call that ``future`` depends on, if there is one of this pool."""
-        calls, last = _this_thread.calls, future._last_followed()
-        if any(getattr(call, "future", None) is last for call in calls):
+        calls = _this_thread.calls
+        if any(call.settles(future) for call in calls):
             reason = "which waits for this line: neither can ever be done"
             raise DeadlockError(line_of_caller(), future.name, reason)
-        queued = last._queued if isinstance(last, FutureProxy) else None
-        call = cast("Call[Any] | None", queued)
+        call = pending_call_of(future)
         if (
             call is None
             or call.pool is not self
             or call.has_time_limit  # we could not go on when the time is up
             or (self._may_grow and not self._owed)  # one was started for it
             or len(calls) > _MAX_CALLS
-            or _stack_is_deep()
+            or stack_is_deep()
             or not call.begin()
         ):
             return False
@@ -342,11 +339,3 @@ class _ThreadPool:
                 call = self.queue.get_nowait()
                 if call is not None:
                     yield call
-
-
-def _stack_is_deep() -> bool:
-    try:
-        sys._getframe(sys.getrecursionlimit() // 3)
-    except ValueError:
-        return False
-    return True

@@ -8,7 +8,13 @@ Each module imports only from those before it:
 - held: a call that waits for an event before any worker knows of it
 """
 
-from .call import Call, LoopServices, can_be_awaited, is_of_another_call
+from .call import (
+    Call,
+    LoopServices,
+    can_be_awaited,
+    is_of_another_call,
+    pending_call_of,
+)
 from .capacity import Capacity, ExecutorStats, stats_of
 from .held import HeldCall, Hold
 from .limits import Backoff, Deadline, Limits
@@ -25,5 +31,6 @@ __all__ = (
     "LoopServices",
     "can_be_awaited",
     "is_of_another_call",
+    "pending_call_of",
     "stats_of",
 )

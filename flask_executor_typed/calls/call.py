@@ -14,12 +14,12 @@ from concurrent.futures import Future
 from contextvars import Context
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from .. import signals
 from ..context import ContextSnapshot, PushedContexts, PushedInTask, running_call
 from ..errors import JobAbandonedError
-from ..futures import FutureProxy
+from ..futures import FutureProxy, Interrupter, Progress, announce, block_until_done, follow
 from ..runtime.logs import log_exception
 from ..runtime.loop_inbox import LoopInbox
 from .limits import Deadline, Limits
@@ -27,12 +27,18 @@ from .limits import Deadline, Limits
 if TYPE_CHECKING:
     from blinker import NamedSignal
 
-__all__ = ("Call", "LoopServices", "can_be_awaited", "is_of_another_call")
+__all__ = ("Call", "LoopServices", "can_be_awaited", "is_of_another_call", "pending_call_of")
 
 R = TypeVar("R")
 
 
 _type_of: Callable[[object], type[object]] = type  # for type checkers
+
+
+def pending_call_of(future: FutureProxy[Any]) -> Call[Any] | None:
+    """Return the pending call whose outcome ``future`` gets, if this process has that call."""
+    last = future._last_followed()
+    return cast("Call[Any] | None", last._queued) if isinstance(last, FutureProxy) else None
 
 
 def is_of_another_call(result: object) -> bool:
@@ -124,6 +130,7 @@ class Call(Generic[R]):
         self.variables: Context = variables
         """What it runs in a copy of."""
         self.future: FutureProxy[R] = future
+        future._queued = self  # until it begins
         self.logs: bool = logs
         """Whether an exception is logged."""
         self.executor: object = executor
@@ -140,35 +147,116 @@ class Call(Generic[R]):
         self.inbox: LoopInbox | None = None
         """Of the loop that runs the call, or is to: through it ``cancel()`` stops the coroutine."""
 
-    def announcement(self, signal: NamedSignal) -> Callable[[], None]:
-        """Return what sends a signal of the call, which may be over by then."""
-        return partial(self.future._announce, signal, self.snapshot, self.variables)
-
     def is_of(self, executor: object) -> bool:
         """Whether ``executor`` accepted the call, and it is not over."""
         return self.executor is executor
 
-    def cancel(self) -> None:
-        """Cancel the call unless it is over."""
-        future = getattr(self, "future", None)
-        if future is not None:
-            future.cancel()
+    def settles(self, future: FutureProxy[Any]) -> bool:
+        """Return whether ``future`` gets the outcome of this call, which is not over."""
+        return future._last_followed() is getattr(self, "future", None)
 
     @property
     def has_time_limit(self) -> bool:
         return self.limits is not None and self.limits.timeout not in {None, inf}
 
+    # -- for backends and loops ------------------------------------------------------------------
+
+    # A call forgets its future when it is over, which may be at any moment for a thread that does
+    # not run it. So each verb that other threads use asks for the future once.
+
     def begin(self) -> bool:
         """Take the right to run the call; ``False`` if it was cancelled, refused, or has run."""
-        future = getattr(self, "future", None)  # not there any more once it has run
+        future = getattr(self, "future", None)
         begins = future is not None and future._begin()
         if self._is_wanted and self.pool is not None:
             self.pool.unwant(self)
         return begins
 
+    def refuse(self) -> bool:
+        """Take the right to start from all workers; ``False`` if one has it, or it was cancelled.
+
+        From any thread.
+        """
+        future = getattr(self, "future", None)
+        return future is not None and future._refuse()
+
+    def cancel(self) -> None:
+        """Cancel the call unless it is over. From any thread."""
+        future = getattr(self, "future", None)
+        if future is not None:
+            future.cancel()
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether ``cancel()`` was called, or the time is up. From any thread."""
+        future = getattr(self, "future", None)
+        return future is not None and future._cancel_requested
+
+    def set_interrupter(self, interrupter: Interrupter) -> None:
+        """Have ``cancel()`` tell ``interrupter`` when the call runs."""
+        self.future._interrupter = interrupter
+
+    def put_on_loop(self, inbox: LoopInbox) -> None:
+        """Note the loop that is to run the call: ``cancel()`` stops the coroutine there."""
+        self.inbox = inbox
+        self.future._interrupter = self
+
+    def delegate_to(self, running: Future[Any]) -> None:
+        """Have ``running``, the same call in another executor, answer for this one.
+
+        It is asked whether the call runs, and ``cancel()`` cancels it.
+        """
+        self.future._followed = running
+
+    def set_start(self, at: float) -> None:
+        """Note when the call began elsewhere, in seconds since the epoch."""
+        self.future._started = at
+
+    def report(self, progress: Progress) -> None:
+        """Publish how far the call is, unless it is over. From any thread."""
+        future = getattr(self, "future", None)
+        if future is not None:
+            future._report(progress)
+
+    def announcement(self, signal: NamedSignal) -> Callable[[], None]:
+        """Return what sends a signal about the call, with contexts like its own.
+
+        The call may be over by then.
+        """
+        return partial(announce, signal, self.future, self.snapshot, self.variables)
+
+    def succeed(self, result: R) -> bool:
+        """Settle the call with a result; ``False`` if it is settled already."""
+        return self.future._succeed(result)
+
+    def fail(self, error: BaseException) -> None:
+        """Log ``error`` and settle the call with it; as cancelled if it answers ``cancel()``."""
+        if self._is_answer_to_cancel(error):
+            self.future._end_cancelled()
+        elif not self.future.cancelled():  # it may be, between two attempts
+            self.log(error)
+            self.future._fail(error)
+
+    def end_cancelled(self) -> bool:
+        """Settle the call as cancelled; ``False`` if it is settled already."""
+        return self.future._end_cancelled()
+
+    def release(self) -> None:
+        """Drop all references, so that a failed call is freed without the garbage collector.
+
+        The last thing that is done to a call. A failed call's exception keeps the frames that it
+        went through, and those that called them, which refer to this object. If it referred to the
+        future, and so to the exception, they would be a cycle, with arguments and request.
+        """
+        del self.future
+        # Set rather than deleted, which the interpreter does not specialise; nobody looks any more.
+        nothing: Any = None
+        self.fn = self.args = self.kwargs = self.snapshot = self.variables = nothing
+        self.inner = self.executor = nothing
+
     def is_watched(self) -> None:
         """Somebody is to be told when the call, which was pending just now, is done."""
-        if running_call.get() is not None:
+        if self.pool is not None and running_call.get() is not None:
             self.is_wanted()
 
     def is_wanted(self) -> None:
@@ -193,26 +281,26 @@ class Call(Generic[R]):
                 try:
                     result = self.variables.copy().run(_run_in_context, self, loops)
                 except BaseException as error:
-                    pause = self._pause_after(error)
-                    if pause is not None and self._wait_unless_settled(pause):
+                    pause = self.pause_after(error)
+                    if pause is not None and self.wait_unless_settled(pause):
                         continue
-                    self._fail(error)
+                    self.fail(error)
                 else:
                     if self.inner is not None:
-                        future._follow(self.inner)
+                        follow(future, self.inner)
                     else:
                         future._succeed(result)
                 break
         finally:
             if lift_limit is not None:
                 lift_limit()
-            self._let_go()
+            self.release()
             del future
 
-    def _wait_unless_settled(self, seconds: float) -> bool:
+    def wait_unless_settled(self, seconds: float) -> bool:
         """Wait until the next attempt; ``False`` if the call is settled or cancelled meanwhile."""
         self.future._pause()  # so that it can be cancelled as if it had not started
-        self.future._block(seconds)
+        block_until_done(self.future, seconds)
         return self.future._resume() and not self.future._cancel_requested
 
     # -- on a loop -------------------------------------------------------------------------------
@@ -239,17 +327,17 @@ class Call(Generic[R]):
                         except asyncio.CancelledError:
                             raise
                         except BaseException as error:
-                            self._log(error)
+                            self.log(error)
                             raise
                 except asyncio.CancelledError:
                     future._end_cancelled()
                 except BaseException as error:
                     # SystemExit and KeyboardInterrupt too: asyncio would end the loop with them.
-                    pause = self._pause_after(error)
+                    pause = self.pause_after(error)
                     if pause is not None:
                         await asyncio.sleep(pause)
                         continue
-                    self._fail(error)
+                    self.fail(error)
                 else:
                     future._succeed(result)
                 break
@@ -258,7 +346,7 @@ class Call(Generic[R]):
         finally:
             if lift_limit is not None:
                 lift_limit()
-            self._let_go()
+            self.release()
             del future
             self.task = None
             loop.call_is_over(self)
@@ -276,7 +364,7 @@ class Call(Generic[R]):
         """Return what fails the call when its time is up."""
         return Deadline(self.future, seconds, self.snapshot.app.logger if self.logs else None)
 
-    def _pause_after(self, error: BaseException) -> float | None:
+    def pause_after(self, error: BaseException) -> float | None:
         """Seconds until the next attempt; ``None`` if the error is final."""
         if not self._may_retry(error):
             return None
@@ -300,38 +388,8 @@ class Call(Generic[R]):
             and not self.future._cancel_requested
         )
 
-    def _fail(self, error: BaseException) -> None:
-        if self._is_answer_to_cancel(error):
-            self.future._end_cancelled()
-        elif not self.future.cancelled():  # it may be, between two attempts
-            self._log(error)
-            self.future._fail(error)
-
     def _is_answer_to_cancel(self, error: BaseException) -> bool:
         return isinstance(error, asyncio.CancelledError) and self.future._cancel_requested
-
-    def _let_go(self) -> None:
-        """Forget everything, now that the call is over.
-
-        A failed call's exception keeps the frames that it went through, and those that called
-        them, which refer to this object. If it referred to the future, and so to the exception,
-        arguments and request would stay until the garbage collector finds the cycle.
-        """
-        del self.future
-        # Set rather than deleted, which the interpreter does not specialise; nobody looks any more.
-        nothing: Any = None
-        self.fn = self.args = self.kwargs = self.snapshot = self.variables = nothing
-        self.inner = self.executor = nothing
-
-    def follow(self, future: Future[R]) -> None:
-        """Leave the outcome to the future of another executor, which runs the call."""
-        future.add_done_callback(self._log_outcome)
-        self.future._follow(future)
-
-    def _log_outcome(self, future: Future[R]) -> None:
-        error = None if future.cancelled() else future.exception()
-        if error is not None:
-            self._log(error)
 
     def can_interrupt(self, *, kill: bool) -> bool:
         return True
@@ -366,7 +424,8 @@ class Call(Generic[R]):
         if self.attempt == 1:
             signals.announce(signals.job_started, self.snapshot.app, self.future)
 
-    def _log(self, error: BaseException) -> None:
+    def log(self, error: BaseException) -> None:
+        """Log what an attempt raised, once, unless it answers ``cancel()``."""
         if not self.logs or self._is_answer_to_cancel(error):
             return
         logger, future = self.snapshot.app.logger, self.future
@@ -404,7 +463,7 @@ def _run_in_context(call: Call[Any], loops: LoopServices) -> Any:
                 result = loops.wait_for(result)
             return result
         except BaseException as error:
-            call._log(error)
+            call.log(error)
             raise
 
 

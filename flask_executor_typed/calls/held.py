@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ..futures import FutureCollection
+from ..futures import FutureCollection, release_key
 from .call import Call
 
 __all__ = (
@@ -19,7 +19,7 @@ class Submitter(Protocol):
 
     futures: FutureCollection[Any]
 
-    def _release(self, call: Call[Any]) -> None: ...
+    def hand_over(self, call: Call[Any]) -> None: ...
 
 
 class HeldCall:
@@ -30,17 +30,19 @@ class HeldCall:
     def __init__(self, submitter: Submitter, call: Call[Any]) -> None:
         self._submitter = submitter
         self._call = call
+        call.future._held = True
 
     def submit(self) -> None:
         """Hand the call to the workers, unless it was cancelled. Raises nothing."""
         if not self._call.future.done():
-            self._submitter._release(self._call)
+            self._call.future._held = False
+            self._submitter.hand_over(self._call)
 
     def drop(self) -> None:
         """Cancel the call and free its key."""
         future = self._call.future
         if not future.done():
-            self._submitter.futures._forget(future)
+            release_key(self._submitter.futures, future)
             future.cancel()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from io import BytesIO
 from typing import Any
 
@@ -68,8 +69,9 @@ class _RebuiltRequest:
             attributes["files"] = uploads_left_behind() if portable.has_uploads else MultiDict()
         if portable.rule is not None:
             endpoint, text = portable.rule
-            rules = self._app.url_map._rules_by_endpoint.get(endpoint, ())
-            request.url_rule = next((rule for rule in rules if rule.rule == text), None)
+            with suppress(KeyError):  # an endpoint that the app does not have here
+                rules = self._app.url_map.iter_rules(endpoint)
+                request.url_rule = next((rule for rule in rules if rule.rule == text), None)
         request.view_args = portable.view_args
 
     def _session(self) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from flask import Flask
-from flask.ctx import _AppCtxGlobals
+from flask.ctx import _AppCtxGlobals  # pyright: ignore[reportPrivateUsage]
 
 from .carry import ContextRules
 from .compat import IS_MERGED, RequestContext

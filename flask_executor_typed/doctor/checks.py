@@ -102,8 +102,8 @@ def status(app: Flask) -> list[ExecutorStatus]:
     app = itself(app)
     return [
         ExecutorStatus(
-            executor._label,
-            _settings_of(executor._states[app], executor.name),
+            executor.label,
+            _settings_of(executor.state_of(app), executor.name),
             _figures_of(app, executor),
         )
         for executor in executors_of(app)
@@ -128,9 +128,9 @@ def _plain(value: Any) -> Any:
 
 
 def _figures_of(app: Flask, executor: Executor[Any]) -> dict[str, Any]:
-    state = executor._states[app]
+    state = executor.state_of(app)
     return {
-        "state": "shut down" if state.closed else "in use" if state._backend else "not used yet",
+        "state": "shut down" if state.closed else "in use" if state.opened else "not used yet",
         "futures_kept": len(executor.futures),
         **asdict(state.stats()),
     }
@@ -256,11 +256,11 @@ def _of_executor(
     seconds: float,
     load_app: bool,
 ) -> Iterator[Finding]:
-    state = executor._states[app]
+    state = executor.state_of(app)
     name = executor.name
 
     def finding(code: str, what: str, cure: str, *, must_mend: bool = True) -> Finding:
-        return Finding(code, must_mend, executor._label, what, cure)
+        return Finding(code, must_mend, executor.label, what, cure)
 
     def key(field: str) -> str:
         return key_of(field, name=name)
@@ -310,7 +310,7 @@ def _of_executor(
             f"{key('loop_factory')} = 'asyncio:new_event_loop' to keep it so.",
             must_mend=False,
         )
-    backend = state._backend
+    backend = state.opened
     if isinstance(backend, ThreadBackend):
         for thread in backend.blocked_loops(seconds):
             yield finding(
@@ -329,7 +329,7 @@ def _of_processes(
     finding: Callable[..., Finding],
     load_app: bool,
 ) -> Iterator[Finding]:
-    state = executor._states[app]
+    state = executor.state_of(app)
     if state.config.start_method == "fork":
         yield finding(
             "fork-with-threads",

@@ -21,11 +21,20 @@ from concurrent.futures import Future
 
 from ..helpers import InstanceProxy
 from .as_completed import AsCompleted, SubmittedFuture
-from .chaining import following_apart
-from .collection import FutureCollection, OnDuplicate
+from .base import Interrupter
+from .callbacks import announce, app_of
+from .chaining import follow, following_apart
+from .collection import FutureCollection, OnDuplicate, claim_key, release_key
 from .keys import FutureKey
 from .progress import Progress
-from .proxy import FutureProxy, Status, wait_here_with
+from .proxy import (
+    FutureProxy,
+    Status,
+    add_default_callback,
+    block_until_done,
+    future_with_id,
+    wait_here_with,
+)
 from .watching import telling
 
 # Future, InstanceProxy, OrderedDict: Flask-Executor's module of this name has them, and code
@@ -37,12 +46,21 @@ __all__ = (
     "FutureKey",
     "FutureProxy",
     "InstanceProxy",
+    "Interrupter",
     "OnDuplicate",
     "OrderedDict",
     "Progress",
     "Status",
     "SubmittedFuture",
+    "add_default_callback",
+    "announce",
+    "app_of",
+    "block_until_done",
+    "claim_key",
+    "follow",
     "following_apart",
+    "future_with_id",
+    "release_key",
     "telling",
     "wait_here_with",
 )

@@ -12,7 +12,6 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from contextvars import Context
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from typing_extensions import Self
@@ -21,14 +20,14 @@ from .. import signals
 from ..context import ContextRules, ContextSnapshot
 from ..errors import ForkedFutureError
 from ..runtime.forks import in_child
-from .callbacks import Callback
+from .callbacks import announce
 from .progress import Progress
 from .waiters import SharedState
 
 if TYPE_CHECKING:
     from blinker import NamedSignal
 
-__all__ = ("ClaimableFuture", "shared_lock")
+__all__ = ("ClaimableFuture", "Interrupter", "shared_lock")
 
 R = TypeVar("R")
 
@@ -89,17 +88,19 @@ class _Queued(Protocol):
     def is_wanted(self) -> None: ...
 
 
-class _Interruptible(Protocol):
-    """A running call that can be stopped, or asked to end: a coroutine, or another process."""
+class Interrupter(Protocol):
+    """Stops a running call, or asks it to end: what ``cancel()`` can tell where the call runs."""
 
     backend: str
-    """Where it runs."""
+    """Where the call runs, for messages."""
 
     def can_interrupt(self, *, kill: bool) -> bool:
-        """Whether ``interrupt()`` stops the call, so that it may be settled before."""
+        """Return whether ``interrupt()`` stops the call, so that it may be settled before."""
         ...
 
-    def interrupt(self, *, kill: bool = False) -> None: ...
+    def interrupt(self, *, kill: bool = False) -> None:
+        """Stop the call, which is settled. ``kill``: whatever it does."""
+        ...
 
     def ask(self) -> None:
         """Tell a call that cannot be stopped that ``cancel()`` was called."""
@@ -148,7 +149,7 @@ class ClaimableFuture(Future[R]):
         "_followed",
         "_held",
         "_id",
-        "_interruptible",
+        "_interrupter",
         "_progress",
         "_progress_watchers",
         "_queued",
@@ -186,7 +187,7 @@ class ClaimableFuture(Future[R]):
         self._app = None if snapshot is None else snapshot.app
         self._rules = _DEFAULT_RULES if snapshot is None else snapshot.rules
         self._followed: Future[R] | None = None
-        self._interruptible: _Interruptible | None = None
+        self._interrupter: Interrupter | None = None
         self._counter: Counter | None = None  # that the call is a part of, until it is done
         self._shared: SharedState | None = None
         self._queued: _Queued | None = None  # the call, while it waits in a pool of threads
@@ -289,19 +290,11 @@ class ClaimableFuture(Future[R]):
             watcher(self)
         if _hear_of_success or _hear_of_failure or _hear_of_cancelling:
             signal = signals.job_failed if exception is not None else _SIGNALS[status]
-            self._announce(signal, self._snapshot, self._variables)
+            announce(signal, self, self._snapshot, self._variables)
         # Let go of what the call held.
         self._snapshot = self._variables = None
-        self._interruptible = self._followed = self._queued = None
+        self._interrupter = self._followed = self._queued = None
         return True
-
-    def _announce(
-        self, signal: NamedSignal, snapshot: ContextSnapshot | None, variables: Context | None
-    ) -> None:
-        """Send a signal, with contexts like those of the call."""
-        if signal.receivers and snapshot is not None:
-            announce = partial(signals.announce, signal, snapshot.app)
-            Callback(announce, snapshot, variables)(self)
 
     def _last_followed(self) -> Future[Any]:
         """The future at the end of the chain; a loop, because a chain may be long."""

@@ -8,14 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures._base import LOGGER
 from contextvars import Context
-from typing import Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
 from flask import Flask
 
+from .. import signals
 from ..context import ContextRules, ContextSnapshot, active_app_context, capture, run_pushed
 from ..runtime.logs import log_exception, without_data
 
-__all__ = ("Callback", "contexts_for_callback")
+if TYPE_CHECKING:
+    from blinker import NamedSignal
+
+__all__ = ("Callback", "announce", "app_of", "contexts_for_callback")
 
 
 class _HasContexts(Protocol):
@@ -50,9 +55,26 @@ class Callback:
                 run_pushed(self._snapshot, self._variables, self._fn, future)
         except BaseException:
             # Nobody can catch what a callback raises: the worker that runs it must live on.
-            logger = LOGGER if future._app is None else future._app.logger
+            app = app_of(future)
+            logger = LOGGER if app is None else app.logger
             fn = without_data(self._fn)
             log_exception(logger, "exception calling callback %r for %r", fn, future)
+
+
+def announce(
+    signal: NamedSignal,
+    future: _HasContexts,
+    snapshot: ContextSnapshot | None,
+    variables: Context | None,
+) -> None:
+    """Send a signal about the call of ``future``, with contexts like those of the call."""
+    if signal.receivers and snapshot is not None:
+        Callback(partial(signals.announce, signal, snapshot.app), snapshot, variables)(future)
+
+
+def app_of(future: _HasContexts) -> Flask | None:
+    """Return the app whose call it is; ``None`` for a future that no executor made."""
+    return future._app
 
 
 def contexts_for_callback(

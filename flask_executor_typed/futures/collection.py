@@ -13,10 +13,11 @@ from typing_extensions import TypeVar as TypeVarWithDefault
 
 from ..errors import DuplicateKeyError
 from ..runtime.forks import in_child
+from .chaining import follow
 from .keys import FutureKey, plain_key
 from .proxy import FutureProxy, Status
 
-__all__ = ("FutureCollection", "OnDuplicate", "ReadableFuture")
+__all__ = ("FutureCollection", "OnDuplicate", "ReadableFuture", "claim_key", "release_key")
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -72,38 +73,7 @@ class FutureCollection(Generic[T]):
         Raises:
             DuplicateKeyError: the key is in use; a ``ValueError``.
         """
-        self._claim(future_key, future, "error")
-
-    def _claim(
-        self, future_key: object, future: Future[Any], on_duplicate: OnDuplicate
-    ) -> FutureProxy[Any] | None:
-        """Keep ``future``, or return the one to join. One step: of two claims, one comes second."""
-        key = plain_key(future_key)
-        with self._lock:
-            kept = self._futures.get(key)
-            if kept is not None:
-                if on_duplicate == "error":
-                    raise DuplicateKeyError(key)
-                held = isinstance(kept, FutureProxy) and kept._held
-                forked = isinstance(kept, FutureProxy) and kept._is_of_parent()
-                if on_duplicate == "join" and not (held or forked or kept.done()):
-                    return _as_proxy(kept)
-                del self._futures[key]
-            if isinstance(future, FutureProxy):
-                future.key = key  # first: what is interrupted from here on can be undone by it
-            self._futures[key] = future
-            while self.max_length is not None and len(self._futures) > self.max_length:
-                finished = (
-                    k for k, kept in self._futures.items() if kept.done() and kept is not future
-                )
-                del self._futures[next(finished, next(iter(self._futures)))]
-        return None
-
-    def _forget(self, future: FutureProxy[Any]) -> None:
-        """Undo the claim of a future whose call was refused."""
-        with self._lock:
-            if self._futures.get(future.key) is future:
-                del self._futures[future.key]
+        claim_key(self, future_key, future, "error")
 
     @overload
     def pop(self, future_key: FutureKey[R]) -> FutureProxy[R] | None: ...
@@ -213,6 +183,42 @@ class FutureCollection(Generic[T]):
         return None if future is None else future._state
 
 
+def claim_key(
+    futures: FutureCollection[Any], key: object, future: Future[Any], on_duplicate: OnDuplicate
+) -> FutureProxy[Any] | None:
+    """Keep ``future``, or return the one to join. One step: of two claims, one comes second.
+
+    Whatever it raises, :func:`release_key` undoes it.
+    """
+    key = plain_key(key)
+    with futures._lock:
+        kept = futures._futures.get(key)
+        if kept is not None:
+            if on_duplicate == "error":
+                raise DuplicateKeyError(key)
+            held = isinstance(kept, FutureProxy) and kept._held
+            forked = isinstance(kept, FutureProxy) and kept._is_of_parent()
+            if on_duplicate == "join" and not (held or forked or kept.done()):
+                return _as_proxy(kept)
+            del futures._futures[key]
+        if isinstance(future, FutureProxy):
+            future.key = key  # before it is kept, or release_key() would not find it
+        futures._futures[key] = future
+        while futures.max_length is not None and len(futures) > futures.max_length:
+            finished = (
+                k for k, kept in futures._futures.items() if kept.done() and kept is not future
+            )
+            del futures._futures[next(finished, next(iter(futures._futures)))]
+    return None
+
+
+def release_key(futures: FutureCollection[Any], future: FutureProxy[Any]) -> None:
+    """Undo the claim of a future whose call was refused."""
+    with futures._lock:
+        if futures._futures.get(future.key) is future:
+            del futures._futures[future.key]
+
+
 @overload
 def _as_proxy(future: None) -> None: ...
 @overload
@@ -222,7 +228,7 @@ def _as_proxy(future: Future[Any] | None) -> FutureProxy[Any] | None:
     if future is None or isinstance(future, FutureProxy):
         return future
     proxy: FutureProxy[Any] = FutureProxy()
-    proxy._follow(future)
+    follow(proxy, future)
     return proxy
 
 

@@ -9,7 +9,7 @@ import asyncio
 import secrets
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Hashable
-from concurrent.futures import CancelledError, Future, InvalidStateError
+from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from datetime import datetime, timezone
@@ -20,13 +20,19 @@ from ..runtime.forks import in_child
 from ..runtime.loop_inbox import inbox_of_running_loop
 from .base import ClaimableFuture, shared_lock
 from .callbacks import Callback, contexts_for_callback
-from .chaining import follow
 from .progress import Progress
 from .stdlib import shared_state_of, state_of
 from .waiters import Awaiter, Blocked
 from .watching import steps_of
 
-__all__ = ("FutureProxy", "Status", "wait_here_with")
+__all__ = (
+    "FutureProxy",
+    "Status",
+    "add_default_callback",
+    "block_until_done",
+    "future_with_id",
+    "wait_here_with",
+)
 
 R = TypeVar("R")
 
@@ -180,7 +186,7 @@ class FutureProxy(ClaimableFuture[R]):
         if self._withdraw():
             if self._end_cancelled():
                 return True
-        elif (running := self._interruptible) is not None and running.can_interrupt(kill=kill):
+        elif (running := self._interrupter) is not None and running.can_interrupt(kill=kill):
             if self._interrupt(kill=kill):
                 return True
         elif kill and self.running():
@@ -192,7 +198,7 @@ class FutureProxy(ClaimableFuture[R]):
         return self.cancelled()
 
     def _cannot_be_killed(self) -> UnsupportedError:
-        running = self._interruptible
+        running = self._interrupter
         return UnsupportedError(
             self.name,
             "EXECUTOR_TYPE='thread'" if running is None else running.backend,
@@ -205,7 +211,7 @@ class FutureProxy(ClaimableFuture[R]):
 
         A coroutine is stopped at its next ``await``; a plain function is only told.
         """
-        interruptible = self._interruptible
+        interruptible = self._interrupter
         self._cancel_requested = True
         if not (self._end_cancelled() if error is None else self._fail(error)):
             return False
@@ -245,21 +251,12 @@ class FutureProxy(ClaimableFuture[R]):
         """
         if self._status == PENDING:
             if timeout is None or timeout > 0:
-                (_this_thread.wait or _block)(self, timeout)
+                (_this_thread.wait or block_until_done)(self, timeout)
             if self._status == PENDING:
                 raise FutureTimeoutError
         if self._status != FINISHED:
             raise CancelledError
         return self._exception
-
-    def _block(self, timeout: float | None) -> None:
-        """Block until the call is done, or time is up."""
-        blocked = Blocked()
-        if self._watch(blocked, first=True):
-            try:
-                blocked.wait(timeout)
-            finally:
-                self._take(blocked)
 
     def add_done_callback(self, fn: Callable[[FutureProxy[R]], object]) -> None:
         """Call ``fn(self)`` when the call is done, at once if it already is.
@@ -308,14 +305,6 @@ class FutureProxy(ClaimableFuture[R]):
         finally:
             del self  # see result()
 
-    def _add_default_callback(self, fn: Callable[[FutureProxy[Any]], object]) -> None:
-        """Like :meth:`add_done_callback`, for a call that is not submitted yet."""
-        self._watchers.append(Callback(fn, self._snapshot, self._variables))
-
-    def _follow(self, future: Future[R]) -> None:
-        """Be settled, and cancelled, with another future."""
-        follow(self, future)
-
     # -- for concurrent.futures.wait() and as_completed() ----------------------------------------
 
     if not TYPE_CHECKING:  # the standard library's stubs call them attributes that can be set
@@ -333,4 +322,26 @@ class FutureProxy(ClaimableFuture[R]):
             return state_of(self)
 
 
-_block = FutureProxy[Any]._block
+def block_until_done(future: FutureProxy[Any], timeout: float | None = None) -> None:
+    """Block this thread until ``future`` is done, or ``timeout`` seconds, whatever it is for."""
+    blocked = Blocked()
+    if future._watch(blocked, first=True):
+        try:
+            blocked.wait(timeout)
+        finally:
+            future._take(blocked)
+
+
+def add_default_callback(
+    future: FutureProxy[Any], fn: Callable[[FutureProxy[Any]], object]
+) -> None:
+    """Like ``add_done_callback()``, for a call that is not submitted yet."""
+    future._watchers.append(Callback(fn, future._snapshot, future._variables))
+
+
+def future_with_id(name: str, future_id: str, key: Hashable | None) -> FutureProxy[Any]:
+    """Make the future of a call that another process submitted, which has named it."""
+    future: FutureProxy[Any] = FutureProxy(name)
+    future._id = future_id
+    future.key = key
+    return future

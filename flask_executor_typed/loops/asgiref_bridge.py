@@ -113,7 +113,7 @@ def adopt(context: Context) -> None:
             continue
         if type(value) is _TypeOfLocals:
             waiting, number = waiting_thread.get(None), view_number.get()
-            asgiref.sync._restore_context(context)
+            asgiref.sync._restore_context(context)  # pyright: ignore[reportPrivateUsage]
             waiting_thread.set(waiting)
             view_number.set(number)
             return

@@ -87,17 +87,16 @@ class LoopThread:
         return len(self._calls) + len(self._inbox)
 
     def submit(self, call: Call[Any]) -> None:
-        future = call.future  # the call drops it when it is done, possibly at any moment
-        call.inbox, future._interruptible = self._inbox, call
+        call.put_on_loop(self._inbox)
         try:
             if not self._refusing and self._inbox.post(self._start, call) and not self._refusing:
                 return
         except BaseException:
-            future._refuse()  # it may have been posted, although submit() raises
+            call.refuse()  # it may have been posted, although submit() raises
             raise
         # Either the loop is closed, or refuse() was called in between and the loop may or may not
         # get to the call. The right to start decides: if the loop has it, the call was accepted.
-        if future._refuse():
+        if call.refuse():
             raise ExecutorClosedError(self._pool_name, exit_has_begun())
 
     def wait_for(self, awaitable: Awaitable[R]) -> R:
@@ -314,8 +313,8 @@ async def _settle(outcome: FutureProxy[R], awaitable: Awaitable[R]) -> None:
     try:
         result = await awaitable
     except BaseException as error:  # SystemExit too: asyncio would end the loop with it
-        outcome._fail(error)
+        outcome.set_exception(error)
     else:
-        outcome._succeed(result)
+        outcome.set_result(result)
     finally:
         del outcome  # see FutureProxy.result()

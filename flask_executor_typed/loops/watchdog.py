@@ -13,7 +13,7 @@ import threading
 import traceback
 from collections.abc import Callable
 
-from ..futures import FutureProxy
+from ..futures import FutureProxy, app_of
 from ..runtime.frames import PACKAGE_FOLDER
 from ..runtime.threads import start_thread
 
@@ -75,7 +75,8 @@ class Watchdog:
     def _warn(self) -> None:
         future = self._running()
         stack = stack_of(self._watched)
-        logger = _logger if future is None or future._app is None else future._app.logger
+        app = None if future is None else app_of(future)
+        logger = _logger if app is None else app.logger
         logger.warning(
             "%s has blocked the event loop of %s for more than %g s, and all other jobs there "
             "wait. It is here:\n%s",
@@ -88,7 +89,8 @@ class Watchdog:
 
 def stack_of(thread: int | None) -> traceback.StackSummary:
     """Return the stack of the thread with that ident, outermost call first; empty if it ended."""
-    frame = None if thread is None else sys._current_frames().get(thread)
+    frames = sys._current_frames()  # pyright: ignore[reportPrivateUsage]
+    frame = None if thread is None else frames.get(thread)
     return traceback.StackSummary() if frame is None else traceback.extract_stack(frame)
 
 
