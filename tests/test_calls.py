@@ -146,18 +146,6 @@ def test_what_the_awaited_gives_is_not_awaited_once_more(executor: Executor) -> 
     assert isinstance(result, Thenable)
 
 
-def test_async_generator_is_a_result_and_not_awaited(executor: Executor) -> None:
-    async def numbers() -> Any:
-        yield 1
-
-    result: Any = executor.submit(numbers).result(TIMEOUT)
-
-    async def listed() -> list[int]:
-        return [number async for number in result]
-
-    assert asyncio.run(listed()) == [1]
-
-
 def test_awaitable_of_a_plain_function_sees_its_contexts(app: Flask, executor: Executor) -> None:
     async def name_of_app() -> str:
         await asyncio.sleep(0)
