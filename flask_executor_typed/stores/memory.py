@@ -56,9 +56,11 @@ class MemoryStore:
 
     def retire(self, owner_id: str) -> bool:
         with self._lock:
-            if any(True for _ in self._open_of(owner_id)):
+            owner = self._owners.get(owner_id)
+            if owner is None or owner.dead or any(True for _ in self._open_of(owner_id)):
                 return False
-            return self._owners.pop(owner_id, None) is not None
+            del self._owners[owner_id]
+            return True
 
     def owners(self) -> list[Owner]:
         with self._lock:
@@ -190,7 +192,7 @@ class MemoryStore:
             row = self._rows.get(job_id)
             if row is None or row.owner is not None or row.status != "pending":
                 return None
-            if row.attempts != attempt or self._expire(row, now):
+            if self._expire(row, now) or row.attempts != attempt:
                 return None
             row.owner, row.server, row.status, row.started = owner.id, owner.server, "running", now
             self._changed(row)

@@ -81,9 +81,9 @@ class Listener(Protocol):
 class Store(Protocol):
     """Keeps rows in a database. Every method may be called from any thread, and blocks.
 
-    Each method is one atomic step: another process sees all of it or nothing, also if this one is
-    killed halfway. Each may raise :exc:`StoreError`; then it is unknown whether the step was done,
-    unless the store cannot even be reached, and doing it again is right.
+    Each method is one atomic step, and :meth:`write` one for each row: another process sees all of
+    it or nothing, also if this one is killed halfway. Each may raise :exc:`StoreError`; then it is
+    unknown whether the step was done, and doing it again is right.
 
     A method waits a fraction of a second for a busy store, for the sake of the request that
     called it; where it takes ``patient``, a thread in the background may wait for seconds.
@@ -105,7 +105,7 @@ class Store(Protocol):
         ...
 
     def retire(self, owner_id: str) -> bool:
-        """Remove a process that ends; ``False`` if it is unknown, or has unfinished records."""
+        """Remove a living process that ends; ``False`` if it has unfinished records, and stays."""
         ...
 
     def owners(self) -> list[Owner]:

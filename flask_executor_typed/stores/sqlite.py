@@ -322,7 +322,7 @@ class SqliteStore:
     def retire(self, owner_id: str) -> bool:
         with self._writing() as connection:
             removed = connection.execute(
-                "DELETE FROM fet1_owners WHERE id = ? AND NOT EXISTS"
+                "DELETE FROM fet1_owners WHERE id = ? AND dead = 0 AND NOT EXISTS"
                 " (SELECT 1 FROM fet1_jobs WHERE owner = ? AND finished IS NULL)",
                 (owner_id, owner_id),
             )
