@@ -46,6 +46,7 @@ from .executor import Executor
 from .futures import FutureCollection, FutureKey, FutureProxy, Progress
 from .jobs import ExecutorJob
 from .loops import LoopResource
+from .map import Results
 from .signals import job_cancelled, job_failed, job_started, job_submitted, job_succeeded
 
 __all__ = (
@@ -81,6 +82,7 @@ __all__ = (
     "QueueFullError",
     "RemoteTracebackError",
     "ResultNotSharedError",
+    "Results",
     "SignatureError",
     "StoreError",
     "UnpicklableError",

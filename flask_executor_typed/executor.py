@@ -8,7 +8,7 @@ from __future__ import annotations
 import concurrent.futures
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context
 from datetime import date, timedelta
@@ -34,7 +34,7 @@ from uuid import UUID
 from weakref import WeakKeyDictionary
 
 from flask import Flask, copy_current_request_context, current_app, g
-from typing_extensions import Self
+from typing_extensions import Self, Unpack
 from typing_extensions import TypeVar as TypeVarWithDefault
 from werkzeug.wrappers import Response
 
@@ -70,8 +70,8 @@ from .futures import (
 from .helpers import InstanceProxy, get_current_app_context, push_app_context, str2bool
 from .jobs import ExecutorJob, JobDecorator
 from .loops import LoopResource
-from .map import Window, end_after, window_of
-from .options import NO_OPTIONS, carry_predicate, check_count, check_seconds
+from .map import MapOptions, Results
+from .options import NO_OPTIONS, carry_predicate, check_seconds
 from .runtime.exit import drain
 from .runtime.logs import log_exception
 
@@ -643,26 +643,16 @@ class Executor(concurrent.futures.Executor, Generic[T]):
 
     @overload
     def map(
-        self,
-        fn: Callable[[A1], Awaitable[R]],
-        i1: Iterable[A1],
-        /,
-        *,
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[R]: ...
+        self, fn: Callable[[A1], Awaitable[R]], i1: Iterable[A1], /, **options: Unpack[MapOptions]
+    ) -> Results[R]: ...
     @overload
     def map(
         self,
         fn: Callable[[A1], R | Awaitable[R]],
         i1: Iterable[A1],
         /,
-        *,
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[R]: ...
+        **options: Unpack[MapOptions],
+    ) -> Results[R]: ...
     @overload
     def map(
         self,
@@ -670,11 +660,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         i1: Iterable[A1],
         i2: Iterable[A2],
         /,
-        *,
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[R]: ...
+        **options: Unpack[MapOptions],
+    ) -> Results[R]: ...
     @overload
     def map(
         self,
@@ -682,11 +669,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         i1: Iterable[A1],
         i2: Iterable[A2],
         /,
-        *,
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[R]: ...
+        **options: Unpack[MapOptions],
+    ) -> Results[R]: ...
     @overload
     def map(
         self,
@@ -695,11 +679,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         i2: Iterable[A2],
         i3: Iterable[A3],
         /,
-        *,
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[R]: ...
+        **options: Unpack[MapOptions],
+    ) -> Results[R]: ...
     @overload
     def map(
         self,
@@ -708,11 +689,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         i2: Iterable[A2],
         i3: Iterable[A3],
         /,
-        *,
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[R]: ...
+        **options: Unpack[MapOptions],
+    ) -> Results[R]: ...
     @overload
     def map(
         self,
@@ -722,11 +700,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         i3: Iterable[A3],
         i4: Iterable[A4],
         /,
-        *,
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[R]: ...
+        **options: Unpack[MapOptions],
+    ) -> Results[R]: ...
     @overload
     def map(
         self,
@@ -736,11 +711,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         i3: Iterable[A3],
         i4: Iterable[A4],
         /,
-        *,
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[R]: ...
+        **options: Unpack[MapOptions],
+    ) -> Results[R]: ...
     @overload
     def map(
         self,
@@ -751,11 +723,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         i4: Iterable[A4],
         i5: Iterable[A5],
         /,
-        *,
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[R]: ...
+        **options: Unpack[MapOptions],
+    ) -> Results[R]: ...
     @overload
     def map(
         self,
@@ -766,46 +735,34 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         i4: Iterable[A4],
         i5: Iterable[A5],
         /,
-        *,
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[R]: ...
+        **options: Unpack[MapOptions],
+    ) -> Results[R]: ...
     @overload
     def map(
         self,
         fn: Callable[Concatenate[Any, Any, Any, Any, Any, Any, ...], Awaitable[R]],
         *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[R]: ...
+        **options: Unpack[MapOptions],
+    ) -> Results[R]: ...
     @overload
     def map(
         self,
         fn: Callable[Concatenate[Any, Any, Any, Any, Any, Any, ...], R | Awaitable[R]],
         *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[R]: ...
+        **options: Unpack[MapOptions],
+    ) -> Results[R]: ...
     def map(
-        self,
-        fn: Callable[..., Any],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[Any]:
-        """Call ``fn`` with each item (or with one item of each iterable), in the background.
+        self, fn: Callable[..., Any], *iterables: Iterable[Any], **options: Unpack[MapOptions]
+    ) -> Results[Any]:
+        """Call ``fn`` with each item (or with one item of each iterable) in the background.
 
         The calls are submitted now, all with the contexts that are active now; each has contexts
         of its own. The results come in the order of the items, whenever they are asked for, even
-        after the view has returned. Closing the iterator, once it has begun, cancels the calls
-        that have not started.
+        after the view has returned: by ``for``, or by ``async for``, which does not block the loop.
+        Leaving the loop early cancels the calls that have not started.
 
         Args:
-            fn: The function; for a coroutine function the iterator gives what it resolves to.
+            fn: The function; for a coroutine function the results are what it resolves to.
             iterables: As for the builtin ``map``; the shortest ends it.
             timeout: Seconds from now within which every result must be there.
             chunksize: Plain functions only: this many calls make up one call to a worker, and
@@ -816,176 +773,18 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             concurrent.futures.TimeoutError: by the iterator, when time is up.
             BaseException: by the iterator, what a call raised, in place of its result.
         """
-        window = self._window(fn, iterables, chunksize, buffersize)
-        return window.results(end_after(timeout))
-
-    @overload
-    def amap(
-        self,
-        fn: Callable[[A1], Awaitable[R]],
-        i1: Iterable[A1],
-        /,
-        *,
-        timeout: float | None = None,
-        buffersize: int | None = None,
-    ) -> AsyncIterator[R]: ...
-    @overload
-    def amap(
-        self,
-        fn: Callable[[A1], R | Awaitable[R]],
-        i1: Iterable[A1],
-        /,
-        *,
-        timeout: float | None = None,
-        buffersize: int | None = None,
-    ) -> AsyncIterator[R]: ...
-    @overload
-    def amap(
-        self,
-        fn: Callable[[A1, A2], Awaitable[R]],
-        i1: Iterable[A1],
-        i2: Iterable[A2],
-        /,
-        *,
-        timeout: float | None = None,
-        buffersize: int | None = None,
-    ) -> AsyncIterator[R]: ...
-    @overload
-    def amap(
-        self,
-        fn: Callable[[A1, A2], R | Awaitable[R]],
-        i1: Iterable[A1],
-        i2: Iterable[A2],
-        /,
-        *,
-        timeout: float | None = None,
-        buffersize: int | None = None,
-    ) -> AsyncIterator[R]: ...
-    @overload
-    def amap(
-        self,
-        fn: Callable[[A1, A2, A3], Awaitable[R]],
-        i1: Iterable[A1],
-        i2: Iterable[A2],
-        i3: Iterable[A3],
-        /,
-        *,
-        timeout: float | None = None,
-        buffersize: int | None = None,
-    ) -> AsyncIterator[R]: ...
-    @overload
-    def amap(
-        self,
-        fn: Callable[[A1, A2, A3], R | Awaitable[R]],
-        i1: Iterable[A1],
-        i2: Iterable[A2],
-        i3: Iterable[A3],
-        /,
-        *,
-        timeout: float | None = None,
-        buffersize: int | None = None,
-    ) -> AsyncIterator[R]: ...
-    @overload
-    def amap(
-        self,
-        fn: Callable[[A1, A2, A3, A4], Awaitable[R]],
-        i1: Iterable[A1],
-        i2: Iterable[A2],
-        i3: Iterable[A3],
-        i4: Iterable[A4],
-        /,
-        *,
-        timeout: float | None = None,
-        buffersize: int | None = None,
-    ) -> AsyncIterator[R]: ...
-    @overload
-    def amap(
-        self,
-        fn: Callable[[A1, A2, A3, A4], R | Awaitable[R]],
-        i1: Iterable[A1],
-        i2: Iterable[A2],
-        i3: Iterable[A3],
-        i4: Iterable[A4],
-        /,
-        *,
-        timeout: float | None = None,
-        buffersize: int | None = None,
-    ) -> AsyncIterator[R]: ...
-    @overload
-    def amap(
-        self,
-        fn: Callable[[A1, A2, A3, A4, A5], Awaitable[R]],
-        i1: Iterable[A1],
-        i2: Iterable[A2],
-        i3: Iterable[A3],
-        i4: Iterable[A4],
-        i5: Iterable[A5],
-        /,
-        *,
-        timeout: float | None = None,
-        buffersize: int | None = None,
-    ) -> AsyncIterator[R]: ...
-    @overload
-    def amap(
-        self,
-        fn: Callable[[A1, A2, A3, A4, A5], R | Awaitable[R]],
-        i1: Iterable[A1],
-        i2: Iterable[A2],
-        i3: Iterable[A3],
-        i4: Iterable[A4],
-        i5: Iterable[A5],
-        /,
-        *,
-        timeout: float | None = None,
-        buffersize: int | None = None,
-    ) -> AsyncIterator[R]: ...
-    @overload
-    def amap(
-        self,
-        fn: Callable[Concatenate[Any, Any, Any, Any, Any, Any, ...], Awaitable[R]],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        buffersize: int | None = None,
-    ) -> AsyncIterator[R]: ...
-    @overload
-    def amap(
-        self,
-        fn: Callable[Concatenate[Any, Any, Any, Any, Any, Any, ...], R | Awaitable[R]],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        buffersize: int | None = None,
-    ) -> AsyncIterator[R]: ...
-    def amap(
-        self,
-        fn: Callable[..., Any],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        buffersize: int | None = None,
-    ) -> AsyncIterator[Any]:
-        """Like :meth:`map`, for ``async for``: waiting for a result does not block the loop."""
-        window = self._window(fn, iterables, 1, buffersize)
-        return window.aresults(end_after(timeout))
-
-    def _window(
-        self,
-        fn: Callable[..., Any],
-        iterables: tuple[Iterable[Any], ...],
-        chunksize: int,
-        buffersize: int | None,
-    ) -> Window:
         if self._options.key is not None:
             raise TypeError("a key names one call; map() makes many, so use it without a key")
         check_function(fn)
-        check_count("chunksize", chunksize)
-        if buffersize is not None:
-            check_count("buffersize", buffersize)
         captured, no_kwargs = self._capture(), dict[str, Any]()
-        named = self if chunksize == 1 or self._options.name else self.using(name=name_of(fn))
+        named = self
+        if "chunksize" in options and self._options.name is None:
+            named = self.using(name=name_of(fn))  # else chunks would be named after our function
 
         def submit(fn: Callable[..., Any], args: tuple[Any, ...]) -> FutureProxy[Any]:
             return named._submit(captured, fn, args, no_kwargs)
 
-        return window_of(submit, fn, iterables, chunksize, buffersize)
+        return Results(submit, fn, iterables, **options)
 
     # -- how much there is to do -----------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import gc
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from types import CodeType, MethodType
 from typing import (
     Any,
@@ -21,13 +21,14 @@ from typing import (
     overload,
 )
 
-from typing_extensions import Self
+from typing_extensions import Self, Unpack
 from typing_extensions import TypeVar as TypeVarWithDefault
 
 from .after_commit import SessionLike
 from .callables import check_function
 from .calls import Backoff
 from .futures import FutureKey, FutureProxy, OnDuplicate
+from .map import MapOptions, Results
 from .runtime.logs import without_data
 
 __all__ = ("ExecutorJob", "JobDecorator", "Submitter")
@@ -75,21 +76,8 @@ class Submitter(Protocol):
     ) -> FutureProxy[Any]: ...
 
     def map(
-        self,
-        fn: Callable[..., Any],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[Any]: ...
-
-    def amap(
-        self,
-        fn: Callable[..., Any],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        buffersize: int | None = None,
-    ) -> AsyncIterator[Any]: ...
+        self, fn: Callable[..., Any], *iterables: Iterable[Any], **options: Unpack[MapOptions]
+    ) -> Results[Any]: ...
 
     def using(
         self,
@@ -366,25 +354,16 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
 
     @overload
     def map(
-        self: _Async1[A1, V],
-        i1: Iterable[A1],
-        /,
-        *,
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[V]: ...
+        self: _Async1[A1, V], i1: Iterable[A1], /, **options: Unpack[MapOptions]
+    ) -> Results[V]: ...
     @overload
     def map(
         self: _Async2[A1, A2, V],
         i1: Iterable[A1],
         i2: Iterable[A2],
         /,
-        *,
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[V]: ...
+        **options: Unpack[MapOptions],
+    ) -> Results[V]: ...
     @overload
     def map(
         self: _Async3[A1, A2, A3, V],
@@ -392,11 +371,8 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
         i2: Iterable[A2],
         i3: Iterable[A3],
         /,
-        *,
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[V]: ...
+        **options: Unpack[MapOptions],
+    ) -> Results[V]: ...
     @overload
     def map(
         self: _Async4[A1, A2, A3, A4, V],
@@ -405,11 +381,8 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
         i3: Iterable[A3],
         i4: Iterable[A4],
         /,
-        *,
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[V]: ...
+        **options: Unpack[MapOptions],
+    ) -> Results[V]: ...
     @overload
     def map(
         self: _Async5[A1, A2, A3, A4, A5, V],
@@ -419,32 +392,20 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
         i4: Iterable[A4],
         i5: Iterable[A5],
         /,
-        *,
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[V]: ...
+        **options: Unpack[MapOptions],
+    ) -> Results[V]: ...
     @overload
     def map(
-        self: Callable[[A1], object],
-        i1: Iterable[A1],
-        /,
-        *,
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[R_co]: ...
+        self: Callable[[A1], object], i1: Iterable[A1], /, **options: Unpack[MapOptions]
+    ) -> Results[R_co]: ...
     @overload
     def map(
         self: Callable[[A1, A2], object],
         i1: Iterable[A1],
         i2: Iterable[A2],
         /,
-        *,
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[R_co]: ...
+        **options: Unpack[MapOptions],
+    ) -> Results[R_co]: ...
     @overload
     def map(
         self: Callable[[A1, A2, A3], object],
@@ -452,11 +413,8 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
         i2: Iterable[A2],
         i3: Iterable[A3],
         /,
-        *,
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[R_co]: ...
+        **options: Unpack[MapOptions],
+    ) -> Results[R_co]: ...
     @overload
     def map(
         self: Callable[[A1, A2, A3, A4], object],
@@ -465,11 +423,8 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
         i3: Iterable[A3],
         i4: Iterable[A4],
         /,
-        *,
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[R_co]: ...
+        **options: Unpack[MapOptions],
+    ) -> Results[R_co]: ...
     @overload
     def map(
         self: Callable[[A1, A2, A3, A4, A5], object],
@@ -479,147 +434,11 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
         i4: Iterable[A4],
         i5: Iterable[A5],
         /,
-        *,
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[R_co]: ...
-    def map(
-        self,
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int = 1,
-        buffersize: int | None = None,
-    ) -> Iterator[Any]:
+        **options: Unpack[MapOptions],
+    ) -> Results[R_co]: ...
+    def map(self, *iterables: Iterable[Any], **options: Unpack[MapOptions]) -> Results[Any]:
         """Call the function for each item, in the background; see :meth:`Executor.map`."""
-        return self.executor.map(
-            self._function(),
-            *iterables,
-            timeout=timeout,
-            chunksize=chunksize,
-            buffersize=buffersize,
-        )
-
-    @overload
-    def amap(
-        self: _Async1[A1, V],
-        i1: Iterable[A1],
-        /,
-        *,
-        timeout: float | None = None,
-        buffersize: int | None = None,
-    ) -> AsyncIterator[V]: ...
-    @overload
-    def amap(
-        self: _Async2[A1, A2, V],
-        i1: Iterable[A1],
-        i2: Iterable[A2],
-        /,
-        *,
-        timeout: float | None = None,
-        buffersize: int | None = None,
-    ) -> AsyncIterator[V]: ...
-    @overload
-    def amap(
-        self: _Async3[A1, A2, A3, V],
-        i1: Iterable[A1],
-        i2: Iterable[A2],
-        i3: Iterable[A3],
-        /,
-        *,
-        timeout: float | None = None,
-        buffersize: int | None = None,
-    ) -> AsyncIterator[V]: ...
-    @overload
-    def amap(
-        self: _Async4[A1, A2, A3, A4, V],
-        i1: Iterable[A1],
-        i2: Iterable[A2],
-        i3: Iterable[A3],
-        i4: Iterable[A4],
-        /,
-        *,
-        timeout: float | None = None,
-        buffersize: int | None = None,
-    ) -> AsyncIterator[V]: ...
-    @overload
-    def amap(
-        self: _Async5[A1, A2, A3, A4, A5, V],
-        i1: Iterable[A1],
-        i2: Iterable[A2],
-        i3: Iterable[A3],
-        i4: Iterable[A4],
-        i5: Iterable[A5],
-        /,
-        *,
-        timeout: float | None = None,
-        buffersize: int | None = None,
-    ) -> AsyncIterator[V]: ...
-    @overload
-    def amap(
-        self: Callable[[A1], object],
-        i1: Iterable[A1],
-        /,
-        *,
-        timeout: float | None = None,
-        buffersize: int | None = None,
-    ) -> AsyncIterator[R_co]: ...
-    @overload
-    def amap(
-        self: Callable[[A1, A2], object],
-        i1: Iterable[A1],
-        i2: Iterable[A2],
-        /,
-        *,
-        timeout: float | None = None,
-        buffersize: int | None = None,
-    ) -> AsyncIterator[R_co]: ...
-    @overload
-    def amap(
-        self: Callable[[A1, A2, A3], object],
-        i1: Iterable[A1],
-        i2: Iterable[A2],
-        i3: Iterable[A3],
-        /,
-        *,
-        timeout: float | None = None,
-        buffersize: int | None = None,
-    ) -> AsyncIterator[R_co]: ...
-    @overload
-    def amap(
-        self: Callable[[A1, A2, A3, A4], object],
-        i1: Iterable[A1],
-        i2: Iterable[A2],
-        i3: Iterable[A3],
-        i4: Iterable[A4],
-        /,
-        *,
-        timeout: float | None = None,
-        buffersize: int | None = None,
-    ) -> AsyncIterator[R_co]: ...
-    @overload
-    def amap(
-        self: Callable[[A1, A2, A3, A4, A5], object],
-        i1: Iterable[A1],
-        i2: Iterable[A2],
-        i3: Iterable[A3],
-        i4: Iterable[A4],
-        i5: Iterable[A5],
-        /,
-        *,
-        timeout: float | None = None,
-        buffersize: int | None = None,
-    ) -> AsyncIterator[R_co]: ...
-    def amap(
-        self,
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        buffersize: int | None = None,
-    ) -> AsyncIterator[Any]:
-        """Like :meth:`map`, for ``async for``; see :meth:`Executor.amap`."""
-        return self.executor.amap(
-            self._function(), *iterables, timeout=timeout, buffersize=buffersize
-        )
+        return self.executor.map(self._function(), *iterables, **options)
 
 
 _BINDS_NO_JOB = sys.version_info >= (3, 13)

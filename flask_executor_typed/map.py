@@ -1,124 +1,169 @@
-"""``map`` and ``amap``: calls that are submitted ahead of their results, which come in order.
+"""The results of ``map``: calls submitted ahead of their results, which come in order.
 
-A chunk is one call, which makes many of the user's function.
+A chunk is one call that makes many calls of the user's function.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from typing import Any
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any, TypedDict, TypeVar
 
 from .callables import is_async_callable
-from .calls import can_be_awaited, is_of_another_call
+from .calls import can_be_awaited
 from .errors import QueueFullError
-from .futures import FutureProxy
+from .futures import AsCompleted, FutureProxy
+from .options import check_count
 
-__all__ = ("Window", "end_after", "window_of")
+__all__ = ("MapOptions", "Results")
+
+R_co = TypeVar("R_co", covariant=True)
 
 Submit = Callable[[Callable[..., Any], tuple[Any, ...]], FutureProxy[Any]]
-"""Submits one of the calls, of a function and its arguments."""
+"""Submits one call of a function, with its arguments."""
 
 
-def window_of(
-    submit: Submit,
-    fn: Callable[..., Any],
-    iterables: tuple[Iterable[Any], ...],
-    chunksize: int,
-    buffersize: int | None,
-) -> Window:
-    """Submit calls for the items of the iterables: for ``buffersize`` of them, or for all.
+class MapOptions(TypedDict, total=False):
+    """The options of ``map``, of an executor and of a job."""
 
-    Raises:
-        QueueFullError: there is no room for one; then all are cancelled.
+    timeout: float | None
+    chunksize: int
+    buffersize: int | None
+
+
+class Results(Iterator[R_co], AsyncIterator[R_co]):
+    """What ``map`` returns: the results, in the order of the items.
+
+    ``for`` and ``next()`` block until the next result is here; ``async for`` and ``anext()`` wait
+    for it without blocking the loop. For one consumer, a thread or a task: to share the work of
+    reading results, submit the calls one by one and share their futures.
+
+    Once iteration has begun, leaving the loop drops the results and cancels what is left of the
+    calls, as :meth:`close` does. Results that are never asked for cancel nothing.
     """
-    arguments: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
-    if chunksize > 1 and not is_async_callable(fn):
-        chunks = iter(lambda: tuple(itertools.islice(arguments, chunksize)), ())
-        calls = (submit(_run_chunk, (fn, chunk)) for chunk in chunks)
-        return Window(calls, buffersize and -(-buffersize // chunksize), chunked=True)
-    calls = (submit(fn, args) for args in arguments)
-    return Window(calls, buffersize, chunked=False)
 
-
-def end_after(timeout: float | None) -> float | None:
-    """When so many seconds are over, by ``time.monotonic()``."""
-    return None if timeout is None else timeout + time.monotonic()
-
-
-class Window:
-    """The calls of a ``map``: those that are submitted, and those still to be."""
+    _has_begun = False
 
     def __init__(
-        self, calls: Iterator[FutureProxy[Any]], size: int | None, *, chunked: bool
+        self,
+        submit: Submit,
+        fn: Callable[..., Any],
+        iterables: tuple[Iterable[Any], ...],
+        *,
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
     ) -> None:
-        self._calls = calls
-        self._has_more = size is not None
-        self._chunked = chunked
+        check_count("chunksize", chunksize)
+        if buffersize is not None:
+            check_count("buffersize", buffersize)
+        self._end = None if timeout is None else timeout + time.monotonic()
+        self._here: deque[Any] = deque()
+        """Results that are here; more than one only of a chunk."""
+        self._is_chunked = chunksize > 1 and not is_async_callable(fn)
+        arguments: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
+        self._calls: Iterator[FutureProxy[Any]]
+        if self._is_chunked:
+            chunks = iter(lambda: tuple(itertools.islice(arguments, chunksize)), ())
+            self._calls = (submit(_run_chunk, (fn, chunk)) for chunk in chunks)
+            ahead = buffersize and -(-buffersize // chunksize)
+        else:
+            self._calls = (submit(fn, args) for args in arguments)
+            ahead = buffersize
+        self._has_more = ahead is not None
         self._futures: deque[FutureProxy[Any]] = deque()
         try:
-            self._futures.extend(itertools.islice(calls, size))
+            self._futures.extend(itertools.islice(self._calls, ahead))
         except QueueFullError:
-            self._cancel()  # nobody will ask for their results
+            self.close()  # there will be no Results to ask
             raise
 
-    def results(self, end: float | None) -> Iterator[Any]:
-        """The results, each waited for until ``end``."""
-        try:
-            while self._futures:
-                # No name for a result, under which it would live until the next is asked for.
-                if not self._chunked:
-                    yield self._take(end)
-                    continue
-                chunk = deque(self._take(end))
-                if any(issubclass(kind, FutureProxy) for kind in _types_of(chunk)):
-                    while chunk:
-                        yield _value_of(chunk.popleft(), end)
-                while chunk:
-                    yield chunk.popleft()
-        finally:
-            self._cancel()
-
-    async def aresults(self, end: float | None) -> AsyncIterator[Any]:
-        """The same without blocking the loop, of calls that are no chunks."""
-        try:
-            while self._futures:
-                if end is None:
-                    await self._futures[0]
-                else:
-                    # _take() tells whether it is done; wait_for() may give up before it looks,
-                    # and raises something of its own on Python 3.10.
-                    with contextlib.suppress(asyncio.TimeoutError):
-                        await asyncio.wait_for(self._futures[0], end - time.monotonic())
-                yield self._take(time.monotonic())
-        finally:
-            self._cancel()
-
-    def _take(self, end: float | None) -> Any:
-        """Give the next result away, and submit another call if one is left."""
-        result = self._futures[0].result(None if end is None else end - time.monotonic())
-        self._futures.popleft()
-        if self._has_more:
-            self._futures.extend(itertools.islice(self._calls, 1))
+    def __next__(self) -> R_co:
+        if not self._here:
+            if not self._futures:
+                raise StopIteration
+            self._has_begun = True
+            self._take(self._futures.popleft())
+        result: R_co = self._here.popleft()
         return result
 
-    def _cancel(self) -> None:
+    async def __anext__(self) -> R_co:
+        if not self._here:
+            if not self._futures:
+                raise StopAsyncIteration
+            self._has_begun = True
+            self._take(await self._arrived(self._futures.popleft()))
+        result: R_co = self._here.popleft()
+        return result
+
+    def close(self) -> None:
+        """Cancel the calls that have not started, and coroutines that run. Ends the iteration."""
+        self._calls = iter(())
+        self._here.clear()
         while self._futures:
             self._futures.popleft().cancel()
 
+    async def aclose(self) -> None:
+        """Like :meth:`close`, for ``contextlib.aclosing``."""
+        self.close()
 
-def _value_of(item: Any, end: float | None) -> Any:
-    """An item of a chunk's results, awaited until ``end`` if it is the future of another call."""
-    try:
-        if is_of_another_call(item):
-            return item.result(None if end is None else end - time.monotonic())
-        return item
-    finally:
-        del item  # see FutureProxy.result()
+    def __del__(self) -> None:
+        if self._has_begun:
+            self.close()
+
+    async def _arrived(self, future: FutureProxy[Any]) -> FutureProxy[Any]:
+        """Return the future when :meth:`_take` need not block: it is done, or time is up."""
+        try:
+            with contextlib.suppress(FutureTimeoutError):  # which _take() raises
+                async for _ in AsCompleted([future], self._seconds_left()):
+                    pass
+                if self._is_chunked and future.status == "succeeded":
+                    async for _ in AsCompleted(_futures_in(future.result()), self._seconds_left()):
+                        pass
+        except BaseException:  # this task was cancelled: the next to ask gets the result
+            self._futures.appendleft(future)
+            raise
+        return future
+
+    def _take(self, future: FutureProxy[Any]) -> None:
+        """Wait for the results of a call, and submit another if one is left."""
+        try:
+            # No name for a result: under it, the result would live until the next is asked for.
+            if not self._is_chunked:
+                self._here.append(future.result(self._seconds_left()))
+            else:
+                self._here.extend(future.result(self._seconds_left()))
+                if _futures_in(self._here):
+                    self._here = deque(map(self._value_of, self._here))
+            if self._has_more:
+                self._futures.extend(itertools.islice(self._calls, 1))
+        except BaseException:
+            self._futures.appendleft(future)
+            self.close()
+            raise
+        finally:
+            del future  # see FutureProxy.result()
+
+    def _value_of(self, item: Any) -> Any:
+        """Return an item of a chunk's results; of a future of another call, its result."""
+        try:
+            return item.result(self._seconds_left()) if _is_future(type(item)) else item
+        finally:
+            del item  # see FutureProxy.result()
+
+    def _seconds_left(self) -> float | None:
+        return None if self._end is None else self._end - time.monotonic()
+
+
+def _futures_in(results: Iterable[Any]) -> list[FutureProxy[Any]]:
+    """Return the futures of other calls among the results of a chunk."""
+    if not any(map(_is_future, _types_of(results))):
+        return []
+    return [result for result in results if _is_future(type(result))]
 
 
 # -- in the worker ---------------------------------------------------------------------------------
@@ -129,6 +174,16 @@ def _run_chunk(fn: Callable[..., Any], chunk: tuple[tuple[Any, ...], ...]) -> An
     return _awaited(results) if any(map(_must_be_awaited, _types_of(results))) else results
 
 
+async def _awaited(results: list[Any]) -> list[Any]:
+    return [
+        await result if _must_be_awaited(type(result)) and can_be_awaited(result) else result
+        for result in results
+    ]
+
+
+# -- in both ---------------------------------------------------------------------------------------
+
+
 def _types_of(results: Iterable[Any]) -> Iterable[type[object]]:
     """The types of many results, of which there are few."""
     try:
@@ -137,12 +192,9 @@ def _types_of(results: Iterable[Any]) -> Iterable[type[object]]:
         return map(type, results)
 
 
-async def _awaited(results: list[Any]) -> list[Any]:
-    return [
-        await result if _must_be_awaited(type(result)) and can_be_awaited(result) else result
-        for result in results
-    ]
+def _is_future(kind: Any) -> bool:
+    return issubclass(kind, FutureProxy)
 
 
 def _must_be_awaited(kind: Any) -> bool:
-    return hasattr(kind, "__await__") and not issubclass(kind, FutureProxy)
+    return hasattr(kind, "__await__") and not _is_future(kind)

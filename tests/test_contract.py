@@ -31,6 +31,7 @@ from flask_executor_typed import (
     OutsideContextError,
     Progress,
     RemoteTracebackError,
+    Results,
     UnpicklableError,
     UnsupportedError,
 )
@@ -237,14 +238,20 @@ def test_future_is_kept_by_its_key(contract: Contract) -> None:
 
 @pytest.mark.parametrize("chunksize", [1, 3])
 def test_map_gives_all_results_in_order(contract: Contract, chunksize: int) -> None:
-    results = contract.executor.map(working.add, range(10), range(10), chunksize=chunksize)
-    assert list(results) == [2 * n for n in range(10)]
+    def results() -> Results[int]:
+        return contract.executor.map(working.add, range(10), range(10), chunksize=chunksize)
+
+    async def awaited() -> list[int]:
+        return [result async for result in results()]
+
+    assert list(results()) == [2 * n for n in range(10)]
+    assert asyncio.run(awaited()) == [2 * n for n in range(10)]
 
 
 def test_results_can_be_awaited_on_any_loop(contract: Contract) -> None:
     async def wait() -> tuple[list[int], list[int]]:
         several = [contract.executor.submit(working.add, n) for n in range(3)]
-        mapped = [n async for n in contract.executor.amap(working.add, range(5), buffersize=2)]
+        mapped = [n async for n in contract.executor.map(working.add, range(5), buffersize=2)]
         return await asyncio.gather(*several), mapped
 
     assert asyncio.run(wait()) == ([0, 1, 2], [0, 1, 2, 3, 4])

@@ -735,35 +735,3 @@ def test_shutdown_in_a_thread_of_a_job_does_not_wait_for_the_job(app: Flask, clo
 
     assert executor.submit(job).result(TIMEOUT) == "done"
     executor.shutdown()
-
-
-# Bars
-
-
-def test_bar_shows_a_job_and_gives_its_result(
-    executor: Executor, capsys: pytest.CaptureFixture[str]
-) -> None:
-    bars = pytest.importorskip("flask_executor_typed.bars", reason="tqdm is not installed")
-
-    def job() -> str:
-        for step in range(5):
-            current_job.progress(step + 1, 5, f"step {step}")
-        return "done"
-
-    assert bars.bar(executor.using(name="report").submit(job)) == "done"
-    shown = capsys.readouterr().err
-    assert "report: 100%" in shown
-    assert "5/5" in shown
-    assert "step 4" in shown
-
-
-def test_bar_raises_what_the_job_raised(executor: Executor) -> None:
-    bars = pytest.importorskip("flask_executor_typed.bars", reason="tqdm is not installed")
-    with pytest.raises(ZeroDivisionError):
-        bars.bar(executor.submit(lambda: 1 // 0))
-
-
-def test_bar_shows_a_map(executor: Executor, capsys: pytest.CaptureFixture[str]) -> None:
-    bars = pytest.importorskip("flask_executor_typed.bars", reason="tqdm is not installed")
-    assert list(bars.bar(executor.map(abs, [-1, -2]), total=2, title="all")) == [1, 2]
-    assert "all: 100%" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The extension: its apps, the options of a submission, map and amap, and the end."""
+"""The extension: its apps, the options of a submission, map, and the end."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from flask_executor_typed import (
     FutureKey,
     FutureProxy,
     NoAppError,
+    Results,
 )
 
 from .conftest import TIMEOUT
@@ -226,13 +227,9 @@ def map_one(executor: Executor) -> object:
     return executor.map(double, [1])
 
 
-def amap_one(executor: Executor) -> object:
-    return executor.amap(double, [1])
-
-
 every_way_to_submit = pytest.mark.parametrize(
     "submit",
-    [submit_one, submit_one_async, submit_one_stored, submit_one_job, map_one, amap_one],
+    [submit_one, submit_one_async, submit_one_stored, submit_one_job, map_one],
 )
 
 
@@ -784,32 +781,90 @@ def test_map_refuses_counts_that_are_none(
     assert str(caught.value) == text
 
 
-@pytest.mark.parametrize("method", ["map", "amap"])
-def test_map_refuses_a_key(executor: Executor, method: str) -> None:
+def test_map_refuses_a_key(executor: Executor) -> None:
     with pytest.raises(TypeError) as caught:
-        getattr(executor.using(key="k"), method)(double, [1])
+        executor.using(key="k").map(double, [1])
     assert str(caught.value) == "a key names one call; map() makes many, so use it without a key"
     assert list(executor.using(name="n").map(double, [1])) == [2]
 
 
+class Counted:
+    """A function of one worker that notes its items, and that the second item occupies."""
+
+    def __init__(self) -> None:
+        self.held = Held()
+        self.items: list[int] = []
+
+    def __call__(self, item: int) -> int:
+        self.items.append(item)
+        if item == 1:
+            self.held()
+        return item
+
+
 def test_closing_the_iterator_of_map_cancels_the_calls_that_have_not_started(app: Flask) -> None:
     app.config["EXECUTOR_MAX_WORKERS"] = 1
-    held = Held()
-    ran: list[int] = []
+    work = Counted()
+    with Executor(app) as executor:
+        results = executor.map(work, range(20))
+        assert next(results) == 0
+        assert work.held.begun.wait(TIMEOUT)
+        results.close()
+        work.held.release.set()
+    assert work.items == [0, 1]
 
-    def work(number: int) -> int:
-        ran.append(number)
-        if number == 1:
-            held()
-        return number
+
+def test_leaving_a_loop_over_map_cancels_the_calls_that_have_not_started(app: Flask) -> None:
+    app.config["EXECUTOR_MAX_WORKERS"] = 1
+    work = Counted()
+    with Executor(app) as executor:
+        for result in executor.map(work, range(20)):
+            assert result == 0
+            assert work.held.begun.wait(TIMEOUT)
+            break
+        work.held.release.set()
+    assert work.items == [0, 1]
+
+
+def test_leaving_an_async_loop_over_map_cancels_the_calls_that_have_not_started(
+    app: Flask,
+) -> None:
+    app.config["EXECUTOR_MAX_WORKERS"] = 1
+    work = Counted()
+
+    async def leave_early() -> None:
+        async for result in executor.map(work, range(20)):
+            assert result == 0
+            assert await asyncio.to_thread(work.held.begun.wait, TIMEOUT)
+            break
+        work.held.release.set()
 
     with Executor(app) as executor:
-        results: Any = executor.map(work, range(20))
-        assert next(results) == 0
-        assert held.begun.wait(TIMEOUT)
+        asyncio.run(leave_early())
+    assert work.items == [0, 1]
+
+
+def test_closing_the_results_of_map_before_they_are_asked_for_cancels_its_calls(
+    app: Flask,
+) -> None:
+    app.config["EXECUTOR_MAX_WORKERS"] = 1
+    work = Counted()
+    with Executor(app) as executor:
+        results = executor.map(work, range(1, 20))
+        assert work.held.begun.wait(TIMEOUT)
         results.close()
-        held.release.set()
-    assert ran == [0, 1]
+        results.close()
+        work.held.release.set()
+        assert list(results) == []
+    assert work.items == [1]
+
+
+def test_closed_results_of_map_submit_no_more_calls(executor: Executor) -> None:
+    items = itertools.count()
+    results = executor.map(double, items, buffersize=2)
+    results.close()
+    assert list(results) == []
+    assert next(items) == 2
 
 
 def test_map_whose_results_nobody_asks_for_is_done_all_the_same(executor: Executor) -> None:
@@ -852,7 +907,7 @@ def test_map_within_a_job_of_the_same_executor(app: Flask) -> None:
         assert executor.submit(total).result(TIMEOUT) == 380
 
 
-# amap
+# map, read by a coroutine
 
 
 async def listed(results: AsyncIterator[Any]) -> list[Any]:
@@ -861,15 +916,15 @@ async def listed(results: AsyncIterator[Any]) -> list[Any]:
 
 @pytest.mark.parametrize("buffersize", [None, 1, 3])
 @doubles
-def test_amap_gives_results_in_the_order_of_the_items(
+def test_async_for_gives_the_results_of_map_in_the_order_of_the_items(
     executor: Executor, fn: Callable[[int], Any], buffersize: int | None
 ) -> None:
-    results = asyncio.run(listed(executor.amap(fn, range(50), buffersize=buffersize)))
+    results = asyncio.run(listed(executor.map(fn, range(50), buffersize=buffersize)))
     assert results == [double(number) for number in range(50)]
 
 
 @doubles
-def test_amap_with_a_buffersize_never_submits_further_ahead(
+def test_async_for_over_map_never_submits_further_ahead_than_buffersize(
     executor: Executor, fn: Callable[[int], Any]
 ) -> None:
     taken: list[int] = []
@@ -880,27 +935,24 @@ def test_amap_with_a_buffersize_never_submits_further_ahead(
             yield number
 
     async def main() -> None:
-        results: Any = executor.amap(fn, endless(), buffersize=3)
+        results = executor.map(fn, endless(), buffersize=3)
         assert taken == [0, 1, 2]
-        assert await results.__anext__() == 0
+        assert await anext(results) == 0
         assert taken == [0, 1, 2, 3]
-        assert await results.__anext__() == 2
+        assert await anext(results) == 2
         assert taken == [0, 1, 2, 3, 4]
         await results.aclose()
 
     asyncio.run(main())
 
 
-def test_amap_takes_several_iterables_and_ends_with_the_shortest(executor: Executor) -> None:
-    assert asyncio.run(listed(executor.amap(add, [1, 2, 3], itertools.count(10)))) == [11, 13, 15]
-    assert asyncio.run(listed(executor.amap(add_async, [1, 2], [10, 20, 30]))) == [11, 22]
-
-
-def test_amap_waits_without_blocking_the_loop(executor: Executor) -> None:
+def test_async_for_over_map_waits_without_blocking_the_loop(
+    executor: Executor,
+) -> None:
     release = threading.Event()
 
     async def main() -> list[bool]:
-        results = executor.amap(release.wait, [TIMEOUT])
+        results = executor.map(release.wait, [TIMEOUT])
         waiting = asyncio.ensure_future(listed(results))
         for _ in range(10):
             await asyncio.sleep(0)  # the loop is free: otherwise nobody would ever set the event
@@ -911,65 +963,153 @@ def test_amap_waits_without_blocking_the_loop(executor: Executor) -> None:
     assert asyncio.run(main()) == [True]
 
 
-def test_amap_raises_what_a_call_raised_in_place_of_its_result(executor: Executor) -> None:
+def test_async_for_over_map_raises_what_a_call_raised(
+    executor: Executor,
+) -> None:
     async def main() -> None:
-        results = executor.amap(divmod, [1, 2, 3], [1, 0, 3])
-        assert await results.__anext__() == (1, 0)
+        results = executor.map(divmod, [1, 2, 3], [1, 0, 3])
+        assert await anext(results) == (1, 0)
         with pytest.raises(ZeroDivisionError):
-            await results.__anext__()
+            await anext(results)
         assert await listed(results) == []
 
     asyncio.run(main())
 
 
-def test_amap_times_out_when_a_result_is_not_there_in_time(executor: Executor) -> None:
+def test_async_for_over_map_times_out_when_a_result_is_not_there_in_time(
+    executor: Executor,
+) -> None:
     release = threading.Event()
 
     async def main() -> None:
         # The same exception as map() raises; on Python 3.10 asyncio has one of its own.
         with pytest.raises(concurrent.futures.TimeoutError):
-            await listed(executor.amap(release.wait, [TIMEOUT], timeout=0.05))
+            await listed(executor.map(release.wait, [TIMEOUT], timeout=0.05))
 
     asyncio.run(main())
     release.set()
 
 
-def test_amap_gives_what_is_there_when_its_time_is_over(executor: Executor) -> None:
-    results = executor.amap(double, range(3), timeout=0)
+def test_async_for_over_map_gives_what_is_there_when_its_time_is_over(
+    executor: Executor,
+) -> None:
+    results = executor.map(double, range(3), timeout=0)
     executor.shutdown()
     assert asyncio.run(listed(results)) == [0, 2, 4]
 
 
-def test_closing_the_iterator_of_amap_cancels_the_calls_that_have_not_started(app: Flask) -> None:
-    app.config["EXECUTOR_MAX_WORKERS"] = 1
-    held = Held()
-    ran: list[int] = []
+@pytest.mark.parametrize("buffersize", [None, 1, 5])
+@pytest.mark.parametrize("chunksize", [2, 3, 100])
+@doubles
+def test_async_for_gives_the_results_of_chunks(
+    executor: Executor, fn: Callable[[int], Any], chunksize: int, buffersize: int | None
+) -> None:
+    results = executor.map(fn, range(10), chunksize=chunksize, buffersize=buffersize)
+    assert asyncio.run(listed(results)) == [double(number) for number in range(10)]
 
-    def work(number: int) -> int:
-        ran.append(number)
-        if number == 1:
-            held()
+
+def test_async_for_waits_for_a_chunk_without_blocking_the_loop(executor: Executor) -> None:
+    release = threading.Event()
+    of_other_calls: list[FutureProxy[bool]] = []
+
+    def wait(_: int) -> FutureProxy[bool]:
+        of_other_calls.append(executor.submit(release.wait, TIMEOUT))
+        return of_other_calls[-1]
+
+    async def main() -> list[Any]:
+        waiting = asyncio.ensure_future(listed(executor.map(wait, range(2), chunksize=2)))
+        while len(of_other_calls) < 2:
+            await asyncio.sleep(0)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        release.set()
+        return await asyncio.wait_for(waiting, TIMEOUT)
+
+    assert asyncio.run(main()) == [True, True]
+
+
+@pytest.mark.parametrize("chunksize", [1, 2])
+def test_async_for_over_map_raises_what_another_call_raised(
+    executor: Executor, chunksize: int
+) -> None:
+    def divide(divisor: int) -> Any:
+        return executor.submit(divmod, 1, divisor)
+
+    async def main() -> None:
+        results = executor.map(divide, [1, 1, 0, 1], chunksize=chunksize)
+        assert [await anext(results), await anext(results)] == [(1, 0), (1, 0)]
+        with pytest.raises(ZeroDivisionError):
+            await anext(results)
+        assert await listed(results) == []
+
+    asyncio.run(main())
+
+
+def test_results_of_map_can_be_read_by_for_and_then_by_async_for(executor: Executor) -> None:
+    async def rest(results: Results[int]) -> list[int]:
+        return [result async for result in results]
+
+    results = executor.map(double, range(10), chunksize=3)
+    assert [next(results) for _ in range(4)] == [0, 2, 4, 6]
+    assert asyncio.run(rest(results)) == [8, 10, 12, 14, 16, 18]
+
+
+@pytest.mark.parametrize("chunksize", [1, 2])
+def test_result_of_map_that_a_cancelled_task_waited_for_is_not_lost(
+    executor: Executor, chunksize: int
+) -> None:
+    release = threading.Event()
+
+    def wait(number: int) -> int:
+        assert release.wait(TIMEOUT)
         return number
 
+    async def main() -> list[int]:
+        results = executor.map(wait, range(4), chunksize=chunksize)
+        waiting = asyncio.ensure_future(anext(results))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        release.set()
+        return await listed(results)
+
+    assert asyncio.run(main()) == [0, 1, 2, 3]
+
+
+def test_two_tasks_that_read_one_map_get_each_result_once(executor: Executor) -> None:
+    async def main() -> list[int]:
+        results = executor.map(double, range(50))
+        first, second = await asyncio.gather(listed(results), listed(results))
+        return sorted(first + second)
+
+    assert asyncio.run(main()) == [2 * number for number in range(50)]
+
+
+def test_aclose_of_a_map_cancels_the_calls_that_have_not_started(app: Flask) -> None:
+    app.config["EXECUTOR_MAX_WORKERS"] = 1
+    work = Counted()
+
     async def main(executor: Executor) -> None:
-        results: Any = executor.amap(work, range(20))
-        assert await results.__anext__() == 0
-        assert await asyncio.to_thread(held.begun.wait, TIMEOUT)
+        results = executor.map(work, range(20))
+        assert await anext(results) == 0
+        assert await asyncio.to_thread(work.held.begun.wait, TIMEOUT)
         await results.aclose()
 
     with Executor(app) as executor:
         asyncio.run(main(executor))
-        held.release.set()
-    assert ran == [0, 1]
+        work.held.release.set()
+    assert work.items == [0, 1]
 
 
-def test_amap_in_an_async_view(app: Flask, executor: Executor) -> None:
+def test_map_in_an_async_view(app: Flask, executor: Executor) -> None:
     def who(number: int) -> str:
         return f"{request.args['name']} {number}"
 
     @app.route("/")
     async def view() -> dict[str, Any]:
-        return {"results": await listed(executor.amap(who, range(5)))}
+        return {"results": await listed(executor.map(who, range(5)))}
 
     response: Any = app.test_client().get("/?name=Ann")
     assert response.get_json() == {"results": [f"Ann {number}" for number in range(5)]}
@@ -980,7 +1120,7 @@ def test_amap_in_an_async_view(app: Flask, executor: Executor) -> None:
 
 @pytest.mark.parametrize(
     ("method", "arguments"),
-    [("submit", (5,)), ("submit_stored", ("key", 5)), ("map", (5, [1])), ("amap", (5, [1]))],
+    [("submit", (5,)), ("submit_stored", ("key", 5)), ("map", (5, [1]))],
 )
 def test_what_cannot_be_called_is_refused_when_it_is_submitted(
     executor: Executor, method: str, arguments: tuple[Any, ...]
@@ -1047,7 +1187,6 @@ def test_generator_function_is_refused_when_it_is_submitted(
         executor.submit,
         partial(executor.submit_stored, "key"),
         partial(executor.map, chunksize=2),
-        executor.amap,
     ):
         with pytest.raises(TypeError) as caught:
             submit(fn, [])

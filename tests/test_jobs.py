@@ -169,9 +169,8 @@ def test_job_maps(early: Executor) -> None:
     assert list(triple_async.map([1, 2, 3], buffersize=1)) == [3, 6, 9]
 
     async def listed() -> list[int]:
-        return [number async for number in triple.amap([1, 2, 3])] + [
-            number async for number in triple_async.amap([1, 2, 3])
-        ]
+        numbers = [number async for number in triple.map([1, 2, 3], chunksize=2)]
+        return numbers + [number async for number in triple_async.map([1, 2, 3])]
 
     assert asyncio.run(listed()) == [3, 6, 9, 3, 6, 9]
 
@@ -374,7 +373,6 @@ def test_job_below_a_class_method_is_bound_or_refused_but_never_loses_the_class(
         lambda: build.submit(7),
         lambda: build.submit_stored("key", 7),
         lambda: build.map([7]),
-        lambda: build.amap([7]),
         lambda: build.using(name="x"),
     ]
     for submit in submits:

@@ -24,10 +24,10 @@ LAYERS: tuple[set[str], ...] = (
     {"futures"},
     {"calls", "stores"},
     {"after_commit", "after_response", "loops", "options"},
-    {"async_views", "backends", "jobs", "map"},
-    {"app_state"},
+    {"async_views", "backends", "map"},
+    {"app_state", "jobs"},
     {"executor"},
-    {"bars", "current_job", "doctor"},
+    {"current_job", "doctor"},
     {"__init__"},
 )
 

@@ -402,7 +402,7 @@ def test_exception_that_a_map_raised_is_freed_with_the_futures(
 
     async def read_async() -> None:
         try:
-            async for _ in executor.amap(fn, range(items)):
+            async for _ in executor.map(fn, range(items), chunksize=chunksize):
                 pass
         except Failure as error:
             freed.watch(error)

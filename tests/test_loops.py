@@ -1080,8 +1080,8 @@ def test_debug_mode_of_python_and_asyncio_finds_nothing_to_complain_about() -> N
             generators.append(numbers(i))
             return await generators[-1].__anext__()
 
-        async def amap():
-            return [i async for i in executor.amap(double_async, range(10))]
+        async def mapped():
+            return [i async for i in executor.map(double_async, range(10))]
 
         tasks, generators = [], []
         kinds = [double, double_async, sync_inside, to_thread, async_inside, awaitable]
@@ -1099,7 +1099,7 @@ def test_debug_mode_of_python_and_asyncio_finds_nothing_to_complain_about() -> N
                     for status in ("succeeded", "failed", "cancelled")}
 
         print(app.test_client().get("/").get_json())
-        print(asyncio.run(amap()), list(executor.map(double_async, range(10), buffersize=2)))
+        print(asyncio.run(mapped()), list(executor.map(double_async, range(10), buffersize=2)))
         executor.shutdown()
         executor.init_app(app)
         print(executor.submit(double_async, 1).result(), executor.submit(double, 1).result())

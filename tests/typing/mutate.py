@@ -119,12 +119,6 @@ MUTATIONS = (
         r"def executor\(self\) -> Executor\[Any\]:",
         "def executor(self) -> Any:",
     ),
-    Mutation(
-        "bar: gives Any for a future",
-        "bars.py",
-        r"(def bar\(source: FutureProxy\[R\].*\)) -> R:",
-        r"\1 -> Any:",
-    ),
     # -- Executor.submit
     Mutation(
         "submit: no overload for what is awaitable",
@@ -335,11 +329,79 @@ MUTATIONS = (
         _method("map"),
     ),
     Mutation(
-        "amap: returns an iterator",
+        "map: returns an iterator",
         "executor.py",
-        r"AsyncIterator\[R\]",
-        "Iterator[R]",
-        _method("amap"),
+        r"Results\[R\]",
+        "AsyncIterator[R]",
+        _method("map"),
+    ),
+    Mutation(
+        "map: timeout takes anything",
+        "map.py",
+        r"timeout: float \| None\n",
+        "timeout: Any\n",
+    ),
+    Mutation(
+        "map: chunksize takes anything",
+        "map.py",
+        r"chunksize: int\n",
+        "chunksize: Any\n",
+    ),
+    Mutation(
+        "map: buffersize takes anything",
+        "map.py",
+        r"buffersize: int \| None\n",
+        "buffersize: Any\n",
+    ),
+    Mutation(
+        "map: options are not declared",
+        "executor.py",
+        r"Unpack\[MapOptions\]",
+        "Any",
+        _method("map"),
+    ),
+    # -- Results
+    Mutation(
+        "Results: is no iterator",
+        "map.py",
+        r"class Results\(Iterator\[R_co\], ",
+        "class Results(",
+    ),
+    Mutation(
+        "Results: is no async iterator",
+        "map.py",
+        r", AsyncIterator\[R_co\]\):",
+        "):",
+    ),
+    Mutation(
+        "Results: is invariant",
+        "map.py",
+        r'TypeVar\("R_co", covariant=True\)',
+        'TypeVar("R_co")',
+    ),
+    Mutation(
+        "Results: next() gives Any",
+        "map.py",
+        r"def __next__\(self\) -> R_co",
+        "def __next__(self) -> Any",
+    ),
+    Mutation(
+        "Results: anext() gives Any",
+        "map.py",
+        r"async def __anext__\(self\) -> R_co",
+        "async def __anext__(self) -> Any",
+    ),
+    Mutation(
+        "Results: cannot be closed",
+        "map.py",
+        r"    def close\(",
+        "    def end(",
+    ),
+    Mutation(
+        "Results: cannot be closed in a coroutine",
+        "map.py",
+        r"    async def aclose\(",
+        "    async def aend(",
     ),
     # -- ExecutorJob
     Mutation(
@@ -439,11 +501,11 @@ MUTATIONS = (
         "",
     ),
     Mutation(
-        "a job's amap: items are not compared",
+        "a job's map: items are not compared",
         "jobs.py",
         r"i1: Iterable\[A1\]",
         "i1: Iterable[Any]",
-        r"(?s)    def amap\(.*",
+        r"(?s)    def map\(.*",
     ),
     # -- FutureProxy
     Mutation(

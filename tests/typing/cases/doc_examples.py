@@ -8,13 +8,12 @@ from __future__ import annotations
 
 # [submit]
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from flask import Flask
 from typing_extensions import assert_type
 
-from flask_executor_typed import Executor, ExecutorJob, FutureKey, FutureProxy
+from flask_executor_typed import Executor, ExecutorJob, FutureKey, FutureProxy, Results
 
 app = Flask(__name__)
 executor = Executor(app)
@@ -72,8 +71,8 @@ async def price(shop: str) -> float:
 assert_type(fibonacci(10), int)
 assert_type(fibonacci.submit(10), FutureProxy[int])
 assert_type(price.submit("north"), FutureProxy[float])
-assert_type(fibonacci.map(range(10)), Iterator[int])
-assert_type(price.amap(["north", "south"]), AsyncIterator[float])
+assert_type(fibonacci.map(range(10)), Results[int])
+assert_type(price.map(["north", "south"]), Results[float])
 assert_type(fibonacci.using(name="fib").submit(10), FutureProxy[int])
 
 
@@ -152,9 +151,8 @@ def tag(price: float, currency: str) -> str:
     return label(price, currency=currency)
 
 
-assert_type(executor.map(tag, prices, codes), Iterator[str])
-assert_type(executor.map(fetch, codes), Iterator[float])
-assert_type(executor.amap(fetch, codes), AsyncIterator[float])
+assert_type(executor.map(tag, prices, codes), Results[str])
+assert_type(executor.map(fetch, codes), Results[float])
 
 
 def refused_by_map() -> None:

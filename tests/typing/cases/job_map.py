@@ -1,4 +1,4 @@
-"""``job.map`` and ``job.amap``: each iterable must fit the parameter of the function."""
+"""``job.map``: each iterable must fit the parameter of the function."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from flask import Flask
 from typing_extensions import assert_type
 
-from flask_executor_typed import Executor
+from flask_executor_typed import Executor, Results
 
 executor = Executor(Flask("cases"))
 of_str = Executor[str](Flask("cases"))
@@ -121,52 +121,39 @@ bools: set[bool] = set()
 floats: Iterator[float] = iter(())
 dicts: list[dict[str, Any]] = []
 
-assert_type(one.map(ints), Iterator[str])
-assert_type(one.map([1, 2]), Iterator[str])
-assert_type(one.map(range(3)), Iterator[str])
-assert_type(one.map(bools), Iterator[str])
-assert_type(two.map(ints, strs), Iterator[float])
-assert_type(two.map(ints, "abc"), Iterator[float])
-assert_type(three.map(ints, strs, bytess), Iterator[list[int]])
-assert_type(four.map(ints, strs, bytess, bools), Iterator[int | None])
-assert_type(five.map(ints, strs, bytess, bools, floats), Iterator[dict[str, Any]])
-assert_type(with_default.map(ints), Iterator[str])
-assert_type(with_default.map(ints, strs), Iterator[str])
-assert_type(positional.map(ints), Iterator[str])
-assert_type(variadic.map(ints, ints), Iterator[int])
-assert_type(union.map(ints), Iterator[int | str])
-assert_type(stored.map(ints), Iterator[str])
-assert_type(one.map(ints, timeout=1.0, chunksize=10, buffersize=100), Iterator[str])
+assert_type(one.map(ints), Results[str])
+assert_type(one.map([1, 2]), Results[str])
+assert_type(one.map(range(3)), Results[str])
+assert_type(one.map(bools), Results[str])
+assert_type(two.map(ints, strs), Results[float])
+assert_type(two.map(ints, "abc"), Results[float])
+assert_type(three.map(ints, strs, bytess), Results[list[int]])
+assert_type(four.map(ints, strs, bytess, bools), Results[int | None])
+assert_type(five.map(ints, strs, bytess, bools, floats), Results[dict[str, Any]])
+assert_type(with_default.map(ints), Results[str])
+assert_type(with_default.map(ints, strs), Results[str])
+assert_type(positional.map(ints), Results[str])
+assert_type(variadic.map(ints, ints), Results[int])
+assert_type(union.map(ints), Results[int | str])
+assert_type(stored.map(ints), Results[str])
+assert_type(one.map(ints, timeout=1.0, chunksize=10, buffersize=100), Results[str])
 assert_type(list(one.map(ints)), list[str])
 
-assert_type(aone.map(ints), Iterator[bytes])
-assert_type(atwo.map(ints, strs), Iterator[str])
-assert_type(athree.map(ints, strs, bytess), Iterator[int])
-assert_type(afour.map(ints, strs, bytess, bools), Iterator[bool])
-assert_type(afive.map(ints, strs, bytess, bools, floats), Iterator[float | None])
-assert_type(with_any.map(dicts), Iterator[str])
-assert_type(awaitable.map(ints), Iterator[bytes])
-assert_type(named.map(ints), Iterator[int])
-assert_type(aone.map(ints, timeout=None), Iterator[bytes])
-
-assert_type(one.amap(ints), AsyncIterator[str])
-assert_type(two.amap(ints, strs), AsyncIterator[float])
-assert_type(three.amap(ints, strs, bytess), AsyncIterator[list[int]])
-assert_type(four.amap(ints, strs, bytess, bools), AsyncIterator[int | None])
-assert_type(five.amap(ints, strs, bytess, bools, floats), AsyncIterator[dict[str, Any]])
-assert_type(aone.amap(ints), AsyncIterator[bytes])
-assert_type(atwo.amap(ints, strs), AsyncIterator[str])
-assert_type(athree.amap(ints, strs, bytess), AsyncIterator[int])
-assert_type(afour.amap(ints, strs, bytess, bools), AsyncIterator[bool])
-assert_type(afive.amap(ints, strs, bytess, bools, floats), AsyncIterator[float | None])
-assert_type(with_any.amap(dicts, timeout=1, buffersize=2), AsyncIterator[str])
-assert_type(awaitable.amap(ints), AsyncIterator[bytes])
+assert_type(aone.map(ints), Results[bytes])
+assert_type(atwo.map(ints, strs), Results[str])
+assert_type(athree.map(ints, strs, bytess), Results[int])
+assert_type(afour.map(ints, strs, bytess, bools), Results[bool])
+assert_type(afive.map(ints, strs, bytess, bools, floats), Results[float | None])
+assert_type(with_any.map(dicts), Results[str])
+assert_type(awaitable.map(ints), Results[bytes])
+assert_type(named.map(ints), Results[int])
+assert_type(aone.map(ints, timeout=None), Results[bytes])
 
 
 async def consume() -> None:
-    async for item in aone.amap(ints):
+    async for item in aone.map(ints):
         assert_type(item, bytes)
-    assert_type([item async for item in one.amap(ints)], list[str])
+    assert_type([item async for item in one.map(ints)], list[str])
 
 
 none.map(ints)  # error: expected
@@ -196,18 +183,11 @@ afive.map(ints, strs, bytess, bools, strs)  # error: expected
 with_any.map(ints)  # error: expected
 one.map(ints, timeout="1")  # error: expected
 one.map(ints, chunksize=1.5)  # error: expected
-one.map(ints, key="k")  # error: expected
+# error: expected
+# except ty: accepts any keyword where the options are an unpacked TypedDict
+one.map(ints, key="k")
 aone.map(ints, buffersize="1")  # error: expected
 wrong: Iterator[int] = one.map(ints)  # error: expected
 wrong_async: Iterator[str] = aone.map(ints)  # error: expected
 wrong_raw: Iterator[Coroutine[Any, Any, bytes]] = aone.map(ints)  # error: expected
-
-one.amap(strs)  # error: expected
-one.amap()  # error: expected
-two.amap(ints)  # error: expected
-two.amap(strs, ints)  # error: expected
-aone.amap(strs)  # error: expected
-atwo.amap(ints, ints)  # error: expected
-afive.amap(ints, strs, bytess, bools, strs)  # error: expected
-one.amap(ints, chunksize=2)  # error: expected
-wrong_amap: AsyncIterator[int] = one.amap(ints)  # error: expected
+wrong_aiter: AsyncIterator[int] = one.map(ints)  # error: expected

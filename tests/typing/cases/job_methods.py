@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
 from typing import Any, Generic, TypeVar
 
 from flask import Blueprint, Flask
 from typing_extensions import Self, assert_type
 
-from flask_executor_typed import Executor, ExecutorJob, FutureKey, FutureProxy
+from flask_executor_typed import Executor, ExecutorJob, FutureKey, FutureProxy, Results
 
 X = TypeVar("X")
 
@@ -79,11 +78,9 @@ assert_type(mailer.send.submit_stored(NUMBER, "a"), FutureProxy[int])
 assert_type(mailer.send.submit_stored("k", "a", copies=2), FutureProxy[int])
 assert_type(mailer.asend.submit_stored(TEXT["a"], "a"), FutureProxy[str])
 assert_type(mailer.send.using(key="k").submit("a"), FutureProxy[int])
-assert_type(mailer.send.using(name="n").map(strs), Iterator[int])
-assert_type(mailer.send.map(strs), Iterator[int])
-assert_type(mailer.asend.map(strs), Iterator[str])
-assert_type(mailer.send.amap(strs), AsyncIterator[int])
-assert_type(mailer.asend.amap(strs), AsyncIterator[str])
+assert_type(mailer.send.using(name="n").map(strs), Results[int])
+assert_type(mailer.send.map(strs), Results[int])
+assert_type(mailer.asend.map(strs), Results[str])
 assert_type(mailer.chain.submit("a"), FutureProxy[int])
 assert_type(executor.submit(mailer.chain, "a"), FutureProxy[int])
 assert_type(mailer.send.fn("a"), int)
@@ -100,7 +97,7 @@ assert_type(Mailer.send(mailer, "a"), int)
 assert_type(Mailer.send.submit(mailer, "a"), FutureProxy[int])
 assert_type(Mailer.asend.submit(mailer, "a"), FutureProxy[str])
 assert_type(Mailer.send.submit(mailer, to="a", copies=2), FutureProxy[int])
-assert_type(Mailer.send.map(mailers, strs), Iterator[int])
+assert_type(Mailer.send.map(mailers, strs), Results[int])
 
 mailer.send(1)  # error: expected
 mailer.send()  # error: expected
@@ -179,7 +176,7 @@ assert_type(Tools.above(1), float)
 assert_type(Tools.above.submit(1, "b"), FutureProxy[float])
 assert_type(Tools.aabove.submit(1), FutureProxy[float])
 assert_type(Tools.below.submit(1), FutureProxy[str])
-assert_type(Tools.above.map(ints), Iterator[float])
+assert_type(Tools.above.map(ints), Results[float])
 assert_type(tools.above.submit(1), FutureProxy[float])
 assert_type(tools.below.submit(1), FutureProxy[str])
 Tools.above.submit("1")  # error: expected
@@ -216,7 +213,7 @@ assert_type(Built.above.submit(1, "b"), FutureProxy[str])
 assert_type(BuiltToo.above.submit(1), FutureProxy[str])
 assert_type(BuiltToo().above.submit(1), FutureProxy[str])
 assert_type(Built.aabove.submit(1), FutureProxy[float])
-assert_type(Built.above.map(ints), Iterator[str])
+assert_type(Built.above.map(ints), Results[str])
 assert_type(executor.submit(Built.plain, 1), FutureProxy[str])
 Built.above.submit("1")  # error: expected
 Built().above.submit()  # error: expected

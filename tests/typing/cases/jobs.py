@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar, overload
@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, overload
 from flask import Flask
 from typing_extensions import assert_type
 
-from flask_executor_typed import Executor, ExecutorJob, FutureKey, FutureProxy
+from flask_executor_typed import Executor, ExecutorJob, FutureKey, FutureProxy, Results
 from flask_executor_typed.jobs import JobDecorator
 
 X = TypeVar("X")
@@ -293,8 +293,8 @@ assert_type(fib.using(on_duplicate="replace")(5), int)
 assert_type(fetch.using(key=("k", 1)).submit("u", retries=1), FutureProxy[bytes])
 # except ty: gives `FutureProxy[Unknown]`, as above
 assert_type(fetch.using(key="k").submit_stored("other", "u"), FutureProxy[bytes])
-assert_type(fib.using(name="fib").map([1, 2]), Iterator[int])
-assert_type(fetch.using(name="f").amap(["u"]), AsyncIterator[bytes])
+assert_type(fib.using(name="fib").map([1, 2]), Results[int])
+assert_type(fetch.using(name="f").map(["u"]), Results[bytes])
 assert_type(takes_key.using(key="k").submit("", 1, 1.0, "", 1), FutureProxy[int])
 fib.using(key="k").submit("5")  # error: expected
 fib.using(key="k").submit()  # error: expected

@@ -1,15 +1,24 @@
-"""``Executor.map`` and ``amap``: each iterable must fit its parameter."""
+"""``Executor.map``: each iterable must fit its parameter."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterator,
+)
+from contextlib import aclosing, closing
 from functools import partial
 from typing import Any, TypeVar
 
 from flask import Flask
 from typing_extensions import assert_type
 
-from flask_executor_typed import Executor
+from flask_executor_typed import Executor, Results
 
 X = TypeVar("X")
 
@@ -115,45 +124,45 @@ def generated() -> Generator[int, None, None]:
 
 # -- map -------------------------------------------------------------------------------------------
 
-assert_type(executor.map(one, ints), Iterator[str])
-assert_type(executor.map(one, [1, 2, 3]), Iterator[str])
-assert_type(executor.map(one, range(3)), Iterator[str])
-assert_type(executor.map(one, generated()), Iterator[str])
-assert_type(executor.map(one, bools), Iterator[str])
-assert_type(executor.map(two, ints, strs), Iterator[float])
-assert_type(executor.map(two, ints, "abc"), Iterator[float])
-assert_type(executor.map(three, ints, strs, bytess), Iterator[list[int]])
-assert_type(executor.map(four, ints, strs, bytess, bools), Iterator[int | None])
-assert_type(executor.map(five, ints, strs, bytess, bools, floats), Iterator[dict[str, Any]])
-assert_type(executor.map(six, ints, ints, ints, ints, ints, ints), Iterator[bool])
-assert_type(executor.map(seven, ints, ints, ints, ints, ints, ints, ints), Iterator[bytes])
-assert_type(executor.map(with_default, ints), Iterator[str])
-assert_type(executor.map(with_default, ints, strs), Iterator[str])
-assert_type(executor.map(variadic, ints), Iterator[int])
-assert_type(executor.map(variadic, ints, ints, ints), Iterator[int])
-assert_type(executor.map(partial(keyword_only, b=""), ints), Iterator[str])
-assert_type(executor.map(str, ints), Iterator[str])
-assert_type(executor.map(len, strs), Iterator[int])
+assert_type(executor.map(one, ints), Results[str])
+assert_type(executor.map(one, [1, 2, 3]), Results[str])
+assert_type(executor.map(one, range(3)), Results[str])
+assert_type(executor.map(one, generated()), Results[str])
+assert_type(executor.map(one, bools), Results[str])
+assert_type(executor.map(two, ints, strs), Results[float])
+assert_type(executor.map(two, ints, "abc"), Results[float])
+assert_type(executor.map(three, ints, strs, bytess), Results[list[int]])
+assert_type(executor.map(four, ints, strs, bytess, bools), Results[int | None])
+assert_type(executor.map(five, ints, strs, bytess, bools, floats), Results[dict[str, Any]])
+assert_type(executor.map(six, ints, ints, ints, ints, ints, ints), Results[bool])
+assert_type(executor.map(seven, ints, ints, ints, ints, ints, ints, ints), Results[bytes])
+assert_type(executor.map(with_default, ints), Results[str])
+assert_type(executor.map(with_default, ints, strs), Results[str])
+assert_type(executor.map(variadic, ints), Results[int])
+assert_type(executor.map(variadic, ints, ints, ints), Results[int])
+assert_type(executor.map(partial(keyword_only, b=""), ints), Results[str])
+assert_type(executor.map(str, ints), Results[str])
+assert_type(executor.map(len, strs), Results[int])
 
-assert_type(executor.map(aone, ints), Iterator[bytes])
-assert_type(executor.map(aone, [1, 2, 3]), Iterator[bytes])
-assert_type(executor.map(atwo, ints, strs), Iterator[str])
-assert_type(executor.map(athree, ints, strs, bytess), Iterator[int])
-assert_type(executor.map(afour, ints, strs, bytess, bools), Iterator[bool])
-assert_type(executor.map(afive, ints, strs, bytess, bools, floats), Iterator[float])
-assert_type(executor.map(asix, ints, ints, ints, ints, ints, ints), Iterator[bool])
-assert_type(executor.map(awaitable, ints), Iterator[bytes])
-assert_type(executor.map(maybe_async, ints), Iterator[int])
+assert_type(executor.map(aone, ints), Results[bytes])
+assert_type(executor.map(aone, [1, 2, 3]), Results[bytes])
+assert_type(executor.map(atwo, ints, strs), Results[str])
+assert_type(executor.map(athree, ints, strs, bytess), Results[int])
+assert_type(executor.map(afour, ints, strs, bytess, bools), Results[bool])
+assert_type(executor.map(afive, ints, strs, bytess, bools, floats), Results[float])
+assert_type(executor.map(asix, ints, ints, ints, ints, ints, ints), Results[bool])
+assert_type(executor.map(awaitable, ints), Results[bytes])
+assert_type(executor.map(maybe_async, ints), Results[int])
 
 # row: map(fn, ...), fn returning a union
-# except mypy: gives `Iterator[object]`: it joins unions
-assert_type(executor.map(union, ints), Iterator[int | str])
-assert_type(executor.map(with_any, dicts), Iterator[str])
+# except mypy: gives `Results[object]`: it joins unions
+assert_type(executor.map(union, ints), Results[int | str])
+assert_type(executor.map(with_any, dicts), Results[str])
 
-assert_type(executor.map(one, ints, timeout=1.0), Iterator[str])
-assert_type(executor.map(one, ints, timeout=None, chunksize=100), Iterator[str])
-assert_type(executor.map(two, ints, strs, buffersize=10), Iterator[float])
-assert_type(executor.map(one, ints, buffersize=None), Iterator[str])
+assert_type(executor.map(one, ints, timeout=1.0), Results[str])
+assert_type(executor.map(one, ints, timeout=None, chunksize=100), Results[str])
+assert_type(executor.map(two, ints, strs, buffersize=10), Results[float])
+assert_type(executor.map(one, ints, buffersize=None), Results[str])
 assert_type(list(executor.map(one, ints)), list[str])
 assert_type(next(executor.map(aone, ints)), bytes)
 assert_type(dict(zip(strs, executor.map(one, ints), strict=True)), dict[str, str])
@@ -189,7 +198,9 @@ executor.map(one, ints, timeout="1")  # error: expected
 executor.map(one, ints, chunksize=None)  # error: expected
 executor.map(one, ints, chunksize=1.5)  # error: expected
 executor.map(one, ints, buffersize="1")  # error: expected
-executor.map(one, ints, workers=3)  # error: expected
+# error: expected
+# except ty: accepts any keyword where the options are an unpacked TypedDict
+executor.map(one, ints, workers=3)
 executor.map(1, ints)  # error: expected
 executor.map(aone(1), ints)  # error: expected
 wrong: Iterator[int] = executor.map(one, ints)  # error: expected
@@ -199,32 +210,24 @@ wrong_raw: Iterator[Coroutine[Any, Any, bytes]] = executor.map(aone, ints)
 executor.map(one, ints)[0]  # error: expected
 
 
-# -- amap ------------------------------------------------------------------------------------------
+# -- the results -----------------------------------------------------------------------------------
 
-assert_type(executor.amap(one, ints), AsyncIterator[str])
-assert_type(executor.amap(two, ints, strs), AsyncIterator[float])
-assert_type(executor.amap(three, ints, strs, bytess), AsyncIterator[list[int]])
-assert_type(executor.amap(four, ints, strs, bytess, bools), AsyncIterator[int | None])
-assert_type(executor.amap(five, ints, strs, bytess, bools, floats), AsyncIterator[dict[str, Any]])
-assert_type(executor.amap(six, ints, ints, ints, ints, ints, ints), AsyncIterator[bool])
-assert_type(executor.amap(aone, ints), AsyncIterator[bytes])
-assert_type(executor.amap(atwo, ints, strs), AsyncIterator[str])
-assert_type(executor.amap(athree, ints, strs, bytess), AsyncIterator[int])
-assert_type(executor.amap(afour, ints, strs, bytess, bools), AsyncIterator[bool])
-assert_type(executor.amap(afive, ints, strs, bytess, bools, floats), AsyncIterator[float])
-assert_type(executor.amap(asix, ints, ints, ints, ints, ints, ints), AsyncIterator[bool])
-assert_type(executor.amap(with_any, dicts, timeout=1, buffersize=2), AsyncIterator[str])
-assert_type(executor.amap(maybe_async, ints), AsyncIterator[int])
+as_iterator: Iterator[str] = executor.map(one, ints)
+as_async_iterator: AsyncIterator[str] = executor.map(one, ints)
+lengths = executor.map(len, strs)
+covariant: Results[int | None] = lengths
 
 
 async def consume() -> None:
-    async for item in executor.amap(aone, ints):
+    async for item in executor.map(aone, ints):
         assert_type(item, bytes)
-    assert_type([item async for item in executor.amap(one, ints)], list[str])
-    assert_type(await anext_of(executor.amap(one, ints)), str)
-    for _ in executor.amap(one, ints):  # error: expected
-        pass
-    await executor.amap(one, ints)  # error: expected
+    assert_type([item async for item in executor.map(one, ints, chunksize=3)], list[str])
+    assert_type([item async for item in executor.map(with_any, dicts, timeout=1)], list[str])
+    assert_type(await anext(executor.map(one, ints)), str)
+    assert_type(await anext_of(executor.map(one, ints)), str)
+    async with aclosing(executor.map(aone, ints)) as results:
+        assert_type(results, Results[bytes])
+    await executor.map(one, ints)  # error: expected
 
 
 async def anext_of(items: AsyncIterator[X]) -> X:
@@ -233,18 +236,12 @@ async def anext_of(items: AsyncIterator[X]) -> X:
     raise StopAsyncIteration
 
 
-executor.amap(one, strs)  # error: expected
-executor.amap(one)  # error: expected
-executor.amap(two, ints)  # error: expected
-executor.amap(two, strs, ints)  # error: expected
-executor.amap(aone, strs)  # error: expected
-executor.amap(aone, ints, ints)  # error: expected
-executor.amap(afour, ints, strs, bytess, strs)  # error: expected
-executor.amap(five, ints, strs, bytess, bools, strs)  # error: expected
-executor.amap(one, ints, chunksize=3)  # error: expected
-executor.amap(one, ints, timeout="1")  # error: expected
-wrong_async: AsyncIterator[int] = executor.amap(one, ints)  # error: expected
-wrong_kind: Iterator[str] = executor.amap(one, ints)  # error: expected
+with closing(executor.map(one, ints)) as results:
+    assert_type(next(results), str)
+
+wrong_async: AsyncIterator[int] = executor.map(one, ints)  # error: expected
+wrong_results: Results[int] = executor.map(one, ints)  # error: expected
+wrong_kind: AsyncGenerator[str, None] = executor.map(one, ints)  # error: expected
 
 
 # -- in a function of the user's own ---------------------------------------------------------------

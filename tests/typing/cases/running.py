@@ -19,7 +19,6 @@ from flask_executor_typed import (
     current_job,
     track,
 )
-from flask_executor_typed.bars import bar
 
 executor = Executor(Flask("cases"))
 
@@ -153,12 +152,3 @@ async def follow(future: FutureProxy[int]) -> None:
 
 Progress()  # error: expected
 Progress("1")  # error: expected
-
-# -- bars
-
-assert_type(bar(count.submit([1])), int)
-assert_type(bar(acount.submit(), total=3, title="rows"), int)
-assert_type(bar(executor.map(len, ["a"]), total=1), Iterator[int])
-assert_type(bar([1, 2]), Iterator[int])
-bar(1)  # error: expected
-bar([1], total="1")  # error: expected
