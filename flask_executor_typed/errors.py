@@ -1,4 +1,4 @@
-"""Everything this package raises on purpose.
+"""All exceptions of this package.
 
 The only module that defines exceptions. Each derives from :class:`ExecutorError` *and* from the
 builtin that a caller would expect, keeps its facts as attributes, and survives pickling.
@@ -69,7 +69,7 @@ class ConfigError(ExecutorError, ValueError):
 
 
 class NoAppError(ExecutorError, RuntimeError):
-    """A call was submitted, and no app that uses this executor could be found for it."""
+    """A call was submitted, but the executor found no app for it."""
 
     def __init__(self, reason: str, cure: str) -> None:
         super().__init__(reason, cure)
@@ -91,13 +91,13 @@ class NoRequestError(ExecutorError, RuntimeError):
 
 
 class ExecutorClosedError(ExecutorError, RuntimeError):
-    """A call was submitted after ``shutdown()``, or while the interpreter is going down."""
+    """A call was submitted after ``shutdown()``, or while the interpreter is exiting."""
 
     def __init__(self, name: str, at_exit: bool = False) -> None:
         super().__init__(name, at_exit)
         self.name: str = name
         self.at_exit: bool = at_exit
-        """Whether the interpreter exits."""
+        """Whether the interpreter is exiting."""
 
     def __str__(self) -> str:
         if self.at_exit:
@@ -112,9 +112,9 @@ class ExecutorClosedError(ExecutorError, RuntimeError):
 
 
 class QueueFullError(ExecutorError, queue.Full, ServiceUnavailable):
-    """A call was submitted while as many as may wait did, by ``EXECUTOR_MAX_PENDING``.
+    """A call was submitted while ``EXECUTOR_MAX_PENDING`` calls were already waiting.
 
-    A ``ServiceUnavailable`` too, so a view that does not catch it answers 503 with ``Retry-After``.
+    Also a ``ServiceUnavailable``: a view that doesn't catch it answers 503 with ``Retry-After``.
     """
 
     description = "The server has too much to do at the moment. Please try again soon."
@@ -126,7 +126,7 @@ class QueueFullError(ExecutorError, queue.Full, ServiceUnavailable):
         Exception.__init__(self, executor, key, max_pending)
         self.executor: str = executor
         self.key: str = key
-        """The setting; an executor with a name has one of its own."""
+        """The setting. An executor with a name has its own."""
         self.max_pending: int = max_pending
 
     def __str__(self) -> str:
@@ -149,19 +149,19 @@ class JobTimeoutError(ExecutorError, TimeoutError):
 
 
 class JobAbandonedError(ExecutorError, RuntimeError):
-    """A call was not done when the time of a shutdown was up; see ``EXECUTOR_SHUTDOWN_TIMEOUT``.
+    """A call was not done when a shutdown's time was up; see ``EXECUTOR_SHUTDOWN_TIMEOUT``.
 
-    A coroutine was cancelled, and a worker process is killed if it does not end the call itself. A
-    plain function in a thread goes on for as long as the process lives, and nobody hears of it.
+    A coroutine is cancelled. A worker process is killed if it doesn't end the call itself. A plain
+    function in a thread keeps running for as long as the process lives; its outcome is lost.
     """
 
     def __init__(self, name: str, seconds: float, begun: bool) -> None:
         super().__init__(name, seconds, begun)
         self.name: str = name
         self.seconds: float = seconds
-        """How long the shutdown waited."""
+        """Seconds that the shutdown waited."""
         self.begun: bool = begun
-        """Whether it was running; one that was not never will."""
+        """Whether it was running. If not, it never will."""
 
     def __str__(self) -> str:
         how = "was still running" if self.begun else "had not begun"
@@ -169,9 +169,9 @@ class JobAbandonedError(ExecutorError, RuntimeError):
 
 
 class ForkedFutureError(ExecutorError, RuntimeError):
-    """Somebody waits for a call that was submitted before this process was forked.
+    """Code waits for a call that was submitted before this process was forked.
 
-    It runs where it was submitted, and only there is it known how it ends.
+    The call runs in the parent process, and only the parent learns its outcome.
     """
 
     def __init__(self, name: str) -> None:
@@ -186,7 +186,7 @@ class ForkedFutureError(ExecutorError, RuntimeError):
 
 
 class JobLostError(ExecutorError, BrokenExecutor):
-    """The process that was to run a call, or ran it, has ended: killed, say, or out of memory.
+    """The process that was to run a call, or was running it, has ended: killed or out of memory.
 
     How far the call got is unknown. It is not run again, unless it was given retries.
     """
@@ -290,7 +290,7 @@ def _catchable_as(known: Any) -> type[JobFailedError]:
 
 
 class DeadlockError(ExecutorError, RuntimeError):
-    """Waiting here, for this call, would never end, or hold up every job of a loop."""
+    """Waiting here for this call would never end, or block every job of an event loop."""
 
     def __init__(self, line: str, name: str, reason: str) -> None:
         super().__init__(line, name, reason)
@@ -356,13 +356,13 @@ class UnpicklableError(ExecutorError, TypeError):
 
 
 class UnsupportedError(ExecutorError, NotImplementedError):
-    """Something was asked of a call that the backend which runs it cannot do."""
+    """A call asked for something that its backend cannot do."""
 
     def __init__(self, name: str, backend: str, capability: str, cure: str) -> None:
         super().__init__(name, backend, capability, cure)
         self.name: str = name
         self.backend: str = backend
-        """Where calls run, as ``EXECUTOR_TYPE`` says, or the class of the executor given there."""
+        """The backend: the value of ``EXECUTOR_TYPE``, or the class of the executor given there."""
         self.capability: str = capability
         """What it cannot do."""
         self.cure: str = cure
@@ -372,7 +372,7 @@ class UnsupportedError(ExecutorError, NotImplementedError):
 
 
 class UploadsLeftBehindError(ExecutorError, RuntimeError):
-    """A job in a worker process looked for an uploaded file, which stay in the server process."""
+    """A job in a worker process looked for an uploaded file. They stay in the server process."""
 
     def __str__(self) -> str:
         return (
@@ -412,7 +412,7 @@ class NestedProcessError(ExecutorError, RuntimeError):
 
 
 class GreenThreadsError(ExecutorError, RuntimeError):
-    """gevent or eventlet has replaced the threads of this process, and this does not work there."""
+    """This doesn't work in a process whose threads gevent or eventlet has replaced."""
 
     def __init__(self, library: str, reason: str, cure: str) -> None:
         super().__init__(library, reason, cure)
@@ -425,7 +425,7 @@ class GreenThreadsError(ExecutorError, RuntimeError):
 
 
 class OutsideLoopError(ExecutorError, RuntimeError):
-    """A resource was wanted on an event loop that does not keep any."""
+    """A loop resource was requested on an event loop that is not this package's."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -516,7 +516,7 @@ class WorkerError(ExecutorError, RuntimeError):
 
 
 class RemoteTracebackError(ExecutorError):
-    """Where an exception was raised in a worker process. The exception's ``__cause__``."""
+    """The traceback of an exception in another process. It is that exception's ``__cause__``."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
