@@ -34,10 +34,12 @@ __all__ = (
     "NoAppError",
     "NoJobError",
     "NoRequestError",
+    "NotRegisteredError",
     "OutsideContextError",
     "OutsideLoopError",
     "QueueFullError",
     "RemoteTracebackError",
+    "ResponseTooLargeError",
     "ResultNotSharedError",
     "SignatureError",
     "StoreError",
@@ -87,6 +89,36 @@ class NoRequestError(ExecutorError, RuntimeError):
         return (
             "submit_after_response() needs a request that is not over: outside of one, in a job, "
             "and in a stream that has begun, use submit()"
+        )
+
+
+class NotRegisteredError(ExecutorError, RuntimeError):
+    """A view needs the addresses of jobs, and its app has no ``JobsBlueprint``."""
+
+    def __init__(self, blueprint: str, app: str) -> None:
+        super().__init__(blueprint, app)
+        self.blueprint: str = blueprint
+        self.app: str = app
+
+    def __str__(self) -> str:
+        return (
+            f"the blueprint {self.blueprint!r} is not registered with the app {self.app!r}; "
+            "call app.register_blueprint() first"
+        )
+
+
+class ResponseTooLargeError(ExecutorError, ValueError):
+    """A view that runs in the background has answered with more than is kept."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.limit: int = limit
+        """Bytes."""
+
+    def __str__(self) -> str:
+        return (
+            f"the response is larger than {self.limit} bytes; see EXECUTOR_STORE_MAX_RESULT_BYTES, "
+            "or write it to a file and answer with its address"
         )
 
 

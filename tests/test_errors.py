@@ -31,10 +31,12 @@ from flask_executor_typed.errors import (
     NoAppError,
     NoJobError,
     NoRequestError,
+    NotRegisteredError,
     OutsideContextError,
     OutsideLoopError,
     QueueFullError,
     RemoteTracebackError,
+    ResponseTooLargeError,
     ResultNotSharedError,
     SignatureError,
     StoreError,
@@ -80,6 +82,22 @@ ERRORS: list[tuple[ExecutorError, type[Exception], str]] = [
         (
             "executor is full: EXECUTOR_MAX_PENDING=100; submit again later, or wait for room "
             "with using(block=seconds)"
+        ),
+    ),
+    (
+        NotRegisteredError("jobs", "shop"),
+        RuntimeError,
+        (
+            "the blueprint 'jobs' is not registered with the app 'shop'; "
+            "call app.register_blueprint() first"
+        ),
+    ),
+    (
+        ResponseTooLargeError(1000),
+        ValueError,
+        (
+            "the response is larger than 1000 bytes; see EXECUTOR_STORE_MAX_RESULT_BYTES, or "
+            "write it to a file and answer with its address"
         ),
     ),
     (
@@ -349,6 +367,9 @@ def test_facts_are_attributes() -> None:
     assert (not_shared.name, not_shared.state, not_shared.type) == ("f", "local", "app.Report")
     unsigned = SignatureError("result", "id")
     assert (unsigned.kind, unsigned.job_id) == ("result", "id")
+    unregistered = NotRegisteredError("jobs", "shop")
+    assert (unregistered.blueprint, unregistered.app) == ("jobs", "shop")
+    assert ResponseTooLargeError(1000).limit == 1000
     assert NestedProcessError("f").name == "f"
     assert ForkedFutureError("f").name == "f"
     abandoned = JobAbandonedError("f", 1.5, begun=True)

@@ -27,7 +27,7 @@ LAYERS: tuple[set[str], ...] = (
     {"async_views", "backends", "map"},
     {"app_state", "jobs"},
     {"executor"},
-    {"current_job", "doctor"},
+    {"current_job", "doctor", "web"},
     {"__init__"},
 )
 
@@ -108,7 +108,7 @@ def test_a_relative_import_is_resolved_from_the_package_of_its_file() -> None:
     ]
 
 
-ROOMS = ["async_views", "calls", "context", "doctor", "futures", "loops", "runtime"]
+ROOMS = ["async_views", "calls", "context", "doctor", "futures", "loops", "runtime", "web"]
 
 
 @pytest.mark.parametrize("package", ROOMS)

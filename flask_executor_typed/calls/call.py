@@ -405,6 +405,10 @@ class Call(Generic[R]):
         if self.task is not None:
             self.task.cancel()
 
+    def mute(self) -> None:
+        """Leave what the call raises to its submitter, which reports it: do not log it."""
+        self.logs = False
+
     def abandon(self, seconds: float) -> None:
         """Fail the call, unless it is over: a shutdown has waited for it long enough.
 

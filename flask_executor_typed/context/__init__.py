@@ -12,16 +12,19 @@ of its modules imports only from those before it:
 - request: a captured request, and a copy of it for each run
 - capture: take a snapshot, when a job is submitted
 - push: make a snapshot current, where the job runs
+- handback: a session of a job's own, and what its request can take back
 - rebuild: make a snapshot from its plain data, in another process
 """
 
 from .capture import capture
 from .carry import CarryG, ContextRules, without_resources
 from .compat import active_app_context
+from .handback import copy_of_g, copy_of_session, take_after_request_functions, use_session
 from .portable import PortableContext
 from .push import PushedContexts, PushedInTask, run_pushed, running_call
 from .rebuild import rebuild
 from .snapshot import ContextSnapshot
+from .uploads import SharedContent
 
 __all__ = (
     "CarryG",
@@ -30,10 +33,15 @@ __all__ = (
     "PortableContext",
     "PushedContexts",
     "PushedInTask",
+    "SharedContent",
     "active_app_context",
     "capture",
+    "copy_of_g",
+    "copy_of_session",
     "rebuild",
     "run_pushed",
     "running_call",
+    "take_after_request_functions",
+    "use_session",
     "without_resources",
 )

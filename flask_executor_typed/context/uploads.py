@@ -16,7 +16,7 @@ from ..errors import UploadsLeftBehindError
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-__all__ = ("captured_uploads", "uploads_left_behind")
+__all__ = ("SharedContent", "captured_uploads", "uploads_left_behind")
 
 
 class CapturedUpload(NamedTuple):
@@ -28,7 +28,7 @@ class CapturedUpload(NamedTuple):
     filename: str | None
     name: str | None
     headers: Headers
-    content: _SharedContent
+    content: SharedContent
 
     def open(self) -> FileStorage:
         """Return the upload for one run."""
@@ -50,21 +50,25 @@ _CONTENT = "flask_executor_typed.content"
 """The attribute in which an upload keeps what it shares with jobs, and its stream."""
 
 
-def _content_of(upload: FileStorage) -> _SharedContent:
+def _content_of(upload: FileStorage) -> SharedContent:
     """Return the same content as for the last job, unless the upload got another stream."""
     stream, content = vars(upload).get(_CONTENT, (None, None))
     if stream is not upload.stream or content is None:
-        content = _SharedContent(upload.stream)
+        content = SharedContent(upload.stream)
         _note_content(upload, content)
-    return cast("_SharedContent", content)
+    return cast("SharedContent", content)
 
 
-def _note_content(upload: FileStorage, content: _SharedContent) -> None:
+def _note_content(upload: FileStorage, content: SharedContent) -> None:
     vars(upload)[_CONTENT] = upload.stream, content
 
 
-class _SharedContent:
-    """An upload's content. Many can read it at once, even after the request has closed."""
+class SharedContent:
+    """A file's content. Many can read it at once, even after the file was closed.
+
+    Args:
+        stream: The file. Its position stays where it is.
+    """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream

@@ -1,0 +1,27 @@
+"""What kind of answer a client wants."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from flask import Request, Response
+
+__all__ = ("Wanted", "vary", "wanted_by")
+
+Wanted = Literal["json", "html", "fragment"]
+"""``"fragment"``: a part of a page, for htmx."""
+
+
+def wanted_by(request: Request) -> Wanted:
+    """Return what to answer: JSON, unless HTML is preferred to it."""
+    if request.headers.get("HX-Request") == "true" and "HX-Boosted" not in request.headers:
+        return "fragment"
+    accepted = request.accept_mimetypes
+    html = accepted.quality("text/html")
+    json = max(accepted.quality("application/json"), accepted.quality("application/problem+json"))
+    return "html" if html > json else "json"
+
+
+def vary(response: Response, *headers: str) -> None:
+    """Say on which headers of the request an answer depends, besides those that it names."""
+    response.vary.update(headers)

@@ -1,0 +1,78 @@
+"""The result of a job as a response: a view's own answer, or a value as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Response, current_app, jsonify, request
+from markupsafe import Markup
+from werkzeug.http import dump_options_header
+
+from ..stores import JobRecord
+from .recorded import RecordedResponse
+from .schema import name_of
+
+__all__ = ("conditional", "response_of")
+
+_OK = 200
+_SHARED_CACHES = ("public", "max_age", "s_maxage")
+
+
+def response_of(job: JobRecord, result: Any) -> Response:
+    """Return what ``GET .../result`` answers.
+
+    A value never is HTML, unless the app says so by ``Markup``: it may hold what a user has typed.
+
+    Raises:
+        TypeError: ``result`` is a value that the app's JSON cannot hold.
+    """
+    if isinstance(result, RecordedResponse):
+        response = result.response(current_app.response_class)
+    else:
+        response = _response_with(job, result)
+        response.headers["Content-Security-Policy"] = "default-src 'none'; sandbox"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    _keep_from_shared_caches(response)
+    response.headers.setdefault("ETag", f'"{job.id}"')
+    return conditional(response)
+
+
+def _response_with(job: JobRecord, value: Any) -> Response:
+    if isinstance(value, Response):
+        value.direct_passthrough = False
+        return current_app.response_class(value.get_data(), value.status, value.headers)
+    if isinstance(value, Markup):
+        return current_app.response_class(value, mimetype="text/html")
+    if isinstance(value, bytes):
+        response: Response = current_app.response_class(value, mimetype="application/octet-stream")
+        options = {"filename": f"{name_of(job)}.bin"}
+        response.headers["Content-Disposition"] = dump_options_header("attachment", options)
+        return response
+    return jsonify(value)
+
+
+def _keep_from_shared_caches(response: Response) -> None:
+    """Leave the answer to one user's browser, which asks again each time."""
+    control = response.cache_control
+    for directive in _SHARED_CACHES:
+        setattr(control, directive, None)
+    control.private = True
+    if not control.no_store:
+        control.no_cache = True
+    response.headers.pop("Expires", None)
+
+
+def conditional(response: Response) -> Response:
+    """Answer the conditions of this request, and send the range that it asks for.
+
+    Raises:
+        RequestedRangeNotSatisfiable: there is no such range.
+    """
+    has_validator = "ETag" in response.headers or "Last-Modified" in response.headers
+    if response.status_code != _OK or not has_validator:
+        return response
+    length = response.calculate_content_length()
+    if length is None:
+        length = response.content_length
+    response.make_conditional(request.environ, accept_ranges=True, complete_length=length)
+    return response
