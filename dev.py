@@ -75,13 +75,19 @@ def soak(args: list[str]) -> None:
     run(PYTHON, "benchmarks/soak.py", *args)
 
 
+def peers(args: list[str]) -> None:
+    """Run tests of asgiref and Flask-Shell2HTTP on us (peers --asgiref CHECKOUT; no CI)."""
+    set_up("peers")
+    run(PYTHON, "tests/peers/run_peers.py", *args)
+
+
 def ci(args: list[str]) -> None:
     """Everything that must pass before a change is accepted, on every interpreter found."""
     run("bash", ".ci/run", *args)
 
 
 COMMANDS: tuple[Callable[[list[str]], None], ...] = (
-    *(demo, test, services, lint, types, docs, bench, soak, ci),
+    *(demo, test, services, lint, types, docs, bench, soak, peers, ci),
 )
 
 
