@@ -69,6 +69,9 @@ class ExecutorConfig:
     start_method: str | None = None
     """How worker processes start; ``None``: ``"forkserver"`` where that exists, or ``"spawn"``."""
 
+    start_timeout: float = 120.0
+    """Seconds that a worker process has to load the app, until it is ended."""
+
     max_workers: int | None = None
     """Workers at most; ``None``: the processors plus 4, 32 at most (processes: the processors)."""
 
@@ -315,6 +318,7 @@ _PARSERS: dict[str, Callable[[str, object], object]] = {
     "type": _type,
     "app": _app,
     "start_method": _start_method,
+    "start_timeout": _seconds,
     "max_workers": _count,
     "max_loops": _count,
     "max_pending": _count,

@@ -40,7 +40,8 @@ from flask_executor_typed import (
     UploadsLeftBehindError,
     job_started,
 )
-from flask_executor_typed.backends.worker import Message, load_message
+from flask_executor_typed.backends.runner import RETURNED
+from flask_executor_typed.backends.wire import PROGRESS, Message, Reader
 from flask_executor_typed.runtime.exit import drain
 
 from . import working
@@ -643,20 +644,22 @@ def test_forked_child_of_a_job_answers_neither_its_own_call_nor_the_next(
     assert executor.submit(working.pid).result(START) == process
 
 
-@pytest.mark.parametrize("kind", [b"r", b"p"])
+@pytest.mark.parametrize("kind", [RETURNED, PROGRESS])
 def test_worker_that_answers_another_call_is_ended_and_its_call_lost(
     monkeypatch: pytest.MonkeyPatch, executor: Executor, kind: bytes
 ) -> None:
     process = executor.submit(working.pid).result(START)
 
-    def one_too_many(message: bytes) -> Message:
-        loaded = load_message(message)
-        return loaded._replace(kind=kind, number=loaded.number + 1)
+    def one_too_many(reader: Reader) -> Message | None:
+        read = message_of(reader)
+        return read and read._replace(kind=kind, number=read.number + 1)
 
-    monkeypatch.setattr("flask_executor_typed.backends.process.load_message", one_too_many)
+    message_of = Reader.message
+    monkeypatch.setattr(Reader, "message", one_too_many)
     future = executor.submit(working.pid)
-    assert str(future.exception(START)) == ("pid is lost: its worker process answered another call")
+    error = future.exception(START)
     monkeypatch.undo()
+    assert str(error) == "pid is lost: its worker process answered another call"
     assert executor.submit(working.pid).result(START) != process
     until_dead(process)
 
@@ -687,7 +690,7 @@ def _workers() -> list[int]:
     return [
         process.pid
         for process in multiprocessing.active_children()
-        if process.pid is not None and process.name == "executor-worker"
+        if process.pid is not None and process.name.startswith("executor-worker")
     ]
 
 
@@ -801,11 +804,11 @@ def test_cancel_reaches_the_job_that_was_meant_and_not_the_next(
     first = executor.submit(working.wait_until_asked, tmp_path / "1", tmp_path / "end")
     second = executor.submit(working.is_asked, tmp_path / "2", tmp_path / "done")
     until((tmp_path / "1").exists)
-    running: Any = first._interrupter
-    worker, number = running._worker, running._number
+    interrupter: Any = first._interrupter
+    worker, number = interrupter._worker, interrupter._number
     first.cancel()
     until((tmp_path / "2").exists)
-    worker.order(str(number).encode())  # as if it had been on its way
+    worker.order(number)  # as if it had been on its way
     time.sleep(0.05)  # nothing tells when it has arrived; too early, and the test passes
     (tmp_path / "done").touch()
     assert second.result(TIMEOUT) is False

@@ -95,7 +95,13 @@ def open_backend(
         if config.type == "process":
             from .process import ProcessBackend  # multiprocessing is slow to import
 
-            backend = ProcessBackend(settings, max_workers, config.start_method)
+            backend = ProcessBackend(
+                settings,
+                max_workers,
+                config.start_method,
+                config.start_timeout,
+                key_of("start_timeout", name=name),
+            )
         else:
             from .adapter import open_adapter
 

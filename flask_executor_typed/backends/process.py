@@ -1,74 +1,116 @@
 """Calls in other processes, for work that needs a processor of its own.
 
-The only module that starts processes. Each has a thread here that sends it one call after the
-other, through a pipe of its own: so whoever dies, it is known which call was lost, and no other is.
+A call is bound to a process when it is sent to one that is up, and not before. Until then it waits
+in one queue, where whatever ends it finds it. So calls begin in the order in which they were
+submitted, and neither the start of a process nor its end costs a call that has not begun.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import multiprocessing
-import os
-import pickle
 import signal
-import sys
 import threading
 import time
-from collections.abc import Generator, Iterator
-from importlib import import_module
-from math import inf
-from multiprocessing.connection import wait
-from multiprocessing.util import Finalize
-from queue import Empty, SimpleQueue
+from collections import Counter, OrderedDict
+from enum import Enum
+from functools import partial
 from typing import Any, NamedTuple
-from weakref import WeakSet
 
-from .. import signals
-from ..callables import is_async_callable
 from ..calls import Call
 from ..errors import ExecutorClosedError, JobLostError, NestedProcessError
-from ..futures import Progress
-from ..runtime.exit import ClosableThreads, exit_has_begun, finish_at_exit
-from ..runtime.forks import in_child
+from ..runtime.exit import ClosableThreads, exit_has_begun
 from ..runtime.threads import start_thread
+from ..runtime.timers import Timers
 from .capabilities import Capabilities
-from .pickling import (
-    ContextDumper,
-    Settings,
-    Work,
-    dump_error,
-    dump_function,
-    dump_key,
-    load_error,
-)
-from .runner import CANCELLED, FAILED, is_worker, settle_like
-from .worker import END, PROGRESS, READY, Message, load_message, work
+from .pickling import ContextDumper, Settings, load_error
+from .process_call import End, ProcessCall
+from .runner import FAILED, is_worker
+from .starting import DEFAULT_START_METHOD
+from .wire import Message
+from .worker_process import Trouble, WorkerProcess
 
 __all__ = ("ProcessBackend",)
 
-_START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-"""Not ``fork``, which copies locks that threads of the server may hold just then."""
+_WARN_AFTER = 30.0
+"""Seconds for which a worker may load the app before a warning says that it does; a guess."""
 
-_STARTS = 3
-"""Workers in turn that may end before they run anything, until their calls are given up."""
+_CRASHES, _KILLS = 3, 10
+"""Workers in turn that may end before they run anything, until a call is given up: by themselves,
+or killed from outside, which says little of the app."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0
+"""Seconds from a failed start to the next, doubled each time; guesses."""
 
 _LOAD_AGAIN_AFTER = 1.0
-"""Seconds for which an app that a worker could not load is not tried again; a guess."""
+"""Seconds for which an app that a worker could not load is not loaded again, at least; a guess."""
 
 
-class _Item(NamedTuple):
-    """A call in the queue, pickled by its submitter."""
+class _State(Enum):
+    VACANT = "no worker"
+    STARTING = "its worker is not up"
+    IDLE = "its worker is up"
+    BUSY = "its worker has a call"
 
-    call: Call[Any]
-    function: bytes
-    context: bytes | None
+
+class _Seat:
+    """A thread and its worker process, which it starts when there is a call for one."""
+
+    def __init__(self) -> None:
+        # Guarded by the lock of the backend.
+        self.state = _State.STARTING  # as good as: its thread is to start
+        self.has_begun = False  # the thread
+        self.worker: WorkerProcess | None = None
+        self.call: ProcessCall | None = None
+
+
+class _Failure(NamedTuple):
+    """A start that came to nothing."""
+
+    reason: str
+    patience: int
+    """How many in turn there must be until a call is given up; 0: all are, at once."""
+
+    is_crash: bool = False
+    error: bytes | None = None
+    """What the worker has said, pickled."""
+
+    def error_of(self, name: str, count: int, begun: bool = False) -> BaseException:
+        """The error of a call that is given up after ``count`` failures."""
+        if self.error is not None:
+            return load_error(self.error)
+        if not self.is_crash:
+            return JobLostError(name, self.reason, begun)
+        reason = f"each of {count} worker processes {self.reason} when it started"
+        return JobLostError(name, reason, begun)
+
+
+def _failure_of(error: Exception) -> _Failure:
+    reason = f"no worker process could be started ({type(error).__name__}: {error})"
+    is_killed = isinstance(error, (EOFError, ConnectionError, FileNotFoundError))  # the fork server
+    return _Failure(reason, _KILLS if is_killed else _CRASHES)
+
+
+def _death_of(worker: WorkerProcess) -> _Failure:
+    how = worker.bury()
+    is_killed = worker.exit_code in {-signal.SIGTERM, -getattr(signal, "SIGKILL", signal.SIGTERM)}
+    return _Failure(how, _KILLS if is_killed else _CRASHES, is_crash=True)
+
+
+_SHUT_DOWN = _Failure("its worker processes were killed", 0)
 
 
 class ProcessBackend(ClosableThreads):
     """Worker processes, started one by one while all of them are busy."""
 
-    def __init__(self, settings: Settings, max_workers: int, start_method: str | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        max_workers: int,
+        start_method: str | None,
+        start_timeout: float,
+        key_of_start_timeout: str,
+    ) -> None:
         self.capabilities: Capabilities = Capabilities(
             contexts=settings.app is not None,
             coroutines=True,
@@ -80,65 +122,95 @@ class ProcessBackend(ClosableThreads):
         )
         self._settings = settings
         self._max_workers = max_workers
-        self._start_method = start_method or _START_METHOD
-        self._queue: SimpleQueue[_Item | None] = SimpleQueue()
-        self._idle = threading.Semaphore(0)
-        self._lock = threading.RLock()  # reentrant: a finalizer may shut down while it is held
-        self._threads: list[threading.Thread] = []  # guarded by _lock
-        self._closed = False  # guarded by _lock
+        self._start_method = start_method or DEFAULT_START_METHOD
+        self._start_timeout = start_timeout
+        self._key_of_start_timeout = key_of_start_timeout
         self._contexts = ContextDumper(settings)
-        self._running: set[Call[Any]] = set()  # that threads have taken from the queue
-        self._workers: set[_Worker] = set()  # that were started, and may live
-        self._killed = threading.Event()  # set once: no worker lives on
-        self._unloadable: tuple[float, bytes] | None = None  # until when, and the error
+        self._numbers = itertools.count(1)  # of worker processes, for their names
+        self._timers = Timers(settings.name)
+        # All that follows is guarded by _lock. It is held for a few steps, neither while code of
+        # users runs nor for what may block. Reentrant: a finalizer may shut down while it is held.
+        self._lock = threading.RLock()
+        self._call_came = threading.Condition(self._lock)  # or none will; for idle seats
+        self._worker_wanted = threading.Condition(self._lock)  # or none will be; for vacant seats
+        self._pending: OrderedDict[ProcessCall, None] = OrderedDict()  # first in, first out
+        self._seats: list[_Seat] = []
+        self._count: Counter[_State] = Counter()  # of seats
+        self._threads: list[threading.Thread] = []  # of seats; some may have ended
+        self._closed = False
+        self._killed = False
+        self._failures = 0  # of starts in turn, until a worker has run something
+        self._no_start_before = 0.0
+        self._refusal: _Failure | None = None  # of calls until then, if no worker is up
 
     def submit(self, call: Call[Any]) -> None:
+        name = call.future.name
         if is_worker():
-            raise NestedProcessError(call.future.name)
+            raise NestedProcessError(name)
         # Pickled here, so that the submitter hears of errors.
-        item = _Item(call, dump_function(call), self._contexts.dump(call))
+        item = ProcessCall(call, self._contexts.dump(call))
+        try:
+            refusal = self._accept(item)
+            # Settled before a worker takes it, it leaves the queue: no worker starts for it.
+            if not call.watch(partial(self._note_settled, item)):
+                self._withdraw(item)
+            error = self._add_seat()
+        except BaseException:  # it is refused; or we are interrupted, and leave no call behind
+            if self._withdraw(item):
+                call.refuse()
+            raise
+        if error is not None and not self._seats and self._withdraw(item):
+            call.refuse()
+            raise error
+        if refusal is not None:
+            item.fail(refusal.error_of(name, 1))
+
+    def _accept(self, item: ProcessCall) -> _Failure | None:
+        """Put a call in the queue; or return why no worker can load the app, as known just now."""
         with self._lock:
             if self._closed:
                 raise ExecutorClosedError(self._settings.name, exit_has_begun())
-            self._queue.put(item)
-            if len(self._threads) >= self._max_workers or self._idle.acquire(blocking=False):
-                return
-            try:
-                thread_name = f"{self._settings.name}-process-{len(self._threads)}"
-                self._threads.append(start_thread(thread_name, self._serve))
-            except RuntimeError:  # the system has no more threads, or the interpreter is ending
-                if not self._threads and call.refuse():
-                    raise
+            if self._refusal is not None and self._no_worker_is_up():
+                if time.monotonic() < self._no_start_before:
+                    return self._refusal
+                self._refusal = None
+            self._pending[item] = None
+            self._wake_seats()
+            return None
 
     def sizes(self) -> tuple[int, int]:
-        return sum(thread.is_alive() for thread in list(self._threads)), 0
+        with self._lock:
+            return len(self._seats) - self._count[_State.VACANT], 0
 
     def close(self, *, cancel_pending: bool) -> None:
         with self._lock:
             self._closed = True
-        if cancel_pending:
-            for item in self._take_pending():
-                item.call.future.cancel()
-        self._queue.put(None)
+            items = self._take_all() if cancel_pending else []
+            self._end_if_done()
+        self._timers.end()
+        for item in items:
+            item.call.cancel()
 
     def runs_here(self) -> bool:
         return threading.current_thread() in self.threads()  # in a callback
 
     def threads(self) -> list[threading.Thread]:
         with self._lock:
-            return self._threads.copy()
+            return self._threads + self._timers.threads()
 
     def abandon(self, seconds: float) -> None:
         """Fail what is pending and what runs, which worker processes are told."""
-        for item in self._take_pending():
+        with self._lock:
+            items = self._take_all()
+            items += [seat.call for seat in self._seats if seat.call is not None]
+            self._end_if_done()
+        for item in items:
             item.call.abandon(seconds)
-        self._queue.put(None)
-        for call in self._running.copy():
-            call.abandon(seconds)
 
     def kill(self) -> bool:
-        self._killed.set()  # before we look: who starts another one from now on sees it
-        workers = self._workers.copy()
+        with self._lock:
+            self._killed = True  # who starts a worker from now on sees it, and kills that one
+            workers = [seat.worker for seat in self._seats if seat.worker is not None]
         for worker in workers:
             worker.kill()
         return bool(workers)
@@ -150,379 +222,249 @@ class ProcessBackend(ClosableThreads):
             ConfigError: it could not load the app.
             JobLostError: no process can be started, or each ends before it has.
         """
-        self._start_worker(self._settings.name).end()
+        for count in itertools.count(1):
+            seat = _Seat()
+            failure = self._start_worker(seat)
+            self._end_worker(seat, failure)
+            if failure is None:
+                return
+            if count >= failure.patience:
+                raise failure.error_of(self._settings.name, count)
 
-    def _take_pending(self) -> Iterator[_Item]:
-        with contextlib.suppress(Empty):
-            while True:
-                item = self._queue.get_nowait()
-                if item is not None:
-                    yield item
+    # -- the queue, and how many seats it wants; all with the lock held --------------------------
 
-    # -- in a thread of one worker process --------------------------------------------------------
+    def _wanted(self) -> int:
+        """How many workers more are wanted than are idle or start."""
+        return len(self._pending) - self._count[_State.IDLE] - self._count[_State.STARTING]
 
-    def _serve(self) -> None:
-        worker: _Worker | None = None
-        try:
-            while (item := self._queue.get()) is not None:
-                worker = self._work_off(item, worker)
-                del item  # an idle worker keeps nothing alive
-                self._idle.release()
-        finally:
-            self._queue.put(None)  # it goes round
-            if worker is not None:
-                worker.end()
+    def _wants_another_seat(self) -> bool:
+        can_start = len(self._seats) < self._max_workers
+        return can_start and self._wanted() > self._count[_State.VACANT]
 
-    def _work_off(self, item: _Item, worker: _Worker | None) -> _Worker | None:
-        """Settle a call, by ``worker`` or a new one. Returns the one for the next call."""
-        call = item.call
-        future = call.future
-        self._running.add(call)
-        try:
-            if future.done():  # cancelled
-                return worker
-            try:
-                worker = worker or self._start_worker(future.name)
-            except BaseException as error:
-                if call.begin():
-                    call.fail(error)
-                return None
-            running = _Running(is_async_callable(call.fn))
-            call.set_interrupter(running)
-            if not call.begin():
-                return worker
-            if signals.job_started.receivers:
-                call.announcement(signals.job_started)()
-            try:
-                return self._run(item, worker, running)
-            except BaseException as error:  # no memory for the answer, say; other calls go on
-                call.fail(error)
-                running.interrupt(kill=True)
-                return None
-        finally:
-            self._running.discard(call)
-            call.release()
-            del future  # see FutureProxy.result()
+    def _wake_seats(self) -> None:
+        """Wake who is concerned if a call has come, or a seat has lost its worker."""
+        self._call_came.notify()
+        self._worker_wanted.notify(max(0, self._wanted()))
 
-    def _run(self, item: _Item, worker: _Worker | None, running: _Running) -> _Worker | None:
-        """Run a call that has begun, as often as its retries allow."""
-        call, future = item.call, item.call.future
-        seconds = None if call.limits is None else call.limits.timeout
-        end = inf if seconds is None else time.monotonic() + seconds
-        try:
-            while True:
-                worker, kind, content = self._ask(item, worker, running, end)
-                if kind == _LATE:
-                    call.deadline(end if seconds is None else seconds)()
-                    if worker is not None and running.is_running():
-                        worker.kill()
-                        worker.bury()
-                        worker = None
-                    return worker
-                error: BaseException | None
-                if kind == _ENDED:
-                    error = JobLostError(future.name, content.decode())
-                else:
-                    error = settle_like(call, kind, content)
-                if error is None or future.done():
-                    return worker
-                call.log(error)
-                pause = call.pause_after(error)
-                if pause is None:
-                    call.fail(error)
-                    return worker
-                left = max(0.0, end - time.monotonic())
-                if not call.wait_unless_settled(min(pause, left)):
-                    if not future.done():  # asked to end, while it waited
-                        call.fail(error)
-                    return worker
-        finally:
-            error = None  # its traceback refers to this frame
-            del call, future
+    def _is_done(self) -> bool:
+        return self._closed and not self._pending
 
-    def _ask(
-        self, item: _Item, worker: _Worker | None, running: _Running, end: float
-    ) -> tuple[_Worker | None, bytes, bytes]:
-        """Have a call run once. Returns the worker, if it lives, and the answer."""
-        call, future = item.call, item.call.future
-        for _ in range(_STARTS):
-            if future.done():
-                return worker, CANCELLED, b""
-            if time.monotonic() >= end:
-                return worker, _LATE, b""
-            try:
-                worker = worker or self._start_worker(future.name)
-            except BaseException as error:
-                return None, FAILED, dump_error(future.name, error)
-            message = Work(
-                worker.next_number(),
-                future.name,
-                future.id,
-                dump_key(future.key),
-                call.attempt,
-                item.function,
-                item.context,
-            )
-            kind, content = running.run(worker, message, call, end)
-            if kind not in {_ENDED, _NOT_RUN, _CONFUSED}:
-                return worker, kind, content
-            if kind == _CONFUSED:
-                worker.kill()
-            how = worker.bury()
-            worker = None
-            if kind != _NOT_RUN:
-                what = "answered another call" if kind == _CONFUSED else f"{how} while it ran"
-                return None, _ENDED, f"its worker process {what}".encode()
-        return None, _ENDED, b"one worker process after the other ended before it could run"
+    def _end_if_done(self) -> None:
+        if self._is_done():
+            self._call_came.notify_all()
+            self._worker_wanted.notify_all()
+            for seat in self._seats:
+                if seat.state is _State.STARTING and seat.worker is not None:
+                    seat.worker.kill()  # there is no call for it: nothing is to wait for its start
 
-    def _start_worker(self, name: str) -> _Worker:
-        """Start a process, for the call of that name, and wait until it has loaded the app.
+    def _take_all(self) -> list[ProcessCall]:
+        items = list(self._pending)
+        self._pending.clear()
+        return items
 
-        Raises:
-            ConfigError: it could not load the app.
-            JobLostError: no process can be started, or each ends before it has.
+    def _no_worker_is_up(self) -> bool:
+        """And none is starting."""
+        return self._count[_State.VACANT] == len(self._seats)
+
+    def _move(self, seat: _Seat, state: _State) -> None:
+        self._count[seat.state] -= 1
+        self._count[state] += 1
+        seat.state = state
+
+    # -- from anywhere ----------------------------------------------------------------------------
+
+    def _note_settled(self, item: ProcessCall, future: object) -> None:
+        self._withdraw(item)  # if it still waits: cancelled, or abandoned, or its time is up
+
+    def _withdraw(self, item: ProcessCall) -> bool:
+        """Take a call out of the queue; ``False`` if it was not there."""
+        with self._lock:
+            if item not in self._pending:
+                return False
+            del self._pending[item]
+            self._end_if_done()
+            return True
+
+    def _add_seat(self) -> Exception | None:
+        """Start the thread of another seat, if one is wanted. Returns why it cannot be started.
+
+        Not under the lock, which the thread needs: a signal handler may run here meanwhile, and
+        wait for it. The seat is counted before, so that no other is started for the same call. If
+        its thread does not start, or we are interrupted, it is given up; the thread sees that.
         """
-        how = "would be killed"
-        for _ in range(_STARTS):
-            unloadable = self._unloadable
-            if unloadable is not None and time.monotonic() < unloadable[0]:
-                raise load_error(unloadable[1])
-            if self._killed.is_set():
-                break
-            try:
-                worker = _Worker(self._start_method, self._settings, self._workers)
-            except OSError as error:  # no memory, no descriptors, or no fork server
-                reason = f"no worker process could be started ({type(error).__name__}: {error})"
-                raise JobLostError(name, reason) from error
-            if self._killed.is_set():
-                worker.kill()
-            kind, _, content = worker.receive(inf)
-            if kind == READY:
-                return worker
-            if kind == FAILED:
-                worker.order(END)
-                worker.bury()  # not end(): the app may have started a thread that never ends
-                self._unloadable = time.monotonic() + _LOAD_AGAIN_AFTER, content
-            else:
-                how = worker.bury()
-        raise JobLostError(name, f"each of {_STARTS} worker processes {how} when it started")
-
-
-_ENDED, _NOT_RUN, _LATE, _CONFUSED = b"e", b"n", b"l", b"?"
-"""What may come instead of an answer: the worker ended with the call, or without having read it;
-the call takes too long; or the answer is to another call."""
-
-_NO_NUMBER = -1
-
-
-class _Running:
-    """What a future knows of the process that runs its call. Used from any thread."""
-
-    backend = "EXECUTOR_TYPE='process'"
-
-    def __init__(self, is_async: bool) -> None:
-        self._is_async = is_async
-        self._lock = threading.Lock()
-        self._worker: _Worker | None = None  # while it has the call; guarded by _lock
-        self._number = 0
-
-    def run(
-        self, worker: _Worker, message: Work, call: Call[Any], end: float
-    ) -> tuple[bytes, bytes]:
-        """Have a worker run the call, until ``end``. Returns what is the matter then."""
-        with self._lock:
-            self._number, self._worker = message.number, worker
-        if call.cancel_requested:  # before anybody could tell the worker
-            self.interrupt(kill=call.future.done())
-        kind, content = worker.send(pickle.dumps(tuple(message))), b""
-        while kind == PROGRESS:
-            kind, number, content = worker.receive(end)
-            if number not in {message.number, _NO_NUMBER}:
-                kind = _CONFUSED
-            elif kind == PROGRESS:
-                call.report(Progress(*pickle.loads(content)))
-        if kind != _LATE:
-            with self._lock:
-                self._worker = None
-        return kind, content
-
-    def is_running(self) -> bool:
-        with self._lock:
-            return self._worker is not None
-
-    def can_interrupt(self, *, kill: bool) -> bool:
-        return kill or self._is_async
-
-    def interrupt(self, *, kill: bool = False) -> None:
-        with self._lock:  # so that it is this call's worker still
-            if self._worker is not None:
-                if kill:
-                    self._worker.kill()
-                else:
-                    self._worker.order(str(self._number).encode())
-
-    def ask(self) -> None:
-        self.interrupt()
-
-
-class _Worker:
-    """A worker process, and the two pipes to it."""
-
-    def __init__(self, start_method: str, settings: Settings, fellows: set[_Worker]) -> None:
-        context: Any = multiprocessing.get_context(start_method)
-        self._numbers = itertools.count(1)
-        self._calls, calls = multiprocessing.Pipe()
-        orders, self._orders = multiprocessing.Pipe(duplex=False)
-        _finish_before_multiprocessing_does()
-        self._process = context.Process(
-            target=work, args=(calls, orders, settings), name=f"{settings.name}-worker"
-        )
-        _workers.add(self)  # before a fork, which copies our ends of the pipes
+        if not self._wants_another_seat():  # as a rule; looked at again under the lock
+            return None
+        seat = _Seat()
         try:
-            with _lock, _as_no_daemon():
-                self._process.start()
-        except BaseException:
-            self.forget()
+            with self._lock:
+                if not self._wants_another_seat():
+                    return None
+                name = f"{self._settings.name}-process-{len(self._seats)}"
+                self._seats.append(seat)
+                self._count[seat.state] += 1
+            start_thread(name, partial(self._serve, seat))
+        except BaseException as error:
+            with self._lock:
+                if not seat.has_begun:
+                    self._remove(seat)
+            if not isinstance(error, Exception):
+                raise
+            return error  # the system has no more threads, or the interpreter is ending
+        return None
+
+    def _remove(self, seat: _Seat) -> None:
+        with self._lock:
+            if seat in self._seats:
+                self._seats.remove(seat)
+                self._count[seat.state] -= 1
+
+    # -- in the thread of a seat -------------------------------------------------------------------
+
+    def _serve(self, seat: _Seat) -> None:
+        with self._lock:
+            if seat not in self._seats:
+                return
+            seat.has_begun = True
+            self._threads = [each for each in self._threads if each.is_alive()]
+            self._threads.append(threading.current_thread())
+        try:
+            while self._wait_until_wanted(seat):
+                failure = self._start_worker(seat) or self._serve_calls(seat)
+                if failure is not None:
+                    self._note_failure(seat, failure)
+                self._end_worker(seat, failure)
+        except BaseException as error:  # no memory, say
+            if seat.call is not None:
+                seat.call.call.fail(error)
+            if seat.worker is not None:
+                seat.worker.kill()
             raise
         finally:
-            calls.close()
-            orders.close()
-        self._fellows = fellows
-        fellows.add(self)
+            self._remove(seat)
+            self._add_seat()  # as a rule none is wanted any more
 
-    def next_number(self) -> int:
-        return next(self._numbers)
+    def _wait_until_wanted(self, seat: _Seat) -> bool:
+        """Vacant, wait until there is a call for one more worker; ``False``: there will be none."""
+        with self._lock:
+            self._move(seat, _State.VACANT)
+            while not self._is_done():
+                pause = None
+                if self._wanted() > 0:
+                    pause = max(0.0, self._no_start_before - time.monotonic())
+                if pause == 0:
+                    self._move(seat, _State.STARTING)
+                    return True
+                self._worker_wanted.wait(pause)
+            return False
 
-    def send(self, message: bytes) -> bytes:
-        """Returns PROGRESS, or what is the matter."""
+    def _start_worker(self, seat: _Seat) -> _Failure | None:
+        """Start a process, and wait until it has loaded the app."""
+        begun, limit = time.monotonic(), self._start_timeout
+        name = f"{self._settings.name}-worker-{next(self._numbers)}"
         try:
-            self._calls.send_bytes(message)
-        except OSError:
-            # Part of it may have been read, but nobody runs a part.
-            return _NOT_RUN
-        return PROGRESS
+            worker = WorkerProcess(self._start_method, self._settings, name)
+        except Exception as error:  # no memory, no descriptors, or no fork server
+            return _failure_of(error)
+        with self._lock:
+            seat.worker = worker
+            unwanted = self._is_done() or self._killed
+        if unwanted:  # before it could be found
+            worker.kill()
+        answer = worker.receive(0, begun + min(limit, _WARN_AFTER))
+        if answer is Trouble.LATE and limit > _WARN_AFTER:
+            self._warn(
+                "Worker process %s is not up after %.0f s; it is ended after %g s (%s)",
+                *(name, time.monotonic() - begun, limit, self._key_of_start_timeout),
+            )
+            answer = worker.receive(0, begun + limit)
+        if answer is Trouble.LATE:
+            worker.kill()
+            reason = f"no worker process was up after {self._key_of_start_timeout} = {limit:g} s"
+            return _Failure(reason, 0)
+        if not isinstance(answer, Message):
+            return _SHUT_DOWN if self._killed else _death_of(worker)
+        if answer.kind == FAILED:
+            worker.order(0)
+            return _Failure("it could not load the app", 0, error=answer.content)
+        return None
 
-    def receive(self, end: float) -> Message:
-        try:
-            if end != inf and not self._calls.poll(max(0.0, end - time.monotonic())):
-                return Message(_LATE, _NO_NUMBER, b"")
-            return load_message(self._calls.recv_bytes())
-        except ConnectionResetError:
-            # Linux tells so of a pipe if its other end is gone and has not read all of ours.
-            return Message(_NOT_RUN, _NO_NUMBER, b"")
-        except (EOFError, OSError):
-            return Message(_ENDED, _NO_NUMBER, b"")
+    def _note_failure(self, seat: _Seat, failure: _Failure) -> None:
+        """Decide what a failure means for the calls that wait."""
+        with self._lock:
+            self._move(seat, _State.VACANT)
+            self._failures += 1
+            count, pause = self._failures, _FIRST_PAUSE * 2.0 ** (self._failures - 1)
+            items: list[ProcessCall] = []
+            if self._no_worker_is_up() and count >= failure.patience:
+                items = self._take_all() if failure.patience == 0 else self._take_first()
+                self._failures = 0
+            if failure.error is not None:
+                self._refusal, pause = failure, max(pause, _LOAD_AGAIN_AFTER)
+            self._no_start_before = time.monotonic() + min(pause, _LONGEST_PAUSE)
+            self._wake_seats()
+            self._end_if_done()
+        for item in items:
+            item.fail(failure.error_of(item.call.future.name, count, item.has_begun))
+        self._warn("Worker processes of %s do not start: %s", self._settings.name, failure.reason)
 
-    def order(self, order: bytes) -> None:
-        with contextlib.suppress(OSError):  # it is gone
-            self._orders.send_bytes(order)
+    def _take_first(self) -> list[ProcessCall]:
+        return [self._pending.popitem(last=False)[0]] if self._pending else []
 
-    def kill(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._process.kill()
+    def _serve_calls(self, seat: _Seat) -> _Failure | None:
+        """Have the worker, which is up, run calls. Returns why it ended, if it has run none."""
+        worker = seat.worker
+        assert worker is not None
+        while not worker.is_gone and (item := self._next_call(seat, worker)) is not None:
+            end = item.run(worker)
+            waits = end is not End.OVER and item.wait_for_another_worker(self._timers.call_later)
+            with self._lock:
+                seat.call = None
+                if end is not End.UNREAD:
+                    worker.is_used = True
+                    self._failures = 0
+                if waits:
+                    self._pending[item] = None
+                    self._pending.move_to_end(item, last=False)
+                    self._wake_seats()
+            if waits and item.is_settled():  # perhaps before it could be found in the queue
+                self._withdraw(item)
+            del item  # an idle worker keeps nothing alive
+        if worker.is_used or self._is_done():
+            return None
+        return _death_of(worker)
 
-    def end(self) -> None:
-        """Let the process end in its own time, and wait until it has."""
-        self.order(END)
-        with contextlib.suppress(OSError):
-            self._calls.send_bytes(END)
-        wait([self._process.sentinel])
-        self.bury()
+    def _next_call(self, seat: _Seat, worker: WorkerProcess) -> ProcessCall | None:
+        """Idle, wait for a call; ``None``: there will be none, or the worker has died."""
+        with self._lock:
+            self._move(seat, _State.IDLE)
+            while not self._pending:
+                if not self._closed:
+                    self._call_came.wait()
+                if self._is_done() or not worker.is_ready():
+                    self._move(seat, _State.VACANT)
+                    self._wake_seats()  # the call that we were woken for is another's
+                    return None
+            item = self._take_first()[0]
+            seat.call = item
+            self._move(seat, _State.BUSY)
+            self._end_if_done()
+        self._add_seat()  # if the thread of one could not be started before
+        return item
 
-    def bury(self) -> str:
-        """See to it that the process is gone; returns how it ended, for a person."""
-        dies_at = time.monotonic() + _DIES_WITHIN
-        wait([self._process.sentinel], _DIES_WITHIN)
-        # A job may have closed the pipes, the sentinel's among them, and live on.
-        while (code := self._exit_code()) is None:
-            if time.monotonic() >= dies_at:
-                self.kill()
-            time.sleep(0.01)
-        self._fellows.discard(self)
-        self.forget()
-        if code >= 0:
-            return f"ended with exit code {code}"
-        with contextlib.suppress(ValueError):
-            return f"was killed by {signal.Signals(-code).name}"
-        return f"was killed by signal {-code}"
+    def _end_worker(self, seat: _Seat, failure: _Failure | None) -> None:
+        worker = seat.worker
+        if worker is not None:
+            if failure is None:
+                worker.end()
+            else:
+                worker.bury()  # not end(): the app may have started a thread that never ends
+            with self._lock:
+                seat.worker = None
 
-    def _exit_code(self) -> int | None:
-        with _lock:
-            code: int | None = self._process.exitcode
-            if code is not None:
-                self._process.join()  # at once; it forgets the process
-        return code
-
-    def disown(self) -> None:
-        """Have multiprocessing not wait for the process at exit."""
-        getattr(_process_module, "_children", set[object]()).discard(self._process)
-
-    def forget(self) -> None:
-        """Close the pipes."""
-        _workers.discard(self)
-        self._calls.close()
-        self._orders.close()
-
-
-_DIES_WITHIN = 5.0
-"""Seconds from the end of its pipe to the end of a process; a guess."""
-
-_process_module: Any = import_module("multiprocessing.process")
-
-
-@contextlib.contextmanager
-def _as_no_daemon() -> Generator[None, None, None]:
-    """Let a daemon of multiprocessing, such as a process of hypercorn, start processes.
-
-    It may not, because nobody would end them when it is terminated. Ours notice that themselves.
-    """
-    config = _process_module.current_process()._config
-    daemon = config.pop("daemon", None)
-    try:
-        yield
-    finally:
-        if daemon is not None:
-            config["daemon"] = daemon
-
-
-_finishes = False  # set once in each process
-
-
-def _finish_before_multiprocessing_does() -> None:
-    """See to it that workers end in a process that is a child of multiprocessing itself.
-
-    There it waits for all processes that were started, before threads are told of the exit.
-    """
-    global _finishes  # noqa: PLW0603
-    if not _finishes:
-        _finishes = True
-        Finalize(None, finish_at_exit, exitpriority=100)  # before those of queues and pools
-
-
-_workers: WeakSet[_Worker] = WeakSet()
-_lock = threading.Lock()
-"""Starting a process looks after all that have ended, which two threads cannot do at once."""
-
-
-@in_child
-def _forget_parent() -> None:
-    """In the child of a fork: its workers and its fork server are the parent's.
-
-    A later Python may not have the private names. Then the child may complain at its exit of
-    processes that are not its own, no more.
-    """
-    global _lock, _finishes  # noqa: PLW0603
-    _lock = threading.Lock()
-    _finishes = False
-    for worker in list(_workers):
-        worker.forget()  # or workers would not hear of the end of their parent while we live
-        # Python would wait for it at exit, and fail.
-        worker.disown()
-    server = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
-    alive: object = getattr(server, "_forkserver_alive_fd", None)
-    if isinstance(alive, int) and getattr(server, "_forkserver_pid", None) is not None:
-        # Python would ask the system how its child is, and fail. Without one it starts another.
-        with contextlib.suppress(OSError):
-            os.close(alive)
-        for name in ("_forkserver_pid", "_forkserver_alive_fd", "_forkserver_address"):
-            setattr(server, name, None)
+    def _warn(self, message: str, *args: object) -> None:
+        """Log a warning for the app whose call has waited longest, if one waits."""
+        with self._lock:
+            snapshot = next((getattr(each.call, "snapshot", None) for each in self._pending), None)
+        if snapshot is not None:
+            with contextlib.suppress(BaseException):
+                snapshot.app.logger.warning(message, *args)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import pickle
 import threading
+from collections.abc import Callable
 from contextvars import Context
+from functools import partial
 from typing import Any
 
 from flask import Flask
@@ -119,6 +121,7 @@ class Runner:
         future = future_with_id(work.name, work.id, key)
         snapshot = self._snapshot(work, app)
         call = _WorkersCall(fn, args, kwargs, snapshot, Context(), future, False, self._executor)
+        call.note_over = partial(self._note_over, work.name)
         call.attempt = work.attempt
         is_async = is_async_callable(fn)
         is_cancelled = self._note_start(work.number, future)
@@ -149,6 +152,9 @@ class Runner:
         return False
 
     def _note_end(self) -> None: ...
+
+    def _note_over(self, name: str) -> None:
+        """A call of that name is over, in the thread that has run it."""
 
     def _report(self, future: FutureProxy[Any]) -> None:
         """The job has told of its progress."""
@@ -182,7 +188,9 @@ class Runner:
 class _WorkersCall(Call[Any]):
     """A call in a worker process. The server process sends the signals, and logs."""
 
-    __slots__ = ("over",)
+    __slots__ = ("note_over", "over")
+
+    note_over: Callable[[], object]
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -197,5 +205,6 @@ class _WorkersCall(Call[Any]):
     def _announce_start(self) -> None: ...
 
     def release(self) -> None:
+        self.note_over()
         super().release()
         self.over.set()

@@ -192,6 +192,22 @@ class Call(Generic[R]):
         future = getattr(self, "future", None)
         return future is not None and future._cancel_requested
 
+    def watch(self, watcher: Callable[[FutureProxy[Any]], object]) -> bool:
+        """Have ``watcher(future)`` called when the call is settled, before the callbacks.
+
+        From any thread. ``False`` if it is settled already.
+        """
+        future = getattr(self, "future", None)
+        return future is not None and future._watch(watcher, first=True)
+
+    def pause(self) -> None:
+        """Give back the right to run, so that the call can be cancelled as if it had not begun."""
+        self.future._pause()
+
+    def resume(self) -> bool:
+        """Take that right again; ``False`` if the call was settled meanwhile."""
+        return self.future._resume()
+
     def set_interrupter(self, interrupter: Interrupter) -> None:
         """Have ``cancel()`` tell ``interrupter`` when the call runs."""
         self.future._interrupter = interrupter
@@ -299,9 +315,9 @@ class Call(Generic[R]):
 
     def wait_unless_settled(self, seconds: float) -> bool:
         """Wait until the next attempt; ``False`` if the call is settled or cancelled meanwhile."""
-        self.future._pause()  # so that it can be cancelled as if it had not started
+        self.pause()
         block_until_done(self.future, seconds)
-        return self.future._resume() and not self.future._cancel_requested
+        return self.resume() and not self.future._cancel_requested
 
     # -- on a loop -------------------------------------------------------------------------------
 

@@ -63,7 +63,11 @@ TESTS = {
     "loops/resources": "resources",
     "loops/watchdog": "watchdog",
     "backends/thread": "backends deadlocks threads",
-    "backends/process": "process workers",
+    "backends/process": "process workers attack/worker_processes",
+    "backends/process_call": "workers process attack/worker_processes",
+    "backends/worker_process": "workers process attack/worker_processes",
+    "backends/starting": "workers process attack/worker_processes",
+    "backends/wire": "workers process attack/worker_processes",
     "backends/worker": "process workers",
     "backends/pickling": "process workers",
 }
@@ -218,7 +222,8 @@ class Tree:
 
     def passes(self, module: str, limit: float) -> bool:
         """Whether all tests of a module pass, in ``limit`` seconds."""
-        tests = [f"tests/test_{name}.py" for name in TESTS[module].split()]
+        names = [Path("tests", name) for name in TESTS[module].split()]
+        tests = [str(name.with_name(f"test_{name.name}.py")) for name in names]
         options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
         # A test that hangs ends the run, as one that fails does; pytest can do that since 9.0.
         options += ["-o", "faulthandler_timeout=60", "-o", "faulthandler_exit_on_timeout=true"]

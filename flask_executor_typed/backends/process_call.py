@@ -1,0 +1,252 @@
+"""One call of the process backend: the right to run it, its time limit, and its attempts.
+
+The only module that gives a call to a worker process.
+"""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+from collections.abc import Callable
+from enum import Enum
+from math import inf
+from typing import Any, TypeAlias
+
+from .. import signals
+from ..callables import is_async_callable
+from ..calls import Call
+from ..errors import JobLostError
+from ..futures import FutureProxy, Progress
+from .pickling import Work, dump_function, dump_key
+from .runner import CANCELLED, settle_like
+from .wire import CALL, PROGRESS, Message
+from .worker_process import Trouble, WorkerProcess
+
+__all__ = ("End", "ProcessCall")
+
+
+CallLater: TypeAlias = Callable[[float, Callable[[], object]], Callable[[], object]]
+"""Calls a function after some seconds. Returns a function that prevents it."""
+
+
+class End(Enum):
+    """What has become of a call that a worker was given."""
+
+    OVER = "it is settled"
+    AGAIN = "it was lost with its worker, and is to run once more"
+    UNREAD = "its worker ended before it had read the call, which has not run"
+
+
+class ProcessCall:
+    """A call, pickled by its submitter. One thread at a time has it, and any may cancel it."""
+
+    def __init__(self, call: Call[Any], context: bytes | None) -> None:
+        """Pickle the function of ``call`` and its arguments.
+
+        Raises:
+            UnpicklableError: it names the part that is to blame.
+        """
+        self.call = call
+        self._function = dump_function(call)
+        self._context = context
+        self._interrupter = _Interrupter(is_async_callable(call.fn))
+        self.has_begun = False
+        self._end = inf  # of its time, once it has begun
+        self._is_timed = False  # whether a timer sees to that; else the thread that has the call
+
+    def run(self, worker: WorkerProcess) -> End:
+        """Have ``worker`` run the call, as often as its retries allow, while the worker lives."""
+        call = self.call
+        end = End.OVER
+        try:
+            begins = not self.has_begun
+            if self._take():
+                if begins and signals.job_started.receivers:
+                    call.announcement(signals.job_started)()
+                end = self._run(worker)
+        except BaseException as error:  # no memory for the answer, say; other calls go on
+            self._interrupter.detach()
+            worker.kill()
+            worker.bury()
+            call.fail(error)
+        if end is End.OVER:
+            call.release()
+        return end
+
+    def fail(self, error: BaseException) -> None:
+        """Fail the call, which waits for a worker, unless it was settled meanwhile."""
+        if self._take():
+            self.call.fail(error)
+        self.call.release()
+
+    def wait_for_another_worker(self, call_later: CallLater) -> bool:
+        """Give back the right to run, until another worker takes it; ``False`` if the call is over.
+
+        Meanwhile it can be cancelled as if it had not begun, and its time goes on.
+        """
+        call, future = self.call, self.call.future
+        if self._end < inf and not self._is_timed:
+            left = max(0.0, self._end - time.monotonic())
+            try:
+                lift_limit = call_later(left, call.deadline(self._seconds()))
+            except Exception:  # the interpreter is ending, or the system has no more threads
+                reason = "its worker process ended, and no thread can keep its time limit"
+                call.fail(JobLostError(future.name, reason, begun=True))
+                call.release()
+                return False
+            self._is_timed = True
+            if not call.watch(lambda _: lift_limit()):
+                lift_limit()
+        call.pause()
+        return True
+
+    def is_settled(self) -> bool:
+        future = getattr(self.call, "future", None)  # which the call forgets when it is over
+        return future is None or future.done()
+
+    def _take(self) -> bool:
+        """Take the right to run, for the first time or again; ``False`` if the call is settled."""
+        call = self.call
+        if self.has_begun:
+            return call.resume()
+        call.set_interrupter(self._interrupter)  # before it may be asked to
+        if not call.begin():
+            return False
+        self.has_begun = True
+        if call.has_time_limit:
+            self._end = time.monotonic() + self._seconds()
+        return True
+
+    def _seconds(self) -> float:
+        limits = self.call.limits
+        return inf if limits is None or limits.timeout is None else limits.timeout
+
+    def _run(self, worker: WorkerProcess) -> End:
+        call, future = self.call, self.call.future
+        try:
+            while True:
+                answer = self._ask(worker, future)
+                if answer is Trouble.LATE:
+                    call.deadline(self._seconds())()
+                    if self._interrupter.detach():  # the worker has the call still
+                        worker.kill()
+                        worker.bury()
+                    return End.OVER
+                if answer is Trouble.UNREAD:
+                    worker.bury()
+                    return End.OVER if future.done() else End.UNREAD
+                error = _settle(call, answer, worker)
+                if error is None or future.done() or not self._may_run_again(error):
+                    return End.OVER
+                if worker.is_gone:
+                    return End.AGAIN
+        finally:
+            error = None  # its traceback refers to this frame
+            del call, future  # see FutureProxy.result()
+
+    def _ask(self, worker: WorkerProcess, future: FutureProxy[Any]) -> Message | Trouble:
+        """Have the call run once."""
+        if time.monotonic() >= self._end:
+            return Trouble.LATE
+        number = worker.next_number()
+        work = Work(
+            number,
+            future.name,
+            future.id,
+            dump_key(future.key),
+            self.call.attempt,
+            self._function,
+            self._context,
+        )
+        interrupter = self._interrupter
+        interrupter.attach(worker, number)
+        # Ended before the worker could be told? If not, it is told from now on.
+        if future.done():
+            interrupter.detach()
+            return Message(CANCELLED, number)
+        if self.call.cancel_requested:
+            interrupter.interrupt()
+        message = Message(CALL, number, pickle.dumps(tuple(work)))
+        answer: Message | Trouble
+        answer = worker.send(message, self._end) or worker.receive(number, self._end)
+        while isinstance(answer, Message) and answer.kind == PROGRESS:
+            self.call.report(Progress(*pickle.loads(answer.content)))
+            answer = worker.receive(number, self._end)
+        if answer is not Trouble.LATE:
+            interrupter.detach()
+        return answer
+
+    def _may_run_again(self, error: BaseException) -> bool:
+        """Log what an attempt raised, and wait for the next, or fail."""
+        call, future = self.call, self.call.future
+        try:
+            call.log(error)
+            pause = call.pause_after(error)
+            if pause is None:
+                call.fail(error)
+                return False
+            left = max(0.0, self._end - time.monotonic())
+            if call.wait_unless_settled(min(pause, left)):
+                return True
+            if not future.done():  # asked to end, while it waited
+                call.fail(error)
+            return False
+        finally:
+            del call, future, error
+
+
+def _settle(
+    call: Call[Any], answer: Message | Trouble, worker: WorkerProcess
+) -> BaseException | None:
+    """Settle a call by its answer, or return the error that it is to fail with."""
+    if isinstance(answer, Message):
+        return settle_like(call, answer.kind, answer.content)
+    name = call.future.name
+    if answer is Trouble.CONFUSED:
+        worker.kill()
+        worker.bury()
+        return JobLostError(name, "its worker process answered another call", begun=True)
+    return JobLostError(name, f"its worker process {worker.bury()} while it ran", begun=True)
+
+
+class _Interrupter:
+    """What the future of a call can do to the worker that runs it. Used from any thread."""
+
+    backend = "EXECUTOR_TYPE='process'"
+
+    def __init__(self, is_async: bool) -> None:
+        self._is_async = is_async
+        # Held for what cannot block. Who asks for the end of the call holds it until that is said,
+        # and who has the answer takes it to say that the worker has the call no more: so it is this
+        # call that ends, and not the next one of that worker.
+        self._lock = threading.Lock()
+        self._worker: WorkerProcess | None = None  # while it has the call; guarded by _lock
+        self._number = 0  # of the call; guarded by _lock
+        self._is_told = False  # that the call is to end: once is enough; guarded by _lock
+
+    def attach(self, worker: WorkerProcess, number: int) -> None:
+        with self._lock:
+            self._worker, self._number, self._is_told = worker, number, False
+
+    def detach(self) -> bool:
+        """The worker has the call no more; ``False`` if it had not."""
+        with self._lock:
+            worker, self._worker = self._worker, None
+        return worker is not None
+
+    def can_interrupt(self, *, kill: bool) -> bool:
+        return kill or self._is_async
+
+    def interrupt(self, *, kill: bool = False) -> None:
+        with self._lock:
+            if self._worker is None:
+                return
+            if kill:
+                self._worker.kill()
+            elif not self._is_told:
+                self._is_told = True
+                self._worker.order(self._number)
+
+    def ask(self) -> None:
+        self.interrupt()

@@ -1,0 +1,114 @@
+"""The messages between the server process and a worker process, and how a socket carries them.
+
+Each message bears the number of the call that it is about, so that no answer is taken for that to
+another call.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import NamedTuple
+
+__all__ = (
+    "CALL",
+    "END",
+    "PROGRESS",
+    "READY",
+    "Message",
+    "Reader",
+    "dump",
+    "read_message",
+    "read_order",
+    "write",
+    "write_order",
+)
+
+CALL, END = b"C", b"E"
+"""Kinds of messages to a worker: a call, or the request to end."""
+
+READY, PROGRESS = b"+", b"p"
+"""Kinds of messages from a worker that are not answers; those are in runner.py."""
+
+_HEADER = struct.Struct("!cQQ")  # kind, number, bytes of content
+_ORDER = struct.Struct("!Q")
+_PIECE = 1 << 16  # bytes read at once; more than that only of a message that is longer
+_LARGE_PIECE = 1 << 20
+
+
+class Message(NamedTuple):
+    """One message, in either direction."""
+
+    kind: bytes
+    number: int = 0
+    """Of the call; 0 if the message is about none."""
+
+    content: bytes = b""
+
+
+def dump(message: Message) -> bytes:
+    return _HEADER.pack(message.kind, message.number, len(message.content)) + message.content
+
+
+class Reader:
+    """Puts messages together from the pieces that a socket gives."""
+
+    def __init__(self) -> None:
+        self._read = bytearray()
+
+    def wants(self) -> int:
+        """How many bytes to read at once: many only if they are known to come."""
+        return _PIECE if len(self._read) < _PIECE else _LARGE_PIECE
+
+    def feed(self, piece: bytes) -> None:
+        self._read += piece
+
+    def message(self) -> Message | None:
+        """The next message, if all of it has been read."""
+        if len(self._read) < _HEADER.size:
+            return None
+        kind, number, length = _HEADER.unpack_from(self._read)
+        end = _HEADER.size + length
+        if len(self._read) < end:
+            return None
+        content = bytes(memoryview(self._read)[_HEADER.size : end])
+        del self._read[:end]
+        return Message(kind, number, content)
+
+
+# -- with a socket that blocks, in the worker -----------------------------------------------------
+
+
+def write(sock: socket.socket, message: Message) -> None:
+    sock.sendall(dump(message))
+
+
+def read_message(sock: socket.socket) -> Message:
+    """Raises ``EOFError`` if the other end is closed."""
+    kind, number, length = _HEADER.unpack(_read(sock, _HEADER.size))
+    return Message(kind, number, _read(sock, length))
+
+
+def _read(sock: socket.socket, length: int) -> bytes:
+    read = bytearray(length)
+    view = memoryview(read)
+    while view:
+        count = sock.recv_into(view)
+        if not count:
+            raise EOFError
+        view = view[count:]
+    return bytes(read)
+
+
+# -- orders: to end a call, or everything ---------------------------------------------------------
+
+
+def write_order(sock: socket.socket, number: int) -> None:
+    """Order the end of the call of that number; 0: of the worker. As one piece, or not at all."""
+    sock.send(_ORDER.pack(number))
+
+
+def read_order(sock: socket.socket) -> int:
+    """Raises ``EOFError`` if the other end is closed."""
+    number: int = _ORDER.unpack(_read(sock, _ORDER.size))[0]
+    return number
