@@ -135,6 +135,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             ``app.extensions``: letters, digits and underscores.
         carry_g: Which values of ``g`` a job finds in its own: their names, or a function of name
             and value. By default all that cannot be closed; see :func:`without_resources`.
+        user: A function that returns whose the jobs of the current request are, as text, or
+            ``None``. For ``JobsBlueprint``, which shows users their own jobs.
     """
 
     futures: FutureCollection[T]
@@ -142,8 +144,16 @@ class Executor(concurrent.futures.Executor, Generic[T]):
 
     name: str
 
+    user: Callable[[], str | None] | None
+    """Returns whose the jobs of the current request are."""
+
     def __init__(
-        self, app: Flask | None = None, name: str = "", *, carry_g: CarryG = without_resources
+        self,
+        app: Flask | None = None,
+        name: str = "",
+        *,
+        carry_g: CarryG = without_resources,
+        user: Callable[[], str | None] | None = None,
     ) -> None:
         given: Any = name
         if not isinstance(given, str) or re.fullmatch(r"\w*", given) is None:
@@ -154,6 +164,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         self.name = name
         self.futures = FutureCollection()
         self._carries_g = carry_predicate(carry_g)
+        self.user = user
         self._default_done_callbacks: list[Callable[[FutureProxy[Any]], object]] = []
         self._options = NO_OPTIONS
         self._limits: Limits | None = None

@@ -212,9 +212,9 @@ def test_only_context_knows_the_private_names_of_flasks_contexts() -> None:
     assert importers_of("flask.globals", "flask.ctx") == {"context"}
 
 
-def test_only_jobs_wraps_the_functions_of_users() -> None:
+def test_only_jobs_and_web_wrap_the_functions_of_users() -> None:
     wrappers = {"functools.update_wrapper", "functools.wraps"}
-    assert modules_where(lambda node: dotted(node) in wrappers) == {"jobs"}
+    assert modules_where(lambda node: dotted(node) in wrappers) == {"jobs", "web"}
 
 
 def test_only_signals_makes_signals() -> None:

@@ -1,16 +1,26 @@
-"""What browsers and API clients see of jobs.
+"""Routes, pages and events by which users follow jobs; and views that run as jobs.
 
-Its modules, of which each imports only from those before it:
+No other package defines routes. Jobs are known in the process that runs them. Its modules, of
+which each imports only from those before it:
 
 - preferences, origin, negotiation: what a request says of itself
-- texts: the words of pages and answers
+- texts: the words of pages
+- urls: the addresses of the routes
+- access: who may see a job
 - schema: a job as JSON
 - pages: a job as pages show it
-- recorded: complete responses, read once and sent many times
+- recorded: complete responses
 - results: the result of a job as a response
-- monitor: figures of many jobs
+- known: the jobs that clients were told of
+- answers: what a client is told of a job
+- respond: views in the background
+- events: streams of progress
+- listing, monitor: many jobs
+- routes: what is answered below the prefix
+- blueprint: what an app registers, and the two doors from its views
 """
 
+from .blueprint import JobsBlueprint
 from .schema import job_schema, problem_schema
 
-__all__ = ("job_schema", "problem_schema")
+__all__ = ("JobsBlueprint", "job_schema", "problem_schema")

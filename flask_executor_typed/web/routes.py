@@ -1,0 +1,314 @@
+"""The routes below the prefix of a blueprint."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from concurrent.futures import wait
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timezone
+from functools import partial
+from typing import Any, cast
+
+from flask import Blueprint, Response, current_app, jsonify, request
+
+from ..runtime.logs import log_exception
+from ..stores import JobRecord, JobStatus
+from .access import Access
+from .answers import Answers, prefer, see_other
+from .events import Events
+from .known import KnownJobs
+from .listing import Page, page_of
+from .monitor import SPANS, failures_of, times_of
+from .negotiation import vary, wanted_by
+from .origin import comes_from_elsewhere
+from .pages import duration
+from .preferences import Preferences
+from .results import response_of
+from .schema import error_of
+from .texts import TEXTS, WORDS
+
+__all__ = ("Routes",)
+
+_WINDOW = 1000
+"""Jobs that the figures for operators are made of."""
+
+
+class Routes:
+    """Answers what a client asks of jobs.
+
+    Args:
+        jobs: The jobs.
+        access: Who may see which.
+        answers: What is said of them.
+        events: The streams.
+        user: Returns whose jobs a list has; ``None``: :class:`Access` is asked about each.
+        is_mine: Whether a job was submitted by the user of this request.
+        long_polls: How many requests may wait for a job at once, in this process.
+        max_wait: Seconds that one of them may wait.
+        trusted_origins: Other sites that may cancel jobs for their users.
+    """
+
+    def __init__(
+        self,
+        jobs: KnownJobs,
+        access: Access,
+        answers: Answers,
+        events: Events,
+        *,
+        user: Callable[[], str | None] | None,
+        is_mine: Callable[[JobRecord], bool],
+        long_polls: int,
+        max_wait: float,
+        trusted_origins: Collection[str],
+    ) -> None:
+        self._jobs = jobs
+        self._access = access
+        self._answers = answers
+        self._events = events
+        self._user = user
+        self._is_mine = is_mine
+        self._long_polls = threading.BoundedSemaphore(long_polls) if long_polls else None
+        self._max_wait = max_wait
+        self._trusted_origins = frozenset(trusted_origins)
+
+    def add_to(self, blueprint: Blueprint) -> None:
+        rule = blueprint.add_url_rule
+        rule("/", "list", self.list)
+        rule("/<job_id>", "job", self.job, methods=["GET", "DELETE"])
+        rule("/<job_id>/result", "result", self.result)
+        rule("/<job_id>/events", "events", self.events)
+        rule("/<job_id>/fragment", "fragment", self.fragment)
+        rule("/<job_id>/cancel", "cancel", self.cancel, methods=["POST"])
+
+    # -- one job ---------------------------------------------------------------------------------
+
+    def job(self, job_id: str) -> Response:
+        """Answer with the state of a job, as JSON or as a page."""
+        if request.method == "DELETE":
+            return self.cancel(job_id)
+        preferences = _preferences()
+        job = self._when_done(self._find(job_id), preferences)
+        wanted = wanted_by(request)
+        follows = request.args.get("follow") == "1"
+        if follows and "result" in self._answers.links(job):
+            response = see_other(self._answers.urls.to("result", job_id=job_id))
+        elif wanted == "html":
+            reloads = request.args.get("refresh") != "0"
+            response = self._answers.page(job, follow=follows, reloads=reloads)
+        elif wanted == "fragment":
+            response = self._answers.fragment(job)
+        else:
+            response = self._answers.json(job)
+        return prefer(response, preferences, self._max_wait)
+
+    def fragment(self, job_id: str) -> Response:
+        """Answer with a part of a page, for htmx, or a script."""
+        return self._answers.fragment(self._find(job_id))
+
+    def events(self, job_id: str) -> Response:
+        """Answer with a stream of what happens to a job."""
+        return self._events.stream(self._jobs, self._find(job_id))
+
+    def result(self, job_id: str) -> Response:
+        """Answer with what the job has returned, or what its view has answered."""
+        preferences = _preferences()
+        job = self._when_done(self._find(job_id), preferences)
+        if not job.done:
+            return self._answers.pending(job, preferences, self._max_wait)
+        return prefer(self.outcome(job), preferences, self._max_wait)
+
+    def outcome(self, job: JobRecord) -> Response:
+        """Return the result of a job that is done.
+
+        Raises:
+            HTTPException: there is none.
+        """
+        problem = self._answers.problem
+        if job.status == "cancelled":
+            raise problem(410, TEXTS["cancelled"], kind=_kind("cancelled"), job=job)
+        future = self._jobs.future(job.id)
+        if (error := error_of(job)) is not None:
+            status = 500 if job.error is None or job.error.problem is None else error["status"]
+            cause = None if future is None else future.exception()
+            raise problem(
+                status,
+                error["detail"],
+                kind=_kind(job.status),
+                title=error["title"],
+                job=job,
+                cause=cause,
+            )
+        try:
+            if future is None:
+                raise LookupError
+            result = future.result()
+        except LookupError:
+            gone = TEXTS["result_gone"]
+            raise problem(410, gone, kind=_kind("result-gone"), job=job) from None
+        try:
+            response = response_of(job, result)
+        except (TypeError, ValueError) as error:
+            log_exception(current_app.logger, "The result of %s [%s] is not JSON", job.name, job.id)
+            raise problem(500, None, kind=_kind("failed"), job=job, cause=error) from error
+        if not self._is_mine(job):
+            response.headers.remove("Set-Cookie")  # it is for who asked the view, and no operator
+        return response
+
+    def cancel(self, job_id: str) -> Response:
+        """Cancel a job, or ask it to end."""
+        if comes_from_elsewhere(request, self._trusted_origins):
+            raise self._answers.problem(403, "This request was made by a page of another site.")
+        job = self._find(job_id)
+        answer = self._jobs.cancel(job_id)
+        job = self._jobs.get(job_id) or job
+        wanted = wanted_by(request)
+        if wanted == "html":
+            return see_other(self._answers.urls.to("job", job_id=job_id))
+        if wanted == "fragment":
+            return self._answers.fragment(job)
+        if answer == "cannot" and job.status != "cancelled":
+            raise self._answers.problem(409, "The job is over.", job=job)
+        return self._answers.json(job, 202 if answer == "asked" and not job.done else 200)
+
+    def _find(self, job_id: str) -> JobRecord:
+        job = self._jobs.get(job_id)
+        if job is None or not self._access.allows(job):
+            raise self._answers.missing()
+        return job
+
+    def _when_done(self, job: JobRecord, preferences: Preferences) -> JobRecord:
+        """Wait for a job as long as the client asks for, and return what it is then."""
+        seconds = min(preferences.wait or 0, self._max_wait)
+        if job.done or not seconds:
+            return job
+        with self._long_poll() as may_wait:
+            future = self._jobs.future(job.id) if may_wait else None
+            if future is not None:
+                wait([future], seconds)
+        return self._jobs.get(job.id) or job
+
+    @contextmanager
+    def _long_poll(self) -> Generator[bool]:
+        if self._long_polls is None or not self._long_polls.acquire(blocking=False):
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            self._long_polls.release()
+
+    # -- many jobs -------------------------------------------------------------------------------
+
+    def list(self) -> Response:
+        """Answer with the jobs that this request may see, newest first."""
+        status = request.args.get("status") or None
+        if status is not None and status not in WORDS:
+            raise self._answers.problem(400, f"The status must be one of: {', '.join(WORDS)}.")
+        is_operator = self._access.is_operator()
+        query: dict[str, Any] = {
+            "status": cast("JobStatus | None", status),
+            "name": request.args.get("name") if is_operator else None,
+            "user": request.args.get("user") if is_operator else None,
+            "before": request.args.get("before") or None,
+        }
+        page = self._page(is_operator, **query)
+        if wanted_by(request) == "json":
+            response = self._as_json(page, query)
+        else:
+            response = self._as_page(page, query, is_operator)
+        response.headers["Cache-Control"] = "no-store"
+        vary(response, "Accept", "HX-Request")
+        return response
+
+    def _page(self, is_operator: bool, **query: Any) -> Page:
+        jobs = self._jobs
+        if is_operator:
+            page = page_of(jobs, lambda job: True, **query)
+            return replace(page, counts=jobs.counts(user=query["user"]))
+        if self._user is None:
+            return page_of(jobs, self._access.authorizes, **query)
+        user = self._user()
+        if user is None:
+            return Page([], None, {})
+        page = page_of(jobs, self._access.authorizes, **query | {"user": user})
+        return replace(page, counts=jobs.counts(user=user))
+
+    def _list_url(self, query: dict[str, Any], **changes: Any) -> str:
+        given = {name: value for name, value in (query | changes).items() if value is not None}
+        return self._answers.urls.to("list", **given)
+
+    def _as_json(self, page: Page, query: dict[str, Any]) -> Response:
+        links = {"self": self._list_url(query)}
+        if page.older is not None:
+            links["older"] = self._list_url(query, before=page.older)
+        return jsonify(
+            jobs=[self._answers.document(job) for job in page.jobs],
+            counts=page.counts,
+            links=links,
+        )
+
+    def _as_page(self, page: Page, query: dict[str, Any], is_operator: bool) -> Response:
+        now = datetime.now(timezone.utc)
+        all_urls = dict.fromkeys(query)
+        context: dict[str, Any] = {
+            "jobs": [self._answers.shown(job, now) for job in page.jobs],
+            "filters": list(self._filters(page.counts, query)),
+            "only": [value for name in ("name", "user") if (value := query[name])],
+            "is_operator": is_operator,
+            "links": {
+                "self": self._list_url(query),
+                "all": self._list_url(all_urls),
+                "newest": self._list_url(query, before=None) if query["before"] else None,
+                "older": page.older and self._list_url(query, before=page.older),
+            },
+        }
+        if is_operator:
+            context |= self._figures(page.counts or {}, all_urls, now)
+        return self._answers.html("list", **context)
+
+    def _filters(
+        self, counts: Mapping[JobStatus, int] | None, query: dict[str, Any]
+    ) -> Iterator[dict[str, Any]]:
+        every = None if counts is None else sum(counts.values())
+        for status, word in ((None, TEXTS["all"]), *WORDS.items()):
+            count = every if status is None or counts is None else counts.get(status, 0)
+            is_current = status == query["status"]
+            if count or status is None or is_current or counts is None:
+                yield {
+                    "label": word,
+                    "count": count,
+                    "is_current": is_current,
+                    "url": self._list_url(query, status=status, before=None),
+                }
+
+    def _figures(
+        self, counts: Mapping[JobStatus, int], no_query: dict[str, Any], now: datetime
+    ) -> dict[str, Any]:
+        jobs = self._jobs.list(limit=_WINDOW)
+        failures = failures_of(jobs, now)
+        waiting = [job.submitted_at for job in jobs if job.status == "pending"]
+        oldest = (now - min(waiting)).total_seconds() if waiting else 0
+        failed = sum(each.counts[0] for each in failures)
+        return {
+            "tiles": [
+                {"label": WORDS["pending"], "value": f"{counts.get('pending', 0):,}"},
+                {"label": TEXTS["oldest"], "value": duration(round(oldest))},
+                {"label": WORDS["running"], "value": f"{counts.get('running', 0):,}"},
+                {"label": TEXTS["failed_lately"], "value": f"{failed:,}", "alarms": failed > 0},
+            ],
+            "spans": [span for span, _ in SPANS],
+            "failures": failures,
+            "times": times_of(jobs),
+            "window": len(jobs),
+            "list_url": partial(self._list_url, no_query),
+        }
+
+
+def _preferences() -> Preferences:
+    return Preferences.parse(request.headers.get("Prefer", ""))
+
+
+def _kind(name: str) -> str:
+    return f"urn:flask-executor:{name}"

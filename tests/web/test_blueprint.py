@@ -1,0 +1,596 @@
+"""Routes of jobs, and views that run as jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask import (
+    Blueprint,
+    Flask,
+    Response,
+    abort,
+    after_this_request,
+    g,
+    make_response,
+    request,
+    send_file,
+    session,
+    stream_with_context,
+)
+from flask.testing import FlaskClient
+from flask.typing import ResponseReturnValue
+from jsonschema import Draft202012Validator
+from markupsafe import Markup
+from werkzeug.exceptions import UnprocessableEntity
+from werkzeug.test import TestResponse
+
+from flask_executor_typed import Executor, NotRegisteredError, current_job
+from flask_executor_typed.web import JobsBlueprint, job_schema, problem_schema
+
+from ..conftest import TIMEOUT, until
+
+HTML = {"Accept": "text/html"}
+HTMX = {"HX-Request": "true"}
+THREADS = {"wsgi.multithread": True}
+
+
+class Shop:
+    """An app whose jobs wait until the test lets them go."""
+
+    def __init__(self, **options: Any) -> None:
+        self.go = threading.Event()
+        self.app = Flask("shop")
+        self.app.secret_key = "tests"
+        self.executor = Executor(self.app, user=lambda: request.args.get("user", "ada"))
+        options.setdefault("operator", lambda: request.args.get("user") == "root")
+        self.jobs = JobsBlueprint(self.executor, **options)
+        self.client: FlaskClient = self.app.test_client()
+
+        def work(result: Any = None) -> Any:
+            assert self.go.wait(TIMEOUT)
+            if isinstance(result, Exception):
+                raise result
+            return result
+
+        self.work = work
+
+    def start(self, result: Any = None, **options: Any) -> str:
+        """Start a job as ada, and return its address."""
+        options.setdefault("base_url", "http://localhost")
+        with self.app.test_request_context("/start", **options):
+            response = self.jobs.accepted(self.executor.submit(self.work, result))
+        assert response.status_code == 202
+        return response.headers["Location"]
+
+    def finish(self, address: str) -> Any:
+        self.go.set()
+        return json_of(self.client.get(address, headers={"Prefer": "wait=10"}))
+
+
+@pytest.fixture
+def shop() -> Iterator[Shop]:
+    shop = Shop(streams=2)
+    shop.app.register_blueprint(shop.jobs)
+    yield shop
+    shop.go.set()
+    shop.executor.shutdown()
+
+
+def json_of(response: TestResponse, status: int = 200) -> Any:
+    text = response.get_data(as_text=True)
+    assert response.status_code == status, text
+    kind = {"application/json": job_schema(), "application/problem+json": problem_schema()}
+    validator: Any = Draft202012Validator(kind[response.mimetype or ""])
+    document = response.get_json(force=True)
+    assert [error.message for error in validator.iter_errors(document)] == []
+    return document
+
+
+# -- accepted ------------------------------------------------------------------------------------
+
+
+def test_a_job_is_accepted_followed_and_its_result_fetched(shop: Shop) -> None:
+    @shop.app.post("/reports")
+    def reports() -> Response:
+        return shop.jobs.accepted(shop.executor.submit(shop.work, {"pages": 7}))
+
+    answer = shop.client.post("/reports")
+    document = json_of(answer, 202)
+    address = answer.headers["Location"]
+    assert address == f"/jobs/{document['id']}" == document["links"]["self"]
+    assert (answer.headers["Retry-After"], answer.headers["Cache-Control"]) == ("2", "no-store")
+    assert not document["done"]
+    assert document["links"]["events"] == f"{address}/events"
+    assert json_of(shop.client.get(f"{address}/result"), 202)["id"] == document["id"]
+    done = shop.finish(address)
+    assert (done["status"], done["done"], done["error"]) == ("succeeded", True, None)
+    assert done["links"] == {"self": address, "result": f"{address}/result"}
+    result = shop.client.get(f"{address}/result")
+    assert result.get_json() == {"pages": 7}
+    assert result.headers["Cache-Control"] == "private, no-cache"
+    assert result.headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
+    assert result.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_a_job_that_is_done_in_time_is_answered_with_its_result(shop: Shop) -> None:
+    shop.go.set()
+
+    @shop.app.get("/value")
+    def value() -> Response:
+        return shop.jobs.accepted(shop.executor.submit(shop.work, "<b>text</b>"), wait=TIMEOUT)
+
+    answer = shop.client.get("/value")
+    assert (answer.status_code, answer.get_json()) == (200, "<b>text</b>")
+    assert answer.mimetype == "application/json"
+
+
+@pytest.mark.parametrize(
+    ("value", "mimetype", "body"),
+    [
+        (b"\x00\xff", "application/octet-stream", b"\x00\xff"),
+        (Markup("<b>bold</b>"), "text/html", b"<b>bold</b>"),
+        (None, "application/json", b"null"),
+    ],
+)
+def test_values_are_json_bytes_or_markup(
+    shop: Shop, value: object, mimetype: str, body: bytes
+) -> None:
+    address = shop.start(value)
+    shop.finish(address)
+    answer = shop.client.get(f"{address}/result")
+    assert (answer.mimetype, answer.get_data().strip()) == (mimetype, body)
+    disposition = answer.headers.get("Content-Disposition", "")
+    assert disposition.startswith("attachment") is isinstance(value, bytes) & (
+        mimetype == "application/octet-stream"
+    )
+
+
+def test_a_value_that_json_cannot_hold_is_a_logged_500(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = shop.start(object())
+    shop.finish(address)
+    problem = json_of(shop.client.get(f"{address}/result"), 500)
+    assert problem["type"] == "urn:flask-executor:failed"
+    assert [message[:13] for message in caplog.messages] == ["The result of"]
+
+
+def test_a_result_is_sent_by_ranges_and_conditions(shop: Shop) -> None:
+    address = shop.start("0123456789")
+    shop.finish(address)
+    url = f"{address}/result"
+    whole = shop.client.get(url)
+    part = shop.client.get(url, headers={"Range": "bytes=1-3"})
+    assert (part.status_code, part.get_data()) == (206, b"012")
+    etag = {"If-None-Match": whole.headers["ETag"]}
+    assert shop.client.get(url, headers=etag).status_code == 304
+    assert shop.client.get(url, headers={"Range": "bytes=99-"}).status_code == 416
+
+
+# -- failures --------------------------------------------------------------------------------------
+
+
+def test_an_http_exception_of_a_job_speaks_to_its_user(shop: Shop) -> None:
+    address = shop.start(UnprocessableEntity("The file has no header row."))
+    done = shop.finish(address)
+    assert (done["status"], done["error"]["status"]) == ("failed", 422)
+    problem = json_of(shop.client.get(f"{address}/result"), 422)
+    assert problem["detail"] == done["error"]["detail"] == "The file has no header row."
+    assert problem["job"] == address
+    assert "result" not in done["links"]
+
+
+def test_users_never_see_tracebacks_and_operators_do(shop: Shop) -> None:
+    address = shop.start(ValueError("secret"))
+    assert shop.finish(address)["status"] == "failed"
+    for url in (address, f"{address}/result", f"{address}/fragment", "/jobs/"):
+        for headers in ({}, HTML, HTMX):
+            text = shop.client.get(url, headers=headers).get_data(as_text=True)
+            assert "secret" not in text
+            assert "Traceback" not in text
+    page = shop.client.get(f"{address}?user=root", headers=HTML).get_data(as_text=True)
+    assert "Traceback" in page
+    assert "secret" in page
+
+
+def test_an_error_handler_of_the_app_answers_for_a_failed_job(shop: Shop) -> None:
+    @shop.app.errorhandler(500)
+    def sorry(error: Any) -> ResponseReturnValue:
+        return f"sorry: {error.original_exception!r}", 500
+
+    address = shop.start(ValueError("wrong"))
+    shop.finish(address)
+    text = shop.client.get(f"{address}/result").get_data(as_text=True)
+    assert text == "sorry: ValueError('wrong')"
+
+
+# -- cancelling ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["DELETE", "POST"])
+def test_a_job_is_asked_to_end_and_cancelled_when_it_does(shop: Shop, method: str) -> None:
+    def stubborn() -> None:
+        assert shop.go.wait(TIMEOUT)
+        current_job.raise_if_cancelled()
+
+    with shop.app.test_request_context():
+        future = shop.executor.submit(stubborn)
+        address = shop.jobs.accepted(future).headers["Location"]
+    until(future.running)
+    url = address if method == "DELETE" else f"{address}/cancel"
+    asked = json_of(shop.client.open(url, method=method), 202)
+    assert asked["cancel_requested"]
+    assert "cancel" not in asked["links"]
+    assert shop.finish(address)["status"] == "cancelled"
+    assert json_of(shop.client.open(url, method=method))["status"] == "cancelled"
+    assert json_of(shop.client.get(f"{address}/result"), 410)["type"].endswith(":cancelled")
+
+
+def test_a_job_that_is_over_cannot_be_cancelled(shop: Shop) -> None:
+    address = shop.start(1)
+    shop.finish(address)
+    assert json_of(shop.client.delete(address), 409)["job"] == address
+    assert shop.client.get(f"{address}/cancel").status_code == 405
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Origin": "null"},
+        {"Origin": "http://localhost.evil.example"},
+    ],
+)
+def test_a_page_of_another_site_cannot_cancel(shop: Shop, headers: dict[str, str]) -> None:
+    address = shop.start()
+    for url, method in ((address, "DELETE"), (f"{address}/cancel", "POST")):
+        json_of(shop.client.open(url, method=method, headers=headers), 403)
+    assert not json_of(shop.client.get(address))["cancel_requested"]
+    assert shop.client.delete(address, headers={"Origin": "http://localhost"}).status_code != 403
+
+
+# -- who may see what ------------------------------------------------------------------------------
+
+
+def test_unknown_and_forbidden_look_the_same(shop: Shop) -> None:
+    address = shop.start()
+
+    def answers(address: str, user: str, headers: dict[str, str]) -> list[Any]:
+        found: list[Any] = []
+        for method, path in (
+            ("GET", ""),
+            ("DELETE", ""),
+            ("GET", "/result"),
+            ("GET", "/events"),
+            ("GET", "/fragment"),
+            ("POST", "/cancel"),
+        ):
+            url = f"{address}{path}?user={user}"
+            answer = shop.client.open(url, method=method, headers=headers)
+            found.append((answer.status_code, dict(answer.headers), answer.get_data()))
+        return found
+
+    for headers in ({}, HTML, HTMX):
+        forbidden = answers(address, "bob", headers)
+        assert {status for status, _, _ in forbidden} == {404}
+        assert forbidden == answers("/jobs/AAAAAAAAAAAAAAAAAAAAAA", "bob", headers)
+    assert shop.client.get(f"{address}?user=root").status_code == 200
+
+
+@pytest.mark.parametrize("answer", [None, "yes", 1, ValueError("broken"), "abort"])
+def test_only_true_itself_allows(answer: object) -> None:
+    def authorize(job: object) -> Any:
+        if answer == "abort":
+            abort(401)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    shop = Shop(authorize=authorize, operator=None)
+    shop.app.register_blueprint(shop.jobs)
+    with shop.executor:
+        address = shop.start()
+        assert shop.client.get(address).status_code == 404
+        assert shop.client.get("/jobs/").get_json()["jobs"] == []
+        shop.go.set()
+
+
+def test_a_job_without_a_user_is_nobodys() -> None:
+    app = Flask("anonymous")
+    with Executor(app, user=lambda: None) as executor:
+        jobs = JobsBlueprint(executor)
+        app.register_blueprint(jobs)
+        with app.test_request_context():
+            go = threading.Event()
+            address = jobs.accepted(executor.submit(go.wait, TIMEOUT)).headers["Location"]
+        assert app.test_client().get(address).status_code == 404
+        go.set()
+
+
+def test_somebody_must_say_who_may_see_a_job(app: Flask) -> None:
+    with Executor(app) as executor, pytest.raises(ValueError, match="authorize"):
+        JobsBlueprint(executor)
+
+
+def test_script_in_names_messages_and_errors_is_escaped(shop: Shop) -> None:
+    script = "<script>alert(1)</script>"
+
+    def work() -> None:
+        current_job.progress(1, 2, script)
+        assert shop.go.wait(TIMEOUT)
+        raise ValueError(script)
+
+    with shop.app.test_request_context():
+        future = shop.executor.using(name=script, key=script).submit(work)
+        address = shop.jobs.accepted(future).headers["Location"]
+    until(lambda: future.progress)
+    for _ in range(2):
+        for url in (
+            f"{address}?user=root",
+            f"{address}/fragment?user=root",
+            "/jobs/?user=root",
+            "/jobs/?status=<script>alert(1)</script>",
+        ):
+            page = shop.client.get(url, headers=HTML)
+            assert script not in page.get_data(as_text=True)
+            assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+        shop.finish(address)
+
+
+def test_addresses_have_no_host_and_no_other_page_is_followed(shop: Shop) -> None:
+    address = shop.start(1)
+    evil = {"Host": "evil.example", "Accept": "text/html"}
+    assert "evil" not in shop.client.get(address, headers=evil).get_data(as_text=True)
+    shop.finish(address)
+    answer = shop.client.get(f"{address}?follow=//evil.example", headers=HTML)
+    assert answer.status_code == 200
+    followed = shop.client.get(f"{address}?follow=1", headers=HTML)
+    assert (followed.status_code, followed.headers["Location"]) == (303, f"{address}/result")
+
+
+# -- pages and lists -------------------------------------------------------------------------------
+
+
+def test_a_browser_is_sent_to_the_page_of_its_job(shop: Shop) -> None:
+    @shop.app.post("/reports")
+    def reports() -> Response:
+        return shop.jobs.accepted(shop.executor.submit(shop.work))
+
+    answer = shop.client.post("/reports", headers=HTML)
+    assert answer.status_code == 303
+    page = shop.client.get(answer.headers["Location"], headers=HTML)
+    text = page.get_data(as_text=True)
+    assert 'role="status"' in text
+    assert '<meta http-equiv="refresh" content="2">' in text
+    still = shop.client.get(answer.headers["Location"] + "&refresh=0", headers=HTML)
+    assert "http-equiv" not in still.get_data(as_text=True)
+    cancelled = shop.client.post(
+        answer.headers["Location"].replace("?follow=1", "/cancel"), headers=HTML
+    )
+    assert cancelled.status_code == 303
+
+
+def test_htmx_gets_a_fragment_that_stops_polling_when_the_job_is_done(shop: Shop) -> None:
+    address = shop.start()
+    fragment = shop.client.get(f"{address}/fragment").get_data(as_text=True)
+    assert f'hx-get="{address}/fragment" hx-trigger="every 2s"' in fragment
+    shop.finish(address)
+    fragment = shop.client.get(f"{address}/fragment").get_data(as_text=True)
+    assert "hx-trigger" not in fragment
+    boosted = {"HX-Request": "true", "HX-Boosted": "true", "Accept": "text/html"}
+    assert b"<html" in shop.client.get(address, headers=boosted).get_data()
+
+
+def test_the_list_has_ones_own_jobs_and_for_operators_all(shop: Shop) -> None:
+    mine = [shop.start(number) for number in range(3)]
+    other = shop.start(query_string={"user": "bob"})
+    for address in mine:
+        shop.finish(address)
+    until(lambda: shop.client.get(f"{other}?user=bob").get_json()["done"])
+    listed = shop.client.get("/jobs/").get_json()
+    assert [job["links"]["self"] for job in listed["jobs"]] == mine[::-1]
+    assert listed["counts"] == {"succeeded": 3}
+    every = shop.client.get("/jobs/?user=root&status=succeeded", headers=HTML)
+    assert every.status_code == 200
+    assert shop.client.get("/jobs/?status=nonsense").status_code == 400
+    operators = shop.client.get("/jobs/", query_string={"user": "root"}, headers=HTML)
+    assert "Times" in operators.get_data(as_text=True)
+    assert "Times" not in shop.client.get("/jobs/", headers=HTML).get_data(as_text=True)
+
+
+def test_assets_are_kept_under_an_address_that_changes_with_them(shop: Shop) -> None:
+    page = shop.client.get("/jobs/", headers=HTML).get_data(as_text=True)
+    start = page.index("/jobs/static/jobs.css")
+    url = page[start : page.index('"', start)]
+    with shop.client.get(url) as kept:
+        assert "max-age=31536000" in kept.headers["Cache-Control"]
+    with shop.client.get("/jobs/static/jobs.css") as asked_again:
+        assert "max-age" not in asked_again.headers["Cache-Control"]
+    assert shop.client.get("/jobs/static/nothing.css?v=1").status_code == 404
+
+
+def test_a_nested_blueprint_below_a_prefix_links_to_itself() -> None:
+    shop = Shop()
+    outer = Blueprint("outer", __name__, url_prefix="/outer")
+    outer.register_blueprint(shop.jobs)
+    shop.app.register_blueprint(outer)
+    with shop.executor:
+        address = shop.start(base_url="http://localhost/mounted")
+        assert address.startswith("/mounted/outer/jobs/")
+        shop.go.set()
+
+
+# -- events ----------------------------------------------------------------------------------------
+
+
+def test_events_tell_of_each_state_and_places_come_back(shop: Shop) -> None:
+    address = shop.start()
+    streams = [
+        shop.client.get(f"{address}/events", environ_overrides=THREADS, buffered=False)
+        for _ in range(2)
+    ]
+    assert streams[0].mimetype == "text/event-stream"
+    refused = shop.client.get(f"{address}/events", environ_overrides=THREADS)
+    assert json_of(refused, 503)["detail"] == "No stream is free; poll the job instead."
+    streams[1].close()  # a client that is gone before the body begins
+    head = shop.client.head(f"{address}/events", environ_overrides=THREADS)
+    assert head.status_code == 200
+    shop.go.set()
+    frames = streams[0].get_data(as_text=True)
+    assert frames.startswith("retry: 2000\n\nevent: ")
+    last = frames.strip().split("\n\n")[-1].splitlines()
+    assert last[0] == "event: done"
+    assert '"succeeded"' in last[2]
+    seen = {"Last-Event-ID": last[1].removeprefix("id: ")}
+    over = shop.client.get(f"{address}/events", environ_overrides=THREADS, headers=seen)
+    assert over.status_code == 204
+    for _ in range(3):
+        again = shop.client.get(f"{address}/events", environ_overrides=THREADS)
+        assert again.get_data(as_text=True).count("event: ") == 1
+
+
+def test_a_server_without_threads_refuses_events(shop: Shop) -> None:
+    address = shop.start()
+    one = {"wsgi.multithread": False}
+    json_of(shop.client.get(f"{address}/events", environ_overrides=one), 503)
+
+
+# -- respond_async ---------------------------------------------------------------------------------
+
+
+def test_a_view_in_time_answers_as_always(shop: Shop) -> None:
+    @shop.app.after_request
+    def mark(response: Response) -> Response:
+        response.headers["X-Tenant"] = str(g.get("tenant"))
+        return response
+
+    @shop.app.route("/view/<name>", methods=["POST"])
+    @shop.jobs.respond_async(wait=None)
+    def view(name: str) -> ResponseReturnValue:
+        session["visits"] = 1
+        g.tenant = "north"
+
+        @after_this_request
+        def also(response: Response) -> Response:
+            response.headers["X-After"] = "1"
+            return response
+
+        response = make_response(f"{name} {request.form['a']}", 201)
+        response.set_cookie("seen", "yes")
+        return response
+
+    answer = shop.client.post("/view/ada", data={"a": "b"})
+    assert (answer.status_code, answer.get_data(as_text=True)) == (201, "ada b")
+    assert (answer.headers["X-Tenant"], answer.headers["X-After"]) == ("north", "1")
+    cookies = " ".join(answer.headers.getlist("Set-Cookie"))
+    assert "seen=yes" in cookies
+    assert "session=" in cookies
+    assert "Prefer" in answer.headers["Vary"]
+    assert shop.client.get("/jobs/").get_json()["jobs"] == []
+
+
+def test_a_late_view_gives_exactly_its_answer_later(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    @shop.app.get("/view")
+    @shop.jobs.respond_async(wait=0)
+    def view() -> ResponseReturnValue:
+        assert shop.go.wait(TIMEOUT)
+        session["late"] = True
+        pieces = (f"{number} {request.args['q']}\n" for number in range(3))
+        headers = {"X-Rows": "3", "Set-Cookie": "a=b", "Cache-Control": "public, max-age=60"}
+        return Response(stream_with_context(pieces), 203, headers, mimetype="text/csv")
+
+    answer = shop.client.get("/view?q=x", headers={"Range": "bytes=0-0", "If-None-Match": "*"})
+    address = answer.headers["Location"]
+    assert json_of(answer, 202)["name"] == "view"
+    assert shop.finish(address)["status"] == "succeeded"
+    result = shop.client.get(f"{address}/result")
+    assert (result.status_code, result.get_data()) == (203, b"0 x\n1 x\n2 x\n")
+    assert (result.mimetype, result.headers["X-Rows"]) == ("text/csv", "3")
+    assert result.headers["Cache-Control"] == "private, no-cache"
+    assert "Set-Cookie" not in result.headers
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "its cookies cannot reach the client" in caplog.messages[0]
+
+
+def test_prefer_decides_when_a_view_is_late(shop: Shop) -> None:
+    @shop.app.get("/view")
+    @shop.jobs.respond_async(wait=None)
+    def view() -> str:
+        assert shop.go.wait(TIMEOUT)
+        return "done"
+
+    late = shop.client.get("/view", headers={"Prefer": "respond-async"})
+    assert (late.status_code, late.headers["Preference-Applied"]) == (202, "respond-async")
+    shop.go.set()
+    now = shop.client.get("/view", headers={"Prefer": "wait=10"})
+    assert (now.get_data(), now.headers["Preference-Applied"]) == (b"done", "wait=10")
+
+
+def test_an_exception_in_time_is_the_requests_and_logged_once(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    @shop.app.get("/view")
+    @shop.jobs.respond_async()
+    def view() -> str:
+        raise ValueError("wrong")
+
+    assert shop.client.get("/view").status_code == 500
+    assert caplog.messages == ["Exception on /view [GET]"]
+
+
+def test_an_async_view_runs_on_the_executors_loop(shop: Shop) -> None:
+    threads: set[int] = set()
+
+    @shop.app.get("/view")
+    @shop.jobs.respond_async()
+    async def view() -> ResponseReturnValue:
+        threads.add(threading.get_ident())
+        await asyncio.sleep(0)
+        if "fail" in request.args:
+            abort(418, "tea")
+        return {"a": request.args["a"]}
+
+    assert [shop.client.get("/view?a=1").get_json() for _ in range(2)] == [{"a": "1"}] * 2
+    assert len(threads) == 1
+    assert shop.client.get("/view?fail=1").status_code == 418
+
+
+def test_a_file_answers_conditions_of_the_request(shop: Shop, tmp_path: Any) -> None:
+    path = tmp_path / "report.csv"
+    path.write_bytes(b"0123456789")
+
+    @shop.app.get("/view")
+    @shop.jobs.respond_async()
+    def view() -> Response:
+        return send_file(path)
+
+    whole = shop.client.get("/view")
+    assert whole.get_data() == b"0123456789"
+    part = shop.client.get("/view", headers={"Range": "bytes=2-4"})
+    assert (part.status_code, part.get_data()) == (206, b"234")
+    same = shop.client.get("/view", headers={"If-None-Match": whole.headers["ETag"]})
+    assert same.status_code == 304
+
+
+def test_a_view_without_the_blueprint_is_refused_before_it_runs() -> None:
+    shop = Shop()
+    ran: list[int] = []
+
+    @shop.app.get("/view")
+    @shop.jobs.respond_async()
+    def view() -> str:
+        ran.append(1)
+        return ""
+
+    shop.app.testing = True
+    with shop.executor, pytest.raises(NotRegisteredError, match="'jobs' is not registered"):
+        shop.client.get("/view")
+    assert ran == []
