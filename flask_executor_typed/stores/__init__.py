@@ -6,6 +6,7 @@ before it:
 - encoding: keys, results and failures as text and bytes
 - records: a record as users read it, and as stores keep it
 - protocol: the operations of a store
+- owners: which process this is, and which others are alive
 - memory, sqlite, redis: the stores
 """
 
