@@ -1,6 +1,7 @@
-"""What an executor keeps for one app: settings, backend, counts of calls, loops of async views.
+"""One executor in one app: its settings, backend, capacity and async views.
 
-In the child of a fork the backend, the counts and the loops are made anew.
+The only module that calls ``backend.submit``. The child of a fork gets a new backend, new counts
+and new loops.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a job can learn of itself, and tell about itself: ``current_job`` and ``track``.
+"""The job's view of itself: ``current_job`` and ``track``.
 
 The only module for users' code inside of jobs.
 """

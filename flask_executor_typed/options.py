@@ -1,4 +1,4 @@
-"""What :meth:`Executor.using` was told, and the checks of what an executor is given."""
+"""The options of :meth:`Executor.using`, and their validation."""
 
 from __future__ import annotations
 

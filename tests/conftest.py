@@ -12,7 +12,7 @@ from flask import Flask
 
 from flask_executor_typed import Executor
 
-TIMEOUT = 10.0
+TIMEOUT = 30.0
 """Seconds after which a wait in a test counts as a hang; nothing here takes nearly as long."""
 
 

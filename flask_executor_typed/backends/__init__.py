@@ -1,4 +1,4 @@
-"""Where calls run. Each kind of backend is a module in this package, and only they start calls."""
+"""Backends: the thread pools, process pools and adapters that run calls. One module each."""
 
 from __future__ import annotations
 

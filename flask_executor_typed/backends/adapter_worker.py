@@ -1,7 +1,7 @@
-"""What a worker of another library's executor runs, in another process or interpreter.
+"""Run a call in a worker of another library's executor: another process or interpreter.
 
 The only module that is imported there by name. Without coroutines it must not need daemon threads
-or signals, which an interpreter beside the main one does not have.
+or signals, which subinterpreters don't have.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a backend can do, and the refusal of what it cannot.
+"""The capabilities of backends, and the refusal of calls that ask for more.
 
 The only module that says which backend can do what; ``docs/backends.rst`` shows it as a table.
 """

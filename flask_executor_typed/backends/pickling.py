@@ -1,4 +1,4 @@
-"""What travels between the server process and its worker processes.
+"""Pickle everything that travels between the server process and its worker processes.
 
 The only module that decides how functions, contexts, results and errors are pickled.
 """

@@ -1,4 +1,4 @@
-"""What will go wrong in this deployment, in plain words, and what to do about it.
+"""Check a deployment for what will go wrong, and say what to do about it.
 
 The only module that judges settings together with the server that they are used in.
 """

@@ -1,7 +1,7 @@
-"""Who may start, resume and settle a call, and who is told when it is done.
+"""The future's state machine: starting, settling and notifying, without a lock.
 
-The only module that takes these rights, or gives them back, and that knows what a fork does to
-them.
+The only module that takes the rights to start, resume and settle a call, or gives them back, and
+that knows the effect of a fork on them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How far a job is."""
+"""The progress that a job reports."""
 
 from __future__ import annotations
 

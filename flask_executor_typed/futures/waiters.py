@@ -1,6 +1,6 @@
-"""What waits in a future's list of watchers, and is called once, when the future is done.
+"""The waiters in a future's list of watchers, each called once, when the future is done.
 
-Waiters come before the callbacks there: who waits is woken before any callback runs.
+They come before the callbacks: every waiter is woken before any callback runs.
 """
 
 from __future__ import annotations

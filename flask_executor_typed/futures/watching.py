@@ -1,7 +1,7 @@
-"""Who hears of a job's progress: a reader on a loop, or a function in the job's own thread.
+"""Watch a job's progress: from a loop, or by a function in the job's own thread.
 
-The only module that adds to those who are told when a job reports, and takes away from them; a
-worker process, which has one for its parent, sets it in backends/running.py.
+The only module that adds and removes watchers of progress; a worker process, whose only watcher is
+its parent, sets it in backends/runner.py.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def until_the_exit_has_begun():
     time.sleep(0.1)
 """
 
-SCRIPT_TIMEOUT = 30.0
+SCRIPT_TIMEOUT = 120.0
 """Seconds after which a script counts as hung, and kills itself; each takes about one."""
 
 
