@@ -232,7 +232,8 @@ class Routes:
         user = self._user()
         if user is None:
             return Page([], None, {})
-        page = page_of(jobs, self._access.authorizes, **query | {"user": user})
+        query["user"] = user
+        page = page_of(jobs, self._access.authorizes, **query)
         return replace(page, counts=jobs.counts(user=user))
 
     def _list_url(self, query: dict[str, Any], **changes: Any) -> str:
