@@ -1,0 +1,121 @@
+"""The pages of jobs in Chromium: with and without JavaScript, and for everybody."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from ..helpers.services import axe_core_path, chromium_path, skip_without
+from .conftest import PATIENCE, Server, ServerFactory
+
+pytest.importorskip("playwright", reason="the browser is driven by playwright")
+
+from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
+
+skip_without("chromium")
+
+OPTIONS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+)
+MILLISECONDS = PATIENCE * 1000
+
+
+@pytest.fixture
+def server(serve: ServerFactory) -> Server:
+    options = ("--workers", "1", "--threads", "8")
+    return serve(*options, module="tests.integration.served_jobs")
+
+
+@contextmanager
+def browser(**options: Any) -> Generator[BrowserContext]:
+    """Open a browser that remembers nothing, and fail if a page shows a dialog."""
+    dialogs: list[str] = []
+    expect.set_options(timeout=MILLISECONDS)
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=chromium_path(), args=OPTIONS)
+        context = chromium.new_context(**options)
+        context.set_default_timeout(MILLISECONDS)
+        context.on("dialog", lambda dialog: dialogs.append(dialog.message))
+        try:
+            yield context
+        finally:
+            context.close()
+            chromium.close()
+    assert dialogs == []
+
+
+def start(page: Page, server: Server) -> None:
+    page.goto(server.url)
+    page.get_by_role("button", name="Start").click()
+
+
+def open_gate(page: Page, server: Server) -> None:
+    page.request.post(f"{server.url}/open/a")
+
+
+def test_a_page_shows_progress_without_reloading_and_opens_the_result(server: Server) -> None:
+    with browser() as context:
+        page = context.new_page()
+        start(page, server)
+        expect(page.locator("[data-ex-figure]")).to_have_text("40 %")
+        expect(page.get_by_role("progressbar")).to_have_attribute("value", "40")
+        expect(page.get_by_role("status")).to_have_text("Running, 40 %")
+        page.evaluate("window.isSame = true")
+        page.get_by_role("button", name="Cancel").focus()
+        assert page.evaluate("window.isSame && document.activeElement.textContent") == "Cancel"
+        open_gate(page, server)
+        page.wait_for_url("**/result")
+        expect(page.locator("body")).to_contain_text('"gate"')
+
+
+def test_cancelling_keeps_the_page_and_moves_the_focus_to_the_job(server: Server) -> None:
+    with browser() as context:
+        page = context.new_page()
+        start(page, server)
+        page.evaluate("window.isSame = true")
+        page.get_by_role("button", name="Cancel").press("Enter")
+        expect(page.get_by_role("status")).to_have_text("Cancelled")
+        expect(page.get_by_role("button")).to_have_count(0)
+        assert page.evaluate("window.isSame && document.activeElement.tagName") == "SECTION"
+
+
+def test_without_scripts_the_page_reloads_itself_until_the_result(server: Server) -> None:
+    with browser(java_script_enabled=False) as context:
+        page = context.new_page()
+        start(page, server)
+        expect(page.locator("noscript, .ex-note").first).to_be_attached()
+        open_gate(page, server)
+        page.wait_for_url("**/result")
+        start(page, server)
+        page.get_by_role("button", name="Cancel").click()
+        page.wait_for_url("**/jobs/*")
+        expect(page.locator(".ex-state")).to_have_text("Cancelled")
+
+
+def test_a_phone_needs_no_sideways_scrolling(server: Server) -> None:
+    with browser(viewport={"width": 375, "height": 700}) as context:
+        page = context.new_page()
+        start(page, server)
+        for url in (page.url, f"{server.url}/jobs/?root"):
+            page.goto(url)
+            assert page.evaluate("document.documentElement.scrollWidth") == 375
+        open_gate(page, server)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_that_keeps_people_out(server: Server, scheme: Any) -> None:
+    script = axe_core_path().read_text("utf-8")
+    with browser(color_scheme=scheme, bypass_csp=True) as context:
+        page = context.new_page()
+        start(page, server)
+        for url in (page.url, f"{server.url}/jobs/", f"{server.url}/jobs/?root"):
+            page.goto(url)
+            page.evaluate(script)
+            violations = page.evaluate("axe.run().then(result => result.violations)")
+            found = [(each["id"], [node["html"] for node in each["nodes"]]) for each in violations]
+            assert found == []
+        open_gate(page, server)
