@@ -123,6 +123,7 @@ class Answers:
         else:
             response = self.fragment(job, 202) if wanted == "fragment" else self.json(job, 202)
             response.headers["Location"] = self.urls.to("job", job_id=job.id)
+            response.autocorrect_location_header = False
         return prefer(response, preferences, longest)
 
     def _said(self, response: Response, job: JobRecord) -> Response:
@@ -218,6 +219,7 @@ def _exception_for(status: int, detail: str | None, cause: BaseException | None)
 def see_other(url: str) -> Response:
     """Send a browser to another page, which it opens with GET."""
     response = current_app.make_response(redirect(url, 303))
+    response.autocorrect_location_header = False  # of Werkzeug 2.0: it would add the Host
     response.headers["Cache-Control"] = "no-store"
     return response
 
