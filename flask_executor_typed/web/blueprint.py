@@ -12,7 +12,7 @@ from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import InternalServerError
 
 from ..callables import is_async_callable, name_of
-from ..errors import JobAbandonedError
+from ..errors import JobAbandonedError, UnpicklableError, UnsupportedError
 from ..executor import Executor
 from ..futures import FutureProxy
 from ..stores import JobRecord
@@ -213,7 +213,12 @@ class JobsBlueprint(Blueprint):
 
     def _submit(self, visit: Visit, is_async: bool) -> FutureProxy[InTime | RecordedResponse]:
         executor = self._executor.using(name=visit.name)
-        return executor.submit(visit.run_async if is_async else visit.run)
+        try:
+            return executor.submit(visit.run_async if is_async else visit.run)
+        except UnpicklableError as error:
+            raise UnsupportedError(
+                visit.name, "another process", "run a view", "use EXECUTOR_TYPE='thread'"
+            ) from error
 
     def _in_time(self, future: FutureProxy[InTime | RecordedResponse], visit: Visit) -> InTime:
         try:

@@ -29,7 +29,7 @@ from markupsafe import Markup
 from werkzeug.exceptions import UnprocessableEntity
 from werkzeug.test import TestResponse
 
-from flask_executor_typed import Executor, NotRegisteredError, current_job
+from flask_executor_typed import Executor, NotRegisteredError, UnsupportedError, current_job
 from flask_executor_typed.web import JobsBlueprint, job_schema, problem_schema
 
 from ..conftest import TIMEOUT, until
@@ -594,3 +594,20 @@ def test_a_view_without_the_blueprint_is_refused_before_it_runs() -> None:
     with shop.executor, pytest.raises(NotRegisteredError, match="'jobs' is not registered"):
         shop.client.get("/view")
     assert ran == []
+
+
+def test_a_view_cannot_run_in_another_process() -> None:
+    app = Flask("processes")
+    app.config["EXECUTOR_TYPE"] = "process"
+    app.testing = True
+    with Executor(app, user=lambda: "ada") as executor:
+        jobs = JobsBlueprint(executor)
+        app.register_blueprint(jobs)
+
+        @app.get("/view")
+        @jobs.respond_async()
+        def view() -> str:
+            return ""
+
+        with pytest.raises(UnsupportedError, match="another process cannot run a view"):
+            app.test_client().get("/view")
