@@ -93,7 +93,9 @@ def _failure_of(error: Exception) -> _Failure:
 
 def _death_of(worker: WorkerProcess) -> _Failure:
     how = worker.bury()
-    is_killed = worker.exit_code in {-signal.SIGTERM, -getattr(signal, "SIGKILL", signal.SIGTERM)}
+    # 255 is what multiprocessing says if the fork server was killed too, and how is unknown.
+    kills = {-signal.SIGTERM, -getattr(signal, "SIGKILL", signal.SIGTERM), 255, None}
+    is_killed = worker.exit_code in kills
     return _Failure(how, _KILLS if is_killed else _CRASHES, is_crash=True)
 
 
