@@ -183,9 +183,12 @@ afive.map(ints, strs, bytess, bools, strs)  # error: expected
 with_any.map(ints)  # error: expected
 one.map(ints, timeout="1")  # error: expected
 one.map(ints, chunksize=1.5)  # error: expected
+
+# row: an option that map does not have
 # error: expected
 # except ty: accepts any keyword where the options are an unpacked TypedDict
 one.map(ints, key="k")
+
 aone.map(ints, buffersize="1")  # error: expected
 wrong: Iterator[int] = one.map(ints)  # error: expected
 wrong_async: Iterator[str] = aone.map(ints)  # error: expected

@@ -198,9 +198,12 @@ executor.map(one, ints, timeout="1")  # error: expected
 executor.map(one, ints, chunksize=None)  # error: expected
 executor.map(one, ints, chunksize=1.5)  # error: expected
 executor.map(one, ints, buffersize="1")  # error: expected
+
+# row: an option that map does not have
 # error: expected
 # except ty: accepts any keyword where the options are an unpacked TypedDict
 executor.map(one, ints, workers=3)
+
 executor.map(1, ints)  # error: expected
 executor.map(aone(1), ints)  # error: expected
 wrong: Iterator[int] = executor.map(one, ints)  # error: expected
