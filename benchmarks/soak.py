@@ -107,7 +107,7 @@ def leave_async(number: int) -> str:
 
 @app.get("/after/<int:number>")
 def after(number: int) -> str:
-    named(number).submit_after_response(double, number)
+    named(number).after_response().submit(double, number)
     return "later"
 
 

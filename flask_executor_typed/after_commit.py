@@ -5,9 +5,11 @@ The only module that imports SQLAlchemy.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .calls import HeldCall, Hold
+from .calls import HeldCall, Hold, Until
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, SessionTransaction
@@ -27,44 +29,43 @@ class SessionLike(Protocol):
     def rollback(self) -> None: ...
 
 
-def until_commit(session: object) -> Hold:
+def until_commit(session: object) -> Until:
     """Hold calls until the outermost transaction of a session is committed.
 
     Raises:
         TypeError: ``session`` is no ``Session`` or ``scoped_session`` of SQLAlchemy.
     """
-    plain = _plain_session(session)
+    kinds: tuple[type, ...] = ()
+    with contextlib.suppress(ImportError):  # then it is certainly none
+        from sqlalchemy.orm import Session, scoped_session
+
+        kinds = (Session, scoped_session)
+    if not isinstance(session, kinds):
+        raise _not_a_session(session)
+    return functools.partial(_hold_by, session)
+
+
+def _not_a_session(session: object) -> TypeError:
+    return TypeError(
+        f"after_commit() got {session!r} ({type(session).__name__}): expected a Session or a "
+        "scoped_session of SQLAlchemy, such as db.session; of an AsyncSession, its sync_session"
+    )
+
+
+def _hold_by(session: Any) -> Hold:
+    from sqlalchemy import event
+    from sqlalchemy.orm import Session
+
+    plain = session if isinstance(session, Session) else session()
+    if not isinstance(plain, Session):
+        raise _not_a_session(session)
     calls = plain.info.get(_KEY)
     if calls is None:
         calls = plain.info[_KEY] = _CallsOfSession()
-        from sqlalchemy import event
-
         event.listen(plain, "after_commit", calls.after_commit)
         event.listen(plain, "after_transaction_end", calls.after_transaction_end)
     transaction = plain.get_nested_transaction() or plain.get_transaction()
-
-    def hold(call: HeldCall) -> None:
-        calls.hold(call, transaction)
-
-    return hold
-
-
-def _plain_session(session: object) -> Session:
-    try:
-        from sqlalchemy.orm import Session, scoped_session
-    except ImportError:  # then it is certainly none
-        pass
-    else:
-        given: Any = session
-        scoped: type = scoped_session
-        if isinstance(session, scoped):
-            given = given()
-        if isinstance(given, Session):
-            return given
-    raise TypeError(
-        f"submit_after_commit() got {session!r} ({type(session).__name__}): expected a Session or "
-        "a scoped_session of SQLAlchemy, such as db.session; of an AsyncSession, its sync_session"
-    )
+    return functools.partial(calls.hold, transaction=transaction)
 
 
 class _CallsOfSession:

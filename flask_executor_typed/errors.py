@@ -83,12 +83,12 @@ class NoAppError(ExecutorError, RuntimeError):
 
 
 class NoRequestError(ExecutorError, RuntimeError):
-    """``submit_after_response()`` was called where there is no request, or it is over."""
+    """A call of ``after_response()`` was submitted without a request, or after its end."""
 
     def __str__(self) -> str:
         return (
-            "submit_after_response() needs a request that is not over: outside of one, in a job, "
-            "and in a stream that has begun, use submit()"
+            "after_response() needs a request that is not over: outside of one, in a job, "
+            "and in a stream that has begun, submit without it"
         )
 
 

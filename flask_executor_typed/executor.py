@@ -44,7 +44,7 @@ from .app_state import AppState, Closed, close_all, drain_apart, settings_of
 from .async_views.hook import check_hook
 from .backends import ThreadBackend
 from .callables import GENERATOR, check_function, is_async_callable, name_of
-from .calls import Backoff, Call, ExecutorStats, HeldCall, Hold, Limits
+from .calls import Backoff, Call, ExecutorStats, HeldCall, Limits
 from .cli import add_commands
 from .config import key_of
 from .context import (
@@ -264,7 +264,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         backoff: Backoff | None = None,
         block: float | None = None,
     ) -> Self:
-        """This executor with options for the calls submitted through it.
+        """Return this executor with options for the calls that are submitted through it.
 
         ``executor.using(key="report", on_duplicate="join").submit(build, 7)``: options have a
         place of their own, so they never take a name from the arguments of the function. What is
@@ -289,7 +289,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             block: Seconds to wait in ``submit`` for room, if there are as many calls as
                 ``EXECUTOR_MAX_PENDING`` allows; not where an event loop runs. See :doc:`overload`.
         """
-        options = self._options.changed(
+        return self._with(
             key=key,
             on_duplicate=on_duplicate,
             name=name,
@@ -298,6 +298,47 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             backoff=backoff,
             block=block,
         )
+
+    def after_response(self) -> Self:
+        """Return this executor for calls that start after the response of the current request.
+
+        ``executor.after_response().submit(count, page)``: the contexts are captured and the key is
+        taken when you submit. The call starts when the server has sent the whole response and
+        closes it; if Flask gives the server no response, when the request's contexts end. Until
+        then the future is pending, so do not wait for it in the request; ``cancel()`` works. An
+        error at the start, such as :exc:`ExecutorClosedError`, is logged, and raised by the future.
+
+        ``submit`` raises :exc:`NoRequestError` outside of a request, in a job, and when the request
+        is over, as it may be in a stream.
+
+        Raises:
+            TypeError: these calls wait for something already, or may join others.
+        """
+        return self._with(until=until_response_is_over)
+
+    def after_commit(self, session: SessionLike) -> Self:
+        """Return this executor for calls that start after ``session`` commits.
+
+        ``executor.after_commit(db.session).submit(welcome, user.id)``: the contexts are captured
+        and the key is taken when you submit, in the thread that uses the session. The call starts
+        when the outermost transaction is committed; until then the future is pending, and
+        ``cancel()`` works. If the transaction, or the SAVEPOINT that was open at ``submit``, is
+        rolled back or ends without a commit, the future is cancelled and its key is free again.
+        Without an open transaction at ``submit``, all this holds for the next one; ``rollback()``
+        and ``close()`` before it begins end nothing.
+
+        Args:
+            session: A ``Session`` or ``scoped_session`` of SQLAlchemy 1.4 or later, such as
+                ``db.session`` of Flask-SQLAlchemy.
+
+        Raises:
+            TypeError: ``session`` is something else, or these calls wait for something already, or
+                may join others.
+        """
+        return self._with(until=until_commit(session))
+
+    def _with(self, **given: Any) -> Self:
+        options = self._options.changed(**given)
         clone = object.__new__(type(self))
         vars(clone).update(vars(self))
         clone._options, clone._limits = options, options.limits
@@ -409,91 +450,6 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         """
         return self.submit_under(future_key, fn, args, kwargs)
 
-    @overload
-    def submit_after_response(
-        self, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> FutureProxy[R]: ...
-    @overload
-    def submit_after_response(
-        self, fn: Callable[P, D], /, *args: P.args, **kwargs: P.kwargs
-    ) -> FutureProxy[D]: ...
-    @overload
-    def submit_after_response(
-        self, fn: Callable[P, Awaitable[R] | D], /, *args: P.args, **kwargs: P.kwargs
-    ) -> FutureProxy[R | D]: ...
-    @overload
-    def submit_after_response(
-        self, fn: Callable[P, R | Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> FutureProxy[R]: ...
-    def submit_after_response(
-        self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
-    ) -> FutureProxy[Any]:
-        """Like :meth:`submit`, but when the server is done with the response of this request.
-
-        The contexts are captured now, and the key of :meth:`using` is taken now. The future is
-        pending until then, so do not wait for it in the request; ``cancel()`` works. If Flask gives
-        the server no response, it is when the request's contexts end. What goes wrong then, such as
-        :exc:`ExecutorClosedError`, is logged, and raised by the future.
-
-        Raises:
-            NoRequestError: outside of a request, in a job, and when the request is over, as it may
-                be in a stream; a ``RuntimeError``.
-            TypeError: ``on_duplicate`` is ``"join"``.
-        """
-        return self._hold(until_response_is_over(), fn, args, kwargs)
-
-    @overload
-    def submit_after_commit(
-        self,
-        session: SessionLike,
-        fn: Callable[P, Awaitable[R]],
-        /,
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> FutureProxy[R]: ...
-    @overload
-    def submit_after_commit(
-        self, session: SessionLike, fn: Callable[P, D], /, *args: P.args, **kwargs: P.kwargs
-    ) -> FutureProxy[D]: ...
-    @overload
-    def submit_after_commit(
-        self,
-        session: SessionLike,
-        fn: Callable[P, Awaitable[R] | D],
-        /,
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> FutureProxy[R | D]: ...
-    @overload
-    def submit_after_commit(
-        self,
-        session: SessionLike,
-        fn: Callable[P, R | Awaitable[R]],
-        /,
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> FutureProxy[R]: ...
-    def submit_after_commit(
-        self, session: SessionLike, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
-    ) -> FutureProxy[Any]:
-        """Like :meth:`submit`, but when the session has committed its outermost transaction.
-
-        The contexts are captured now, and the key of :meth:`using` is taken now. The future is
-        pending until then; ``cancel()`` works. It is cancelled, and its key is free again, when the
-        transaction, or the SAVEPOINT that is open now, is rolled back or ends without a commit. If
-        no transaction has begun, all that is said of the next one; ``rollback()`` and ``close()``
-        before it begins end nothing. Call it in the thread that uses the session.
-
-        Args:
-            session: A ``Session`` or ``scoped_session`` of SQLAlchemy 1.4 or later, such as
-                ``db.session`` of Flask-SQLAlchemy.
-            fn: The function; ``args`` and ``kwargs`` are its arguments.
-
-        Raises:
-            TypeError: ``session`` is something else, or ``on_duplicate`` is ``"join"``.
-        """
-        return self._hold(until_commit(session), fn, args, kwargs)
-
     @staticmethod
     def as_completed(futures: Iterable[F], timeout: float | None = None) -> AsyncIterator[F]:
         """The futures in the order in which they are done, each once, for ``async for``.
@@ -521,17 +477,6 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             raise TypeError(f"two keys for one call: using(key={self._options.key!r}) and {key!r}")
         return self._submit(self._capture(), fn, args, kwargs, key)
 
-    def _hold(
-        self, hold: Hold, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> FutureProxy[Any]:
-        if self._options.on_duplicate == "join":
-            raise TypeError(
-                "submit_after_response() and submit_after_commit() cannot join: the call that is "
-                "there may have begun before this response or commit, and not see what it needs; "
-                "use on_duplicate='replace' or 'error'"
-            )
-        return self._submit(self._capture(), fn, args, kwargs, self._options.key, hold)
-
     def _capture(self) -> _Captured:
         """The contexts that are active now, for calls of the app that they belong to."""
         app_context = active_app_context()
@@ -553,7 +498,6 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         key: Any = None,
-        hold: Hold | None = None,
     ) -> FutureProxy[Any]:
         """Build a call, then send it: to the workers, or to what holds it.
 
@@ -566,13 +510,13 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         call = self._make_call(captured, fn, args, kwargs)
         future = call.future  # the call may be over at any moment from here on
         try:
-            if key is not None or hold is not None:
+            if key is not None or options.until is not None:
                 # The key is taken inside of the block that gives it back: a signal handler may
                 # raise anywhere.
-                joined = self._claim_or_hold(state, call, key, hold)
+                joined = self._claim_or_hold(state, call, key)
                 if joined is not None:
                     return joined
-            if hold is None:
+            if options.until is None:
                 state.submit(call, options.block)
         except BaseException as error:
             if future.key is not None:  # taken
@@ -583,7 +527,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             if isinstance(error, ExecutorClosedError) and current is not state:
                 # init_app() has put another state in its place. The right to start the call is
                 # spent, so this one is another.
-                return self._submit((current, *captured[1:]), fn, args, kwargs, key, hold)
+                return self._submit((current, *captured[1:]), fn, args, kwargs, key)
             raise
         return future
 
@@ -616,11 +560,13 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             state.limits if self._limits is None else state.limits_with(self._limits),
         )
 
-    def _claim_or_hold(
-        self, state: AppState, call: Call[Any], key: Any, hold: Hold | None
-    ) -> FutureProxy[Any] | None:
+    def _claim_or_hold(self, state: AppState, call: Call[Any], key: Any) -> FutureProxy[Any] | None:
         """Take the key of a call, and give the call to what holds it. Returns a future to join."""
-        held = None if hold is None else HeldCall(self, call)  # first: such a key joins no other
+        until = self._options.until
+        # Before the key is taken: there may be nothing to wait for, and a call that is held joins
+        # no other.
+        hold = None if until is None else until()
+        held = None if hold is None else HeldCall(self, call)
         if key is not None:
             joined = claim_key(self.futures, key, call.future, self._options.on_duplicate)
             if joined is not None:
@@ -786,6 +732,11 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         """
         if self._options.key is not None:
             raise TypeError("a key names one call; map() makes many, so use it without a key")
+        if self._options.until is not None:
+            raise TypeError(
+                "map() does not go with after_response() and after_commit(): its results are read "
+                "before that; submit the calls one by one"
+            )
         check_function(fn)
         captured, no_kwargs = self._capture(), dict[str, Any]()
         named = self

@@ -59,14 +59,6 @@ class Submitter(Protocol):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> FutureProxy[Any]: ...
 
-    def submit_after_response(
-        self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
-    ) -> FutureProxy[Any]: ...
-
-    def submit_after_commit(
-        self, session: SessionLike, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
-    ) -> FutureProxy[Any]: ...
-
     def submit_under(
         self,
         key: Any,
@@ -90,6 +82,10 @@ class Submitter(Protocol):
         backoff: Backoff | None = None,
         block: float | None = None,
     ) -> Submitter: ...
+
+    def after_response(self) -> Submitter: ...
+
+    def after_commit(self, session: SessionLike) -> Submitter: ...
 
 
 # A job whose plain call gives an awaitable: with any parameters, or by the number of arguments that
@@ -239,19 +235,32 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
         backoff: Backoff | None = None,
         block: float | None = None,
     ) -> Self:
-        """The same job with options for its calls; see :meth:`Executor.using`."""
+        """Return this job with options for its calls; see :meth:`Executor.using`."""
+        return self._submitting_to(
+            self.executor.using(
+                key=key,
+                on_duplicate=on_duplicate,
+                name=name,
+                timeout=timeout,
+                retries=retries,
+                backoff=backoff,
+                block=block,
+            )
+        )
+
+    def after_response(self) -> Self:
+        """Return this job, to start after the response; see :meth:`Executor.after_response`."""
+        return self._submitting_to(self.executor.after_response())
+
+    def after_commit(self, session: SessionLike) -> Self:
+        """Return this job, to start after a commit; see :meth:`Executor.after_commit`."""
+        return self._submitting_to(self.executor.after_commit(session))
+
+    def _submitting_to(self, executor: Submitter) -> Self:
         self._function()
         job = object.__new__(type(self))
         vars(job).update(vars(self))
-        job.executor = self.executor.using(
-            key=key,
-            on_duplicate=on_duplicate,
-            name=name,
-            timeout=timeout,
-            retries=retries,
-            backoff=backoff,
-            block=block,
-        )
+        job.executor = executor
         return job
 
     # Two overloads for one thing: by the first mypy knows only what is derived from Awaitable, by
@@ -315,42 +324,6 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
     def submit_stored(self, /, future_key: Any, *args: Any, **kwargs: Any) -> FutureProxy[Any]:
         """Run the function and keep its future; see :meth:`Executor.submit_stored`."""
         return self.executor.submit_under(future_key, self._function(), args, kwargs)
-
-    @overload
-    def submit_after_response(
-        self: ExecutorJob[P, Awaitable[V], T_contra], /, *args: P.args, **kwargs: P.kwargs
-    ) -> FutureProxy[V]: ...
-    @overload
-    def submit_after_response(
-        self: _Async[P2, V], /, *args: P2.args, **kwargs: P2.kwargs
-    ) -> FutureProxy[V]: ...
-    @overload
-    def submit_after_response(self, /, *args: P.args, **kwargs: P.kwargs) -> FutureProxy[R_co]: ...
-    def submit_after_response(self, /, *args: Any, **kwargs: Any) -> FutureProxy[Any]:
-        """Run it after the response; see :meth:`Executor.submit_after_response`."""
-        return self.executor.submit_after_response(self._function(), *args, **kwargs)
-
-    @overload
-    def submit_after_commit(
-        self: ExecutorJob[P, Awaitable[V], T_contra],
-        session: SessionLike,
-        /,
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> FutureProxy[V]: ...
-    @overload
-    def submit_after_commit(
-        self: _Async[P2, V], session: SessionLike, /, *args: P2.args, **kwargs: P2.kwargs
-    ) -> FutureProxy[V]: ...
-    @overload
-    def submit_after_commit(
-        self, session: SessionLike, /, *args: P.args, **kwargs: P.kwargs
-    ) -> FutureProxy[R_co]: ...
-    def submit_after_commit(
-        self, session: SessionLike, /, *args: Any, **kwargs: Any
-    ) -> FutureProxy[Any]:
-        """Run it after the commit; see :meth:`Executor.submit_after_commit`."""
-        return self.executor.submit_after_commit(session, self._function(), *args, **kwargs)
 
     @overload
     def map(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
-from .calls import Backoff, Limits
+from .calls import Backoff, Limits, Until
 from .context import CarryG
 from .futures import FutureKey, OnDuplicate
 
@@ -16,7 +16,7 @@ __all__ = ("NO_OPTIONS", "carry_predicate", "check_count", "check_seconds")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What calls get that are submitted through one executor of :meth:`Executor.using`."""
+    """The options of one executor that :meth:`Executor.using` or its like returned."""
 
     key: Any = None
     on_duplicate: OnDuplicate = "error"
@@ -25,6 +25,8 @@ class Options:
     retries: int = 0
     backoff: Backoff = 0.0
     block: float | None = None
+    until: Until | None = None
+    """The event that calls wait for before they are handed to the workers."""
 
     @property
     def limits(self) -> Limits | None:
@@ -33,17 +35,28 @@ class Options:
         return Limits(timeout=self.timeout, retries=self.retries, backoff=self.backoff)
 
     def changed(self, **given: Any) -> Options:
-        """These options with others in their place; ``None`` leaves one as it is.
+        """Return these options with others in their place; ``None`` leaves one as it is.
 
         Raises:
-            TypeError: one is of another type than it must be.
+            TypeError: one has the wrong type, or does not go with the others.
             ValueError: one cannot be used.
         """
         given = {name: value for name, value in given.items() if value is not None}
         for name, check in _CHECKS.items():
             if name in given:
                 check(name, given[name])
-        return replace(self, **given)
+        if self.until is not None and "until" in given:
+            raise TypeError(
+                "a call waits for one event: use after_response() or one after_commit(), not both"
+            )
+        changed = replace(self, **given)
+        if changed.until is not None and changed.on_duplicate == "join":
+            raise TypeError(
+                "on_duplicate='join' does not go with after_response() and after_commit(): the job "
+                "that is there may have begun before this response or commit, and not see what it "
+                "needs; use 'replace' or 'error'"
+            )
+        return changed
 
 
 NO_OPTIONS = Options()

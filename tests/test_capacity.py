@@ -180,7 +180,7 @@ def test_call_that_waits_for_its_response_is_not_pending_before(app: Flask) -> N
 
         @app.route("/")
         def view() -> str:
-            executor.submit_after_response(int)
+            executor.after_response().submit(int)
             counts.append(executor.stats().pending)
             return ""
 
@@ -571,10 +571,10 @@ def test_call_after_the_response_needs_room_when_it_is_made_and_then_runs_in_any
 
         @app.route("/")
         def view() -> str:
-            futures.append(executor.submit_after_response(int))
+            futures.append(executor.after_response().submit(int))
             futures.extend(executor.submit(int) for _ in range(2))
             with pytest.raises(QueueFullError):
-                executor.submit_after_response(int)
+                executor.after_response().submit(int)
             return ""
 
         app.test_client().get("/")

@@ -268,7 +268,7 @@ def test_held_call_can_be_cancelled_and_never_runs(contract: Contract, tmp_path:
     futures: list[FutureProxy[str]] = []
 
     def view(lang: str, number: int) -> str:
-        later = contract.executor.submit_after_response
+        later = contract.executor.after_response().submit
         futures.extend(later(working.append, tmp_path / "ran", f"{n}") for n in range(2))
         assert futures[0].status == "pending"
         assert futures[0].cancel() is True

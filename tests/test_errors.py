@@ -114,8 +114,8 @@ ERRORS: list[tuple[ExecutorError, type[Exception], str]] = [
         NoRequestError(),
         RuntimeError,
         (
-            "submit_after_response() needs a request that is not over: outside of one, in a job, "
-            "and in a stream that has begun, use submit()"
+            "after_response() needs a request that is not over: outside of one, in a job, "
+            "and in a stream that has begun, submit without it"
         ),
     ),
     (

@@ -9,6 +9,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,14 +40,19 @@ from flask_executor_typed import (
 from .conftest import TIMEOUT
 
 TEXT_OF_NO_REQUEST = (
-    "submit_after_response() needs a request that is not over: outside of one, in a job, "
-    "and in a stream that has begun, use submit()"
+    "after_response() needs a request that is not over: outside of one, in a job, "
+    "and in a stream that has begun, submit without it"
+)
+
+TEXT_OF_NO_MAP = (
+    "map() does not go with after_response() and after_commit(): its results are read before that; "
+    "submit the calls one by one"
 )
 
 TEXT_OF_NO_JOIN = (
-    "submit_after_response() and submit_after_commit() cannot join: the call that is there may "
-    "have begun before this response or commit, and not see what it needs; "
-    "use on_duplicate='replace' or 'error'"
+    "on_duplicate='join' does not go with after_response() and after_commit(): the job that is "
+    "there may have begun before this response or commit, and not see what it needs; "
+    "use 'replace' or 'error'"
 )
 
 
@@ -84,7 +90,7 @@ def add_view(
 
     @app.route("/")
     def view() -> Any:
-        futures.append(executor.submit_after_response(int, "1"))
+        futures.append(executor.after_response().submit(int, "1"))
         return respond()
 
     return futures
@@ -111,7 +117,7 @@ def test_call_starts_when_the_response_is_closed_with_the_contexts_of_the_view(
     @app.route("/")
     def view() -> str:
         g.name = "Bob"
-        futures.append(executor.submit_after_response(fn))
+        futures.append(executor.after_response().submit(fn))
         return "done"
 
     answer = Answer(app, "/?name=Ann")
@@ -130,7 +136,7 @@ def test_calls_start_in_the_order_in_which_they_were_submitted(app: Flask) -> No
         @app.route("/")
         def view() -> str:
             for number in range(10):
-                executor.submit_after_response(order.append, number)
+                executor.after_response().submit(order.append, number)
             return ""
 
         Answer(app, "/").close()
@@ -182,7 +188,7 @@ def test_call_starts_at_the_end_of_the_request_when_the_server_gets_no_response(
         Answer(app, "/")
     assert futures[0].result(TIMEOUT) == 1
     with app.test_request_context():
-        future = executor.submit_after_response(int, "2")
+        future = executor.after_response().submit(int, "2")
         assert future.status == "pending"
     assert future.result(TIMEOUT) == 2
 
@@ -233,7 +239,7 @@ def test_request_that_submits_is_closed_once_like_any_other(app: Flask, executor
     futures: list[FutureProxy[int]] = []
 
     def view() -> str:
-        futures.append(executor.submit_after_response(int, "1"))
+        futures.append(executor.after_response().submit(int, "1"))
         return ""
 
     add_views(app, {"one": view, "none": str})
@@ -250,7 +256,7 @@ def test_where_no_response_will_follow_it_is_an_error(
     app: Flask, executor: Executor, in_job: bool
 ) -> None:
     def late() -> object:
-        return executor.using(key="key").submit_after_response(int)
+        return executor.using(key="key").after_response().submit(int)
 
     context = app.test_request_context() if in_job else app.app_context()
     with context, pytest.raises(NoRequestError) as caught:
@@ -264,8 +270,8 @@ def test_cancelled_call_never_starts(app: Flask, executor: Executor) -> None:
 
     @app.route("/")
     def view() -> str:
-        assert executor.submit_after_response(ran.append, 1).cancel()
-        executor.submit_after_response(ran.append, 2)
+        assert executor.after_response().submit(ran.append, 1).cancel()
+        executor.after_response().submit(ran.append, 2)
         return ""
 
     Answer(app, "/").close()
@@ -277,11 +283,11 @@ def test_key_is_taken_at_once(app: Flask, executor: Executor) -> None:
     @app.route("/")
     def view() -> str:
         once = executor.using(key="report")
-        first = once.submit_after_response(int, "1")
+        first = once.after_response().submit(int, "1")
         assert first is executor.futures.get("report")
         assert first.key == "report"
         with pytest.raises(DuplicateKeyError):
-            once.submit_after_response(int, "2")
+            once.after_response().submit(int, "2")
         return ""
 
     Answer(app, "/").close()
@@ -290,7 +296,7 @@ def test_key_is_taken_at_once(app: Flask, executor: Executor) -> None:
 
 def test_call_that_waits_for_its_response_joins_nothing(app: Flask, executor: Executor) -> None:
     with app.test_request_context(), pytest.raises(TypeError) as caught:
-        executor.using(key="key", on_duplicate="join").submit_after_response(int)
+        executor.using(key="key", on_duplicate="join").after_response().submit(int)
     assert str(caught.value) == TEXT_OF_NO_JOIN
     assert len(executor.futures) == 0
 
@@ -306,7 +312,7 @@ def test_call_that_waits_for_its_response_is_replaced_and_not_joined(
 
     @app.route("/")
     def view() -> str:
-        futures.append(executor.using(key="key").submit_after_response(job))
+        futures.append(executor.using(key="key").after_response().submit(job))
         return ""
 
     once = executor.using(key="key", on_duplicate="join")
@@ -398,7 +404,7 @@ def test_response_that_is_garbage_together_with_its_app_fails_its_calls(
 
         @app.route("/")
         def view() -> str:
-            futures.append(executor.submit_after_response(int))
+            futures.append(executor.after_response().submit(int))
             return ""
 
         answer = Answer(app, "/")
@@ -442,7 +448,7 @@ def test_call_of_a_stream_starts_after_it_or_is_refused_where_flask_has_ended_th
         def pieces() -> Iterator[str]:
             yield "begun, "
             try:
-                futures.append(executor.submit_after_response(int, "1"))
+                futures.append(executor.after_response().submit(int, "1"))
             except NoRequestError as error:
                 yield str(error)
             else:
@@ -467,7 +473,7 @@ def test_call_of_a_teardown_function_starts_when_the_contexts_end(
 
     @app.teardown_request
     def submit(error: BaseException | None) -> None:
-        futures.append(executor.submit_after_response(int, "1"))
+        futures.append(executor.after_response().submit(int, "1"))
 
     with app.test_request_context():
         pass
@@ -504,7 +510,7 @@ def test_call_that_could_not_be_submitted_is_freed_with_its_future(
     gc.disable()  # a cycle would stay
     try:
         with Executor(app) as executor, app.test_request_context():
-            future = executor.submit_after_response(fn)
+            future = executor.after_response().submit(fn)
             executor.shutdown()
         assert isinstance(future.exception(TIMEOUT), error)
         gone = weakref.ref(future)
@@ -541,8 +547,8 @@ def test_call_that_was_cancelled_while_it_was_held_is_never_announced_as_submitt
         announced.append(future)
 
     with job_submitted.connected_to(hear, app), app.test_request_context():
-        assert executor.submit_after_response(int).cancel()
-        kept = executor.submit_after_response(int)
+        assert executor.after_response().submit(int).cancel()
+        kept = executor.after_response().submit(int)
     assert announced == [kept]
 
 
@@ -561,7 +567,7 @@ def test_job_submits_itself_after_the_response(app: Flask, executor: Executor) -
     @app.route("/")
     def view() -> str:
         futures.extend(
-            job.using(name="report").submit_after_response("a", end="b")
+            job.using(name="report").after_response().submit("a", end="b")
             for job in (Report().plain, Report().coroutine)
         )
         return ""
@@ -578,7 +584,7 @@ def test_call_waits_in_an_async_view_too(app: Flask, executor: Executor) -> None
 
     @app.route("/")
     async def view() -> str:
-        futures.append(executor.submit_after_response(int, "1"))
+        futures.append(executor.after_response().submit(int, "1"))
         return ""
 
     answer = Answer(app, "/")
@@ -598,7 +604,7 @@ def test_processes_get_the_call_after_the_response(
 
         @app.route("/")
         def view() -> str:
-            futures.append(executor.submit_after_response(fn))
+            futures.append(executor.after_response().submit(fn))
             return ""
 
         answer = Answer(app, "/")
@@ -620,7 +626,7 @@ def test_requests_that_submitted_after_their_response_leave_nothing_behind(
     @app.route("/")
     def view() -> str:
         g.thing = Thing()
-        executor.submit_after_response(int)
+        executor.after_response().submit(int)
         return ""
 
     for _ in range(5):
@@ -670,8 +676,8 @@ def test_call_starts_when_the_session_commits(
     with app.test_request_context("/?name=Ann"):
         g.name = "Bob"
         write(session)
-        future = executor.submit_after_commit(session, visitor)
-        coroutine = executor.submit_after_commit(session, visitor_async)
+        future = executor.after_commit(session).submit(visitor)
+        coroutine = executor.after_commit(session).submit(visitor_async)
         session.flush()
     executor.submit(int).result(TIMEOUT)
     assert (future.status, coroutine.status) == ("pending", "pending")
@@ -694,7 +700,7 @@ def test_call_sees_what_was_committed(executor: Executor, session: Any, tmp_path
 
     with Session(engine, future=True) as own:
         write(own)
-        future = executor.submit_after_commit(own, count)
+        future = executor.after_commit(own).submit(count)
         own.commit()
         assert future.result(TIMEOUT) == 1
 
@@ -706,7 +712,7 @@ def test_nothing_is_submitted_when_the_transaction_is_not_committed(
 ) -> None:
     if begun:
         write(session)
-    future = executor.using(key="key").submit_after_commit(session, ran.append, "it")
+    future = executor.using(key="key").after_commit(session).submit(ran.append, "it")
     if not begun:
         write(session)
     assert executor.futures.get("key") is future
@@ -727,7 +733,7 @@ def test_nothing_is_submitted_when_the_transaction_is_not_committed(
 def test_end_of_a_transaction_that_has_not_begun_leaves_the_call_to_the_next_one(
     executor: Executor, session: Any, end: str
 ) -> None:
-    future = executor.submit_after_commit(session, int, "1")
+    future = executor.after_commit(session).submit(int, "1")
     getattr(session, end)()
     assert future.status == "pending"
     with session.begin():
@@ -739,9 +745,9 @@ def test_commit_never_joins_a_call_that_may_not_see_it(executor: Executor, sessi
     once = executor.using(key="key", on_duplicate="join")
     write(session)
     with pytest.raises(TypeError) as caught:
-        once.submit_after_commit(session, int)
+        once.after_commit(session).submit(int)
     assert str(caught.value) == TEXT_OF_NO_JOIN
-    held = executor.using(key="key").submit_after_commit(session, int)
+    held = executor.using(key="key").after_commit(session).submit(int)
     replacement = once.submit(int, "1")
     session.rollback()
     assert held.status == "cancelled"
@@ -755,7 +761,7 @@ def test_session_can_be_used_for_one_transaction_after_the_other(
     futures: list[FutureProxy[int]] = []
     for number in range(6):
         write(session)
-        futures.append(executor.submit_after_commit(session, int, number))
+        futures.append(executor.after_commit(session).submit(int, number))
         if number % 2:
             session.rollback()
         else:
@@ -769,8 +775,8 @@ def test_calls_of_two_sessions_do_not_mix(executor: Executor, session: Any) -> N
 
     with Session(session.get_bind(), future=True) as other:
         write(session)
-        first = executor.submit_after_commit(session, int, "1")
-        second = executor.submit_after_commit(other, int, "2")
+        first = executor.after_commit(session).submit(int, "1")
+        second = executor.after_commit(other).submit(int, "2")
         session.commit()
         assert first.result(TIMEOUT) == 1
         assert second.status == "pending"
@@ -783,12 +789,12 @@ def test_call_of_a_savepoint_waits_for_the_outermost_commit(
     executor: Executor, session: Any
 ) -> None:
     write(session)
-    outer = executor.submit_after_commit(session, int, "1")
+    outer = executor.after_commit(session).submit(int, "1")
     with session.begin_nested():
         write(session)
-        inner = executor.submit_after_commit(session, int, "2")
+        inner = executor.after_commit(session).submit(int, "2")
         with session.begin_nested():
-            innermost = executor.submit_after_commit(session, int, "3")
+            innermost = executor.after_commit(session).submit(int, "3")
     executor.submit(int).result(TIMEOUT)
     assert [f.status for f in (outer, inner, innermost)] == ["pending"] * 3
     session.commit()
@@ -799,15 +805,15 @@ def test_savepoint_that_is_rolled_back_takes_its_calls_with_it(
     executor: Executor, session: Any
 ) -> None:
     write(session)
-    outer = executor.submit_after_commit(session, int, "1")
+    outer = executor.after_commit(session).submit(int, "1")
     savepoint = session.begin_nested()
-    inner = executor.using(key="inner").submit_after_commit(session, int, "2")
+    inner = executor.using(key="inner").after_commit(session).submit(int, "2")
     with session.begin_nested():  # released into the one that is rolled back
-        innermost = executor.submit_after_commit(session, int, "3")
+        innermost = executor.after_commit(session).submit(int, "3")
     savepoint.rollback()
     assert [f.status for f in (outer, inner, innermost)] == ["pending", "cancelled", "cancelled"]
     assert executor.futures.get("inner") is None
-    after = executor.submit_after_commit(session, int, "4")
+    after = executor.after_commit(session).submit(int, "4")
     session.commit()
     assert [f.result(TIMEOUT) for f in (outer, after)] == [1, 4]
 
@@ -817,7 +823,7 @@ def test_outermost_rollback_takes_the_calls_of_released_savepoints_with_it(
 ) -> None:
     write(session)
     with session.begin_nested():
-        inner = executor.submit_after_commit(session, int, "2")
+        inner = executor.after_commit(session).submit(int, "2")
     session.rollback()
     assert inner.status == "cancelled"
 
@@ -825,7 +831,7 @@ def test_outermost_rollback_takes_the_calls_of_released_savepoints_with_it(
 def test_commit_with_an_open_savepoint_submits_its_calls(executor: Executor, session: Any) -> None:
     write(session)
     session.begin_nested()
-    inner = executor.submit_after_commit(session, int, "2")
+    inner = executor.after_commit(session).submit(int, "2")
     session.get_transaction().commit()
     assert inner.result(TIMEOUT) == 2
 
@@ -834,7 +840,7 @@ def test_failed_commit_submits_nothing(executor: Executor, session: Any) -> None
     from sqlalchemy import event
 
     write(session)
-    future = executor.submit_after_commit(session, int)
+    future = executor.after_commit(session).submit(int)
 
     def fail(session: object) -> None:
         raise KeyError("flush")
@@ -858,7 +864,7 @@ def test_session_that_is_dropped_without_a_commit_cancels_its_calls(
         dropped = Session(session.get_bind(), future=True)
         if begun:
             write(dropped)
-        futures.append(executor.using(key=begun).submit_after_commit(dropped, int))
+        futures.append(executor.using(key=begun).after_commit(dropped).submit(int))
 
     drop_one(begun=True)
     drop_one(begun=False)
@@ -878,7 +884,7 @@ def test_sessions_that_committed_leave_nothing_behind(executor: Executor, sessio
     def commit_one() -> None:
         with Session(bind, future=True) as own:
             write(own)
-            executor.submit_after_commit(own, id, Thing())
+            executor.after_commit(own).submit(id, Thing())
             own.commit()
 
     for _ in range(5):
@@ -892,8 +898,8 @@ def test_cancelled_call_never_starts_after_the_commit(
     executor: Executor, session: Any, ran: list[str]
 ) -> None:
     write(session)
-    assert executor.submit_after_commit(session, ran.append, "no").cancel()
-    executor.submit_after_commit(session, ran.append, "yes")
+    assert executor.after_commit(session).submit(ran.append, "no").cancel()
+    executor.after_commit(session).submit(ran.append, "yes")
     session.commit()
     executor.shutdown()
     assert ran == ["yes"]
@@ -911,7 +917,7 @@ def test_job_submits_itself_after_the_commit(executor: Executor, session: Any) -
 
     write(session)
     futures = [
-        job.using(name="report").submit_after_commit(session, "a", end="b")
+        job.using(name="report").after_commit(session).submit("a", end="b")
         for job in (Report().plain, Report().coroutine)
     ]
     assert [future.status for future in futures] == ["pending", "pending"]
@@ -924,7 +930,7 @@ def test_scoped_session_is_the_session_of_this_thread(executor: Executor, sessio
 
     scoped: Any = scoped_session(sessionmaker(session.get_bind(), future=True))
     write(scoped)
-    future = executor.submit_after_commit(scoped, int, "1")
+    future = executor.after_commit(scoped).submit(int, "1")
 
     def commit_elsewhere() -> None:
         write(scoped)
@@ -964,7 +970,7 @@ def test_session_of_flask_sqlalchemy_in_a_view(
         note = Note()
         db.session.add(note)
         db.session.flush()
-        futures.append(executor.using(key="key").submit_after_commit(db.session, find, note.id))
+        futures.append(executor.using(key="key").after_commit(db.session).submit(find, note.id))
         assert not futures[0].done()
         if commits:
             db.session.commit()
@@ -987,9 +993,143 @@ def test_session_of_flask_sqlalchemy_in_a_view(
 @pytest.mark.parametrize("given", [None, "session", object])
 def test_what_is_no_session_is_refused_with_the_cure(executor: Executor, given: Any) -> None:
     with pytest.raises(TypeError) as caught:
-        executor.using(key="key").submit_after_commit(given, int)
+        executor.after_commit(given)
     assert str(caught.value) == (
-        f"submit_after_commit() got {given!r} ({type(given).__name__}): expected a Session or "
+        f"after_commit() got {given!r} ({type(given).__name__}): expected a Session or "
         "a scoped_session of SQLAlchemy, such as db.session; of an AsyncSession, its sync_session"
     )
+
+
+def test_scoped_session_of_something_else_is_refused_before_the_key_is_taken(
+    executor: Executor,
+) -> None:
+    orm = pytest.importorskip("sqlalchemy.orm", reason="SQLAlchemy is not installed")
+    other_session = type("OtherSession", (), {"_is_asyncio": False})
+    later = executor.using(key="key").after_commit(orm.scoped_session(other_session))
+    with pytest.raises(TypeError, match=r"after_commit\(\) got <sqlalchemy.*scoped_session"):
+        later.submit(int)
     assert len(executor.futures) == 0
+
+
+# -- both ------------------------------------------------------------------------------------------
+
+
+def test_map_has_no_results_to_give_after_the_response_or_commit(
+    executor: Executor, session: Any
+) -> None:
+    @executor.job
+    def job(number: int) -> int:
+        return number
+
+    for submit in (
+        executor.after_response().map,
+        executor.after_commit(session).map,
+        executor.using(name="n").after_response().map,
+    ):
+        with pytest.raises(TypeError) as caught:
+            submit(job, [1])
+        assert str(caught.value) == TEXT_OF_NO_MAP
+    for later in (job.after_response(), job.after_commit(session)):
+        with pytest.raises(TypeError) as caught:
+            later.map([1])
+        assert str(caught.value) == TEXT_OF_NO_MAP
+
+
+def test_call_waits_for_one_event_only(executor: Executor, session: Any) -> None:
+    after_response, after_commit = executor.after_response(), executor.after_commit(session)
+    for both in (
+        after_response.after_response,
+        partial(after_response.after_commit, session),
+        after_commit.after_response,
+        partial(after_commit.after_commit, session),
+    ):
+        with pytest.raises(TypeError) as caught:
+            both()
+        assert str(caught.value) == (
+            "a call waits for one event: use after_response() or one after_commit(), not both"
+        )
+
+
+def test_options_go_before_or_behind_the_event_to_wait_for(
+    app: Flask, executor: Executor, session: Any
+) -> None:
+    job = executor.job(abs)
+    futures: list[FutureProxy[int]] = []
+    named = executor.using(name="one", key="one").after_response()
+    behind = executor.after_response().using(name="two", key="two")
+
+    @app.route("/")
+    def view() -> str:
+        futures.append(named.submit(abs, -1))
+        futures.append(behind.submit(abs, -2))
+        futures.append(job.using(name="three", key="three").after_response().submit(-3))
+        futures.append(job.after_response().using(name="four", key="four").submit(-4))
+        return ""
+
+    with app.test_client() as client:
+        client.get("/").close()
+    write(session)
+    futures.append(executor.after_commit(session).using(name="five", key="five").submit(abs, -5))
+    futures.append(job.using(name="six", key="six").after_commit(session).submit(-6))
+    session.commit()
+    assert [future.result(TIMEOUT) for future in futures] == [1, 2, 3, 4, 5, 6]
+    names = ["one", "two", "three", "four", "five", "six"]
+    assert [future.name for future in futures] == names
+    assert [executor.futures.get(name) for name in names] == futures
+
+
+def test_join_goes_neither_before_nor_behind_the_event_to_wait_for(
+    executor: Executor, session: Any
+) -> None:
+    joining = executor.using(key="key", on_duplicate="join")
+    for later in (
+        joining.after_response,
+        partial(joining.after_commit, session),
+        partial(executor.after_response().using, on_duplicate="join"),
+        partial(executor.after_commit(session).using, on_duplicate="join"),
+    ):
+        with pytest.raises(TypeError) as caught:
+            later()
+        assert str(caught.value) == TEXT_OF_NO_JOIN
+
+
+def test_future_is_kept_under_a_key_by_submit_stored(
+    app: Flask, executor: Executor, session: Any
+) -> None:
+    job = executor.job(abs)
+
+    @app.route("/")
+    def view() -> str:
+        executor.after_response().submit_stored("plain", abs, -1)
+        job.after_response().submit_stored("job", -2)
+        assert executor.futures.status("plain") == "pending"
+        return ""
+
+    app.test_client().get("/").close()
+    write(session)
+    executor.after_commit(session).submit_stored("commit", abs, -3)
+    job.after_commit(session).submit_stored("rollback", -4)
+    assert executor.futures.status("commit") == "pending"
+    session.commit()
+    results = [executor.futures.result(key, TIMEOUT) for key in ("plain", "job", "commit")]
+    assert results == [1, 2, 3]
+
+
+def test_executor_that_waits_for_the_response_is_made_once_and_used_in_each_request(
+    app: Flask, executor: Executor
+) -> None:
+    later = executor.after_response()
+    ran: list[str] = []
+
+    @app.route("/<name>")
+    def view(name: str) -> str:
+        later.submit(ran.append, name)
+        return name
+
+    answers = [Answer(app, "/one"), Answer(app, "/two")]
+    answers[1].close()
+    executor.submit(int).result(TIMEOUT)
+    assert ran == ["two"]
+    answers[0].close()
+    executor.shutdown()
+    assert ran == ["two", "one"]

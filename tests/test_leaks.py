@@ -592,7 +592,7 @@ def test_200_000_jobs_leave_no_memory_descriptor_thread_task_or_context_behind(k
             submitted(fail, executor.using(retries=1))
 
         def after_response():
-            futures = [executor.submit_after_response(double, number) for number in range(100)]
+            futures = [executor.after_response().submit(double, number) for number in range(100)]
             response = app.process_response(app.make_response("body"))
             response.close()
             for future in futures:

@@ -16,7 +16,7 @@ from .call import (
     pending_call_of,
 )
 from .capacity import Capacity, ExecutorStats, stats_of
-from .held import HeldCall, Hold
+from .held import HeldCall, Hold, Until
 from .limits import Backoff, Deadline, Limits
 
 __all__ = (
@@ -29,6 +29,7 @@ __all__ = (
     "Hold",
     "Limits",
     "LoopServices",
+    "Until",
     "can_be_awaited",
     "is_of_another_call",
     "pending_call_of",

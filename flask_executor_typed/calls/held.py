@@ -11,6 +11,7 @@ from .call import Call
 __all__ = (
     "HeldCall",
     "Hold",
+    "Until",
 )
 
 
@@ -48,3 +49,6 @@ class HeldCall:
 
 Hold = Callable[[HeldCall], object]
 """Takes a call and keeps it until the event."""
+
+Until = Callable[[], Hold]
+"""Finds the event to wait for, each time that a call is submitted."""

@@ -178,7 +178,7 @@ LARGE = 64 * 1024 * 1024
 
 @app.get("/large/<how>")
 def large(how: str) -> ResponseReturnValue:
-    executor.using(key=how).submit_after_response(time.sleep, 0)
+    executor.using(key=how).after_response().submit(time.sleep, 0)
     if how == "plain":
         return bytes(LARGE)
     pieces = (bytes(LARGE // 64) for _ in range(64))
@@ -193,7 +193,7 @@ def status(how: str) -> ResponseReturnValue:
 
 @app.get("/small/<how>")
 def small(how: str) -> ResponseReturnValue:
-    executor.using(key=how).submit_after_response(time.sleep, 0)
+    executor.using(key=how).after_response().submit(time.sleep, 0)
     return "body" if how == "plain" else Response(stream_with_context(iter(["bo", "dy"])))
 
 

@@ -173,32 +173,27 @@ MUTATIONS = (
         "",
         _method("submit"),
     ),
-    # -- Executor.submit_after_response and submit_after_commit
+    # -- Executor.after_response and after_commit
     Mutation(
-        "submit_after_response: no overload for what is awaitable",
+        "after_response: forgets what it was called on",
         "executor.py",
-        _overload("submit_after_response", _AWAITABLE),
-        "",
+        r"-> Self",
+        "-> Executor[Any]",
+        _method("after_response"),
     ),
     Mutation(
-        "submit_after_response: loses the parameters",
+        "after_commit: forgets what it was called on",
         "executor.py",
-        r"P\.k?w?args",
-        "Any",
-        _method("submit_after_response"),
+        r"-> Self",
+        "-> Executor[Any]",
+        _method("after_commit"),
     ),
     Mutation(
-        "submit_after_commit: no overload for what is awaitable",
-        "executor.py",
-        _overload("submit_after_commit", _AWAITABLE),
-        "",
-    ),
-    Mutation(
-        "submit_after_commit: anything is a session",
+        "after_commit: anything is a session",
         "executor.py",
         r"session: SessionLike",
         "session: object",
-        _method("submit_after_commit"),
+        _method("after_commit"),
     ),
     # -- Executor.as_completed
     Mutation(
@@ -449,15 +444,19 @@ MUTATIONS = (
         r"(?s)class ExecutorJob\(.*",
     ),
     Mutation(
-        "a job's submit_after_response: no overload for what is awaitable",
+        "a job's after_response: forgets the job",
         "jobs.py",
-        _overload("submit_after_response", r"Awaitable\[V\]")
-        + "|"
-        + _overload("submit_after_response", r"_Async\[P2, V\]"),
-        "",
+        r"(def after_response\(self\)) -> Self",
+        r"\1 -> ExecutorJob[..., Any, Any]",
     ),
     Mutation(
-        "a job's submit_after_commit: anything is a session",
+        "a job's after_commit: forgets the job",
+        "jobs.py",
+        r"(def after_commit\(self, session: SessionLike\)) -> Self",
+        r"\1 -> ExecutorJob[..., Any, Any]",
+    ),
+    Mutation(
+        "a job's after_commit: anything is a session",
         "jobs.py",
         r"session: SessionLike",
         "session: object",

@@ -9,9 +9,13 @@ from typing import Any
 from flask import Flask
 from typing_extensions import assert_type
 
-from flask_executor_typed import Executor, FutureProxy
+from flask_executor_typed import Executor, FutureKey, FutureProxy
 
 executor = Executor(Flask("cases"))
+of_int = Executor[int](Flask("cases"))
+
+NUMBER = FutureKey[int]("number")
+TEXT = FutureKey[str]("text")
 
 
 class Session:
@@ -73,60 +77,84 @@ class Mailer:
 
 # -- after the response ----------------------------------------------------------------------------
 
-assert_type(executor.submit_after_response(plain, 1), FutureProxy[float])
-assert_type(executor.submit_after_response(plain, a=1, b="", c=True), FutureProxy[float])
-assert_type(executor.submit_after_response(coroutine, 1, b=""), FutureProxy[bytes])
-assert_type(executor.submit_after_response(nothing), FutureProxy[None])
-assert_type(executor.submit_after_response(optional), FutureProxy[int | None])
-assert_type(executor.submit_after_response(untyped, 1), FutureProxy[Any])
-assert_type(executor.submit_after_response(proxy), FutureProxy[int])
-assert_type(executor.submit_after_response(afuture), FutureProxy[int])
-assert_type(executor.submit_after_response(job, 1), FutureProxy[float])
-assert_type(executor.submit_after_response(ajob, 1), FutureProxy[bytes])
-assert_type(executor.submit_after_response(anything, 1), FutureProxy[Any])
-assert_type(executor.using(key="k").submit_after_response(plain, 1), FutureProxy[float])
-assert_type(job.submit_after_response(1, "", c=True), FutureProxy[float])
-assert_type(ajob.submit_after_response(1, b=""), FutureProxy[bytes])
-assert_type(job.using(key="k").submit_after_response(1), FutureProxy[float])
-assert_type(Mailer().send.submit_after_response("a"), FutureProxy[int])
-assert_type(Mailer().asend.submit_after_response("a"), FutureProxy[str])
+assert_type(executor.after_response().submit(plain, 1), FutureProxy[float])
+assert_type(executor.after_response().submit(plain, a=1, b="", c=True), FutureProxy[float])
+assert_type(executor.after_response().submit(coroutine, 1, b=""), FutureProxy[bytes])
+assert_type(executor.after_response().submit(nothing), FutureProxy[None])
+assert_type(executor.after_response().submit(optional), FutureProxy[int | None])
+assert_type(executor.after_response().submit(untyped, 1), FutureProxy[Any])
+assert_type(executor.after_response().submit(proxy), FutureProxy[int])
+assert_type(executor.after_response().submit(afuture), FutureProxy[int])
+assert_type(executor.after_response().submit(job, 1), FutureProxy[float])
+assert_type(executor.after_response().submit(ajob, 1), FutureProxy[bytes])
+assert_type(executor.after_response().submit(anything, 1), FutureProxy[Any])
+assert_type(executor.using(key="k").after_response().submit(plain, 1), FutureProxy[float])
+assert_type(job.after_response().submit(1, "", c=True), FutureProxy[float])
+assert_type(ajob.after_response().submit(1, b=""), FutureProxy[bytes])
+assert_type(job.using(key="k").after_response().submit(1), FutureProxy[float])
+assert_type(Mailer().send.after_response().submit("a"), FutureProxy[int])
+assert_type(Mailer().asend.after_response().submit("a"), FutureProxy[str])
 
-executor.submit_after_response(plain)  # error: expected
-executor.submit_after_response(plain, "1")  # error: expected
-executor.submit_after_response(plain, 1, d=1)  # error: expected
-executor.submit_after_response(coroutine, "1")  # error: expected
-executor.submit_after_response(5)  # error: expected
-job.submit_after_response("1")  # error: expected
-ajob.submit_after_response()  # error: expected
-Mailer().send.submit_after_response(1)  # error: expected
+assert_type(executor.after_response(), Executor[Any])
+assert_type(of_int.after_response(), Executor[int])
+assert_type(executor.after_response().using(key="k"), Executor[Any])
+assert_type(executor.after_response().submit_stored(NUMBER, len, ""), FutureProxy[int])
+assert_type(of_int.after_response().submit_stored("k", len, ""), FutureProxy[int])
+assert_type(Mailer().send.after_response().submit_stored(NUMBER, "a"), FutureProxy[int])
+assert_type(Mailer().asend.after_response().submit_stored(TEXT, "a"), FutureProxy[str])
+
+executor.after_response(plain)  # error: expected
+executor.after_response(1).submit(plain, 1)  # error: expected
+of_int.after_response().submit_stored("k", plain, 1)  # error: expected
+executor.after_response().submit_stored(NUMBER, coroutine, 1)  # error: expected
+Mailer().asend.after_response().submit_stored(NUMBER, "a")  # error: expected
+job.after_response(1)  # error: expected
+executor.after_response().submit(plain)  # error: expected
+executor.after_response().submit(plain, "1")  # error: expected
+executor.after_response().submit(plain, 1, d=1)  # error: expected
+executor.after_response().submit(coroutine, "1")  # error: expected
+executor.after_response().submit(5)  # error: expected
+job.after_response().submit("1")  # error: expected
+ajob.after_response().submit()  # error: expected
+Mailer().send.after_response().submit(1)  # error: expected
 
 
 # -- after the commit ------------------------------------------------------------------------------
 
-assert_type(executor.submit_after_commit(session, plain, 1), FutureProxy[float])
-assert_type(executor.submit_after_commit(session, plain, a=1, c=True), FutureProxy[float])
-assert_type(executor.submit_after_commit(session, coroutine, 1, b=""), FutureProxy[bytes])
-assert_type(executor.submit_after_commit(session, nothing), FutureProxy[None])
-assert_type(executor.submit_after_commit(session, optional), FutureProxy[int | None])
-assert_type(executor.submit_after_commit(session, untyped, 1), FutureProxy[Any])
-assert_type(executor.submit_after_commit(session, proxy), FutureProxy[int])
-assert_type(executor.submit_after_commit(session, afuture), FutureProxy[int])
-assert_type(executor.submit_after_commit(session, job, 1), FutureProxy[float])
-assert_type(executor.submit_after_commit(session, ajob, 1), FutureProxy[bytes])
-assert_type(executor.submit_after_commit(session, anything, 1), FutureProxy[Any])
-assert_type(job.submit_after_commit(session, 1, "", c=True), FutureProxy[float])
-assert_type(ajob.submit_after_commit(session, 1, b=""), FutureProxy[bytes])
-assert_type(Mailer().send.submit_after_commit(session, "a"), FutureProxy[int])
-assert_type(Mailer().asend.submit_after_commit(session, "a"), FutureProxy[str])
+assert_type(executor.after_commit(session).submit(plain, 1), FutureProxy[float])
+assert_type(executor.after_commit(session).submit(plain, a=1, c=True), FutureProxy[float])
+assert_type(executor.after_commit(session).submit(coroutine, 1, b=""), FutureProxy[bytes])
+assert_type(executor.after_commit(session).submit(nothing), FutureProxy[None])
+assert_type(executor.after_commit(session).submit(optional), FutureProxy[int | None])
+assert_type(executor.after_commit(session).submit(untyped, 1), FutureProxy[Any])
+assert_type(executor.after_commit(session).submit(proxy), FutureProxy[int])
+assert_type(executor.after_commit(session).submit(afuture), FutureProxy[int])
+assert_type(executor.after_commit(session).submit(job, 1), FutureProxy[float])
+assert_type(executor.after_commit(session).submit(ajob, 1), FutureProxy[bytes])
+assert_type(executor.after_commit(session).submit(anything, 1), FutureProxy[Any])
+assert_type(job.after_commit(session).submit(1, "", c=True), FutureProxy[float])
+assert_type(ajob.after_commit(session).submit(1, b=""), FutureProxy[bytes])
+assert_type(Mailer().send.after_commit(session).submit("a"), FutureProxy[int])
+assert_type(Mailer().asend.after_commit(session).submit("a"), FutureProxy[str])
 
-executor.submit_after_commit(plain, 1)  # error: expected
-executor.submit_after_commit("session", nothing)  # error: expected
-executor.submit_after_commit(session, plain)  # error: expected
-executor.submit_after_commit(session, plain, "1")  # error: expected
-job.submit_after_commit(1)  # error: expected
-job.submit_after_commit("session", 1)  # error: expected
-job.submit_after_commit(session, "1")  # error: expected
-ajob.submit_after_commit(session, 1, 2)  # error: expected
+assert_type(executor.after_commit(session), Executor[Any])
+assert_type(of_int.after_commit(session), Executor[int])
+assert_type(executor.using(key="k").after_commit(session).submit(plain, 1), FutureProxy[float])
+assert_type(job.after_commit(session).using(key="k").submit(1), FutureProxy[float])
+assert_type(executor.after_commit(session).submit_stored(NUMBER, len, ""), FutureProxy[int])
+assert_type(Mailer().send.after_commit(session).submit_stored(NUMBER, "a"), FutureProxy[int])
+
+executor.after_commit()  # error: expected
+executor.after_commit(plain)  # error: expected
+executor.after_commit("session")  # error: expected
+executor.after_commit(session, plain, 1)  # error: expected
+of_int.after_commit(session).submit_stored("k", plain, 1)  # error: expected
+executor.after_commit(session).submit(plain)  # error: expected
+executor.after_commit(session).submit(plain, "1")  # error: expected
+job.after_commit()  # error: expected
+job.after_commit("session")  # error: expected
+job.after_commit(session).submit("1")  # error: expected
+ajob.after_commit(session).submit(1, 2)  # error: expected
 
 
 # -- as_completed ----------------------------------------------------------------------------------
