@@ -253,7 +253,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
 
     # -- options ---------------------------------------------------------------------------------
 
-    def using(
+    def using(  # noqa: PLR0913  # one for each option
         self,
         *,
         key: Hashable | FutureKey[Any] | None = None,

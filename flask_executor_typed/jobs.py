@@ -71,7 +71,7 @@ class Submitter(Protocol):
         self, fn: Callable[..., Any], *iterables: Iterable[Any], **options: Unpack[MapOptions]
     ) -> Results[Any]: ...
 
-    def using(
+    def using(  # noqa: PLR0913  # one for each option
         self,
         *,
         key: Hashable | FutureKey[Any] | None = None,
@@ -224,7 +224,7 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
             fn = fn.__get__(instance, owner)
         return ExecutorJob[..., Any, Any](self.executor, fn)
 
-    def using(
+    def using(  # noqa: PLR0913  # one for each option
         self,
         *,
         key: Hashable | FutureKey[Any] | None = None,

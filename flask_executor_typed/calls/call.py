@@ -111,7 +111,7 @@ class Call(Generic[R]):
         "variables",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # all that a call is made of
         self,
         fn: Callable[..., Any],
         args: tuple[Any, ...],

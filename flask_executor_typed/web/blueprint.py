@@ -69,7 +69,7 @@ class JobsBlueprint(Blueprint):
         ValueError: there is neither ``authorize`` nor a ``user`` function.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # one for each setting
         self,
         executor: Executor[Any],
         *,

@@ -50,7 +50,7 @@ class Routes:
         trusted_origins: Other sites that may cancel jobs for their users.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # all that the routes are made of
         self,
         jobs: KnownJobs,
         access: Access,
