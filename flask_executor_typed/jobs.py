@@ -148,7 +148,7 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
         if self._is_static or self._is_of_class:
             # The object itself does not look like a coroutine function, or cannot be called.
             function = function.__func__
-        given: object = function  # whatever the annotation says
+        given: Any = function  # whatever the annotation says
         if not callable(given):
             cure = f"; options are named: @executor.job(name={given!r})"
             raise TypeError(
