@@ -39,6 +39,10 @@ _CRASHES, _KILLS = 3, 10
 """Workers in turn that may end before they run anything, until a call is given up: by themselves,
 or killed from outside, which says little of the app."""
 
+_TRUSTED_FOR = 0.1
+"""Seconds of idleness after which a worker is looked at before it gets a call. One that dies sooner
+gets a call that it does not read, and that goes back to the front of the queue."""
+
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0
 """Seconds from a failed start to the next, doubled each time; guesses."""
 
@@ -276,7 +280,9 @@ class ProcessBackend(ClosableThreads):
     # -- from anywhere ----------------------------------------------------------------------------
 
     def _note_settled(self, item: ProcessCall, future: object) -> None:
-        self._withdraw(item)  # if it still waits: cancelled, or abandoned, or its time is up
+        # As a rule it has run. If it is put back just now, who does that sees that it is settled.
+        if item in self._pending:  # cancelled, or abandoned, or its time is up
+            self._withdraw(item)
 
     def _withdraw(self, item: ProcessCall) -> bool:
         """Take a call out of the queue; ``False`` if it was not there."""
@@ -440,9 +446,11 @@ class ProcessBackend(ClosableThreads):
         with self._lock:
             self._move(seat, _State.IDLE)
             while not self._pending:
+                begun = time.monotonic()
                 if not self._closed:
                     self._call_came.wait()
-                if self._is_done() or not worker.is_ready():
+                is_stale = time.monotonic() - begun > _TRUSTED_FOR
+                if self._is_done() or (is_stale and not worker.is_ready()):
                     self._move(seat, _State.VACANT)
                     self._wake_seats()  # the call that we were woken for is another's
                     return None

@@ -83,10 +83,14 @@ def write(sock: socket.socket, message: Message) -> None:
     sock.sendall(dump(message))
 
 
-def read_message(sock: socket.socket) -> Message:
+def read_message(sock: socket.socket, reader: Reader) -> Message:
     """Raises ``EOFError`` if the other end is closed."""
-    kind, number, length = _HEADER.unpack(_read(sock, _HEADER.size))
-    return Message(kind, number, _read(sock, length))
+    while (message := reader.message()) is None:
+        piece = sock.recv(reader.wants())
+        if not piece:
+            raise EOFError
+        reader.feed(piece)
+    return message
 
 
 def _read(sock: socket.socket, length: int) -> bytes:

@@ -19,7 +19,7 @@ from ..runtime.forks import in_child
 from ..runtime.threads import start_thread
 from .pickling import Settings, Work, dump_error
 from .runner import FAILED, Runner, become_worker
-from .wire import END, PROGRESS, READY, Message, read_message, read_order, write
+from .wire import END, PROGRESS, READY, Message, Reader, read_message, read_order, write
 
 __all__ = ("work",)
 
@@ -82,7 +82,8 @@ class _Worker(Runner):
             return
         self._loops.bridge_this_thread(_nothing, _nothing)
         self._write(Message(READY))
-        while (message := read_message(self._calls)).kind != END:
+        reader = Reader()
+        while (message := read_message(self._calls, reader)).kind != END:
             work: Work = Work(*pickle.loads(message.content))
             kind, content = self.answer_to(work, app)
             self._note_over(work.name)
