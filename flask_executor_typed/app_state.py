@@ -28,7 +28,7 @@ from .errors import ExecutorClosedError
 from .futures import FutureCollection, FutureProxy
 from .runtime.exit import Closable, close_at_exit, drain, exit_has_begun
 from .runtime.forks import in_child
-from .runtime.threads import start_thread
+from .runtime.threads import start_thread, threads_are_refused
 
 _hear_of_submitted = signals.receivers_of(signals.job_submitted)
 
@@ -126,9 +126,12 @@ class AppState:
             else:
                 capacity.admit(future, block)
             (self.opened or self.backend(call.snapshot.app)).submit(call)
-        except BaseException:
+        except BaseException as error:
             capacity.remove(future)
             del future  # the error's cause may keep this frame: see FutureProxy.result()
+            if exit_has_begun() and type(error) is RuntimeError:
+                # No thread can be started any more, by us or, on Python 3.12 and later, at all.
+                raise ExecutorClosedError(self.label, at_exit=True) from error
             raise
         if announce is not None:
             announce()
@@ -161,7 +164,7 @@ class AppState:
             return self.opened
         changes = ""
         with self._lock:
-            if self._closed:
+            if self._closed or threads_are_refused():
                 raise ExecutorClosedError(self.label, exit_has_begun())
             if self.opened is None:
                 changes = self._adopt_late_settings(app)

@@ -39,6 +39,7 @@ __all__ = (
     "OutsideLoopError",
     "QueueFullError",
     "RemoteTracebackError",
+    "RequestArgumentError",
     "ResponseTooLargeError",
     "ResultNotSharedError",
     "SignatureError",
@@ -368,6 +369,21 @@ class BodyNotReadError(ExecutorError, RuntimeError):
             "the body of this request was not read before the job was submitted; read it in the "
             "view first (request.form, request.files, request.get_data() or request.get_json())"
         )
+
+
+class RequestArgumentError(ExecutorError, TypeError):
+    """A job was given an argument that ends with the request in which it was submitted."""
+
+    def __init__(self, name: str, part: str, reason: str, cure: str) -> None:
+        super().__init__(name, part, reason, cure)
+        self.name: str = name
+        self.part: str = part
+        """Which argument it is."""
+        self.reason: str = reason
+        self.cure: str = cure
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.part} is {self.reason}; {self.cure}"
 
 
 class UnpicklableError(ExecutorError, TypeError):

@@ -52,6 +52,8 @@ from .context import (
     ContextSnapshot,
     active_app_context,
     capture,
+    carried_arguments,
+    carried_function,
     running_call,
     without_resources,
 )
@@ -539,11 +541,15 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         kwargs: dict[str, Any],
     ) -> Call[Any]:
         """Build a call with its future. Nothing knows of it until it is sent."""
-        if type(fn) is not FunctionType or fn.__code__.co_flags & GENERATOR:
-            check_function(fn)
         state, snapshot, variables = captured
         options = self._options
-        future: FutureProxy[Any] = FutureProxy(options.name or name_of(fn), snapshot, variables)
+        name = options.name or name_of(fn)
+        if type(fn) is not FunctionType or fn.__code__.co_flags & GENERATOR:
+            check_function(fn)
+            fn = carried_function(snapshot.app, name, fn)
+        if args or kwargs:
+            args, kwargs = carried_arguments(snapshot.app, name, args, kwargs)
+        future: FutureProxy[Any] = FutureProxy(name, snapshot, variables)
         for callback in self._default_done_callbacks:
             add_default_callback(future, callback)
         if state.propagates_exceptions:

@@ -36,6 +36,7 @@ from flask_executor_typed.errors import (
     OutsideLoopError,
     QueueFullError,
     RemoteTracebackError,
+    RequestArgumentError,
     ResponseTooLargeError,
     ResultNotSharedError,
     SignatureError,
@@ -274,6 +275,11 @@ ERRORS: list[tuple[ExecutorError, type[Exception], str]] = [
         ),
     ),
     (
+        RequestArgumentError("app.report", "argument 1", "the view's request", "use ours"),
+        TypeError,
+        "app.report: argument 1 is the view's request; use ours",
+    ),
+    (
         UploadsLeftBehindError(),
         RuntimeError,
         (
@@ -352,6 +358,9 @@ def test_facts_are_attributes() -> None:
     assert DuplicateKeyError("k").key == "k"
     unpicklable = UnpicklableError("f", "its result", "why")
     assert (unpicklable.name, unpicklable.part, unpicklable.reason) == ("f", "its result", "why")
+    argument = RequestArgumentError("f", "argument 1", "this", "do")
+    assert (argument.name, argument.part) == ("f", "argument 1")
+    assert (argument.reason, argument.cure) == ("this", "do")
     outside = OutsideContextError("f", "why", "do")
     assert (outside.name, outside.reason, outside.cure) == ("f", "why", "do")
     lost = JobLostError("f", "why", begun=True)

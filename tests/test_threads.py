@@ -100,6 +100,37 @@ def test_submitting_while_the_interpreter_exits_is_a_clear_error() -> None:
     assert ended == Ended(0, f"{text}\n{text}\n", "")
 
 
+@pytest.mark.parametrize("kind", ["thread", "sync"])
+@pytest.mark.parametrize("used", [True, False], ids=["used", "unused"])
+def test_submitting_after_the_main_thread_is_refused_whether_or_not_a_worker_had_started(
+    kind: str, used: bool
+) -> None:
+    ended = run_script(f"""
+        from flask_executor_typed.runtime.threads import threads_are_refused
+
+        app.config["EXECUTOR_TYPE"] = {kind!r}
+        executor = Executor(app)
+        if {used}:
+            executor.submit(double, 1).result()
+
+        def submit_late():
+            while not threads_are_refused():
+                time.sleep(0.001)
+            for kind in (double, double_async):
+                try:
+                    print(executor.submit(kind, 1).result())
+                except ExecutorClosedError as error:
+                    print(error)
+
+        threading.Thread(target=submit_late).start()
+    """)
+    text = (
+        "cannot submit to executor while the interpreter exits; "
+        "only what was accepted before is done"
+    )
+    assert ended == Ended(0, f"{text}\n{text}\n", "")
+
+
 def test_executor_first_used_while_the_interpreter_exits_refuses_or_does_the_call() -> None:
     ended = run_script("""
         other = Executor(app, name="other")
@@ -108,7 +139,7 @@ def test_executor_first_used_while_the_interpreter_exits_refuses_or_does_the_cal
             until_the_exit_has_begun()
             try:
                 future = other.submit(lambda: time.sleep(0.2))
-            except RuntimeError:
+            except ExecutorClosedError:
                 print("done")
             else:
                 future.add_done_callback(lambda future: print("done"))

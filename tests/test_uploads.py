@@ -8,6 +8,7 @@ import io
 import os
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
@@ -25,8 +26,10 @@ from werkzeug.serving import make_server
 from werkzeug.test import create_environ, run_wsgi_app
 
 from flask_executor_typed import BodyNotReadError, Executor, FutureProxy
+from flask_executor_typed.context import uploads
 
 from .conftest import TIMEOUT
+from .helpers.forms import FORM, MULTIPART, multipart, post, upload
 
 Job = Callable[..., Any]
 
@@ -37,24 +40,6 @@ NOT_READ = (
 
 SMALL = b"small " * 100
 LARGE = os.urandom(1_500_000)  # werkzeug keeps up to 500 kB in memory, more in a temporary file
-
-BOUNDARY = "----boundary"
-MULTIPART = f"multipart/form-data; boundary={BOUNDARY}"
-FORM = "application/x-www-form-urlencoded"
-
-
-def multipart(*files: bytes) -> bytes:
-    """The body of a form with a field ``title`` and the files ``file0``, ``file1``, ..."""
-    body = io.BytesIO()
-    body.write(
-        f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="title"\r\n\r\nx\r\n'.encode()
-    )
-    for number, content in enumerate(files):
-        head = f'form-data; name="file{number}"; filename="{number}.bin"'
-        body.write(f"--{BOUNDARY}\r\nContent-Disposition: {head}\r\n".encode())
-        body.write(b"Content-Type: application/x-test\r\n\r\n" + content + b"\r\n")
-    body.write(f"--{BOUNDARY}--\r\n".encode())
-    return body.getvalue()
 
 
 def plain(fn: Job) -> Job:
@@ -83,32 +68,6 @@ def run(executor: Executor, fn: Job, *args: Any) -> Any:
 
 def itself(proxy: Any) -> Any:
     return proxy._get_current_object()
-
-
-def upload(name: str = "file0") -> FileStorage:
-    return request.files[name]
-
-
-def post(
-    app: Flask,
-    view: Callable[[], object],
-    body: bytes,
-    content_type: str,
-    environ: dict[str, Any] | None = None,
-) -> None:
-    """Handle one request with ``view``, to its end. What the view raises is raised here."""
-
-    def respond() -> str:
-        view()
-        return "fine"
-
-    app.testing = True
-    app.add_url_rule("/", view_func=respond, methods=["POST"])
-    response = app.test_client().post(
-        "/", data=body, content_type=content_type, environ_overrides=environ or {}
-    )
-    assert response.data == b"fine"
-    response.close()
 
 
 # Servers that end the body themselves say so, and werkzeug then reads from them directly.
@@ -501,6 +460,20 @@ def test_jobs_of_one_request_share_one_descriptor_that_is_closed_after_the_last(
 
 
 @counts_descriptors
+def test_descriptor_is_closed_also_when_its_module_has_lost_its_names_as_at_interpreter_exit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with tempfile.TemporaryFile() as file:
+        file.write(LARGE)
+        reader = uploads.reader_of(FileStorage(file, "large.bin"))
+    descriptor = reader.stream.fileno()
+    monkeypatch.setattr(uploads, "os", None)
+    del reader
+    gc.collect()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+
+
 def test_many_small_files_do_not_take_a_descriptor_each(app: Flask, executor: Executor) -> None:
     counts: list[int] = []
 

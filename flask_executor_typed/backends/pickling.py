@@ -16,11 +16,12 @@ from types import FunctionType
 from typing import Any, NamedTuple
 
 from flask.sessions import SecureCookieSession
+from werkzeug.datastructures import FileStorage
 from werkzeug.local import LocalProxy
 
 from ..calls import Call
 from ..context import PortableContext
-from ..errors import RemoteTracebackError, UnpicklableError, WorkerError
+from ..errors import RemoteTracebackError, UnpicklableError, UploadsLeftBehindError, WorkerError
 
 __all__ = (
     "ContextDumper",
@@ -78,6 +79,8 @@ class _Pickler(pickle.Pickler):
             function: object = getattr(named, "fn", None)
             if function is obj:
                 return _function_of_job, (obj.__module__, obj.__qualname__)
+        if isinstance(obj, FileStorage):  # a small one could, and a large one in production not
+            raise UploadsLeftBehindError
         return NotImplemented
 
 

@@ -17,7 +17,13 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from .. import signals
-from ..context import ContextSnapshot, PushedContexts, PushedInTask, running_call
+from ..context import (
+    ContextSnapshot,
+    PushedContexts,
+    PushedInTask,
+    rewind_uploads,
+    running_call,
+)
 from ..errors import JobAbandonedError
 from ..futures import FutureProxy, Interrupter, Progress, announce, block_until_done, follow
 from ..runtime.logs import log_exception
@@ -393,6 +399,7 @@ class Call(Generic[R]):
             log_exception(self.snapshot.app.logger, "backoff of %s failed", self.future.name)
             return None
         self.attempt += 1
+        rewind_uploads(self.fn, *self.args, *self.kwargs.values())
         return pause
 
     def _may_retry(self, error: BaseException) -> bool:

@@ -7,6 +7,7 @@ of its modules imports only from those before it:
 - carry: the values of ``g`` that a job gets
 - portable: a snapshot as plain data
 - uploads: the uploaded files of a request, for many readers
+- arguments: arguments of a call that belong to the request
 - snapshot: one moment's app, request and ``g``, as a value
 - lazy: contexts whose attributes are created on first access
 - request: a captured request, and a copy of it for each run
@@ -16,6 +17,7 @@ of its modules imports only from those before it:
 - rebuild: make a snapshot from its plain data, in another process
 """
 
+from .arguments import carried_arguments, carried_function, rewind_uploads
 from .capture import capture
 from .carry import CarryG, ContextRules, without_resources
 from .compat import active_app_context
@@ -36,9 +38,12 @@ __all__ = (
     "SharedContent",
     "active_app_context",
     "capture",
+    "carried_arguments",
+    "carried_function",
     "copy_of_g",
     "copy_of_session",
     "rebuild",
+    "rewind_uploads",
     "run_pushed",
     "running_call",
     "take_after_request_functions",

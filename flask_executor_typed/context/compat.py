@@ -24,6 +24,7 @@ __all__ = (
     "active_request_context",
     "app_slot",
     "has_request",
+    "request_of",
     "request_slot",
     "session_attribute",
     "without_flask",
@@ -83,6 +84,14 @@ active_request_context: Callable[[], Any] = partial(request_slot.get, None)
 def has_request(context: Any) -> bool:
     """Return whether a context from :func:`active_request_context` has a request."""
     return context is not None and (not IS_MERGED or context.has_request)
+
+
+def request_of(context: Any) -> Any:
+    """The request in what :func:`active_request_context` gave, or ``None``.
+
+    ``None`` also in a job that has not looked at its request, which is made when it does.
+    """
+    return None if context is None else context.__dict__.get("_request" if IS_MERGED else "request")
 
 
 def session_attribute(context: object) -> str:

@@ -6,6 +6,7 @@ Small files are read into memory; on Windows, which has no ``pread``, all of the
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from io import BufferedReader, BytesIO, RawIOBase
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -16,7 +17,7 @@ from ..errors import UploadsLeftBehindError
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-__all__ = ("SharedContent", "captured_uploads", "uploads_left_behind")
+__all__ = ("SharedContent", "captured_uploads", "reader_of", "rewind", "uploads_left_behind")
 
 
 class CapturedUpload(NamedTuple):
@@ -44,6 +45,27 @@ def captured_uploads(request: Any) -> list[CapturedUpload]:
         CapturedUpload(key, upload.filename, upload.name, upload.headers, _content_of(upload))
         for key, upload in request.files.items(multi=True)
     ]
+
+
+def reader_of(upload: FileStorage) -> FileStorage:
+    """A copy of an upload, with a stream of its own that outlives the request."""
+    try:
+        content = _content_of(upload)
+    except (AttributeError, OSError):  # one that an app made, of what cannot be read twice
+        return upload
+    reader: FileStorage = object.__new__(type(upload))
+    vars(reader).update(vars(upload))
+    reader.stream = content.open()
+    _note_content(reader, content)
+    return reader
+
+
+def rewind(upload: FileStorage) -> None:
+    """Give what :func:`reader_of` returned a stream that nothing has been read of."""
+    _, content = vars(upload).get(_CONTENT, (None, None))
+    if content is not None:
+        upload.stream = content.open()
+        _note_content(upload, content)
 
 
 _CONTENT = "flask_executor_typed.content"
@@ -109,9 +131,10 @@ class _Descriptor:
         os.pread(descriptor, 0, 0)  # raises if the file cannot seek, such as a pipe
         self.number = os.dup(descriptor)
 
-    def __del__(self) -> None:
+    # Bound here: at interpreter exit the module loses its names before the last upload is freed.
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if hasattr(self, "number"):
-            os.close(self.number)
+            close(self.number)
 
 
 class _SharedFile(RawIOBase):

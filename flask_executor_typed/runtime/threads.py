@@ -24,6 +24,7 @@ __all__ = (
     "running_threads",
     "seconds_until",
     "start_thread",
+    "threads_are_refused",
     "wait_for_thread",
 )
 
@@ -152,6 +153,11 @@ def refuse_threads(refuse: bool) -> None:
     """Refuse to start threads from now on, or allow it again. The exit waits for no new ones."""
     global _refusing  # noqa: PLW0603
     _refusing = refuse
+
+
+def threads_are_refused() -> bool:
+    """Return whether interpreter exit is past waiting for threads."""
+    return _refusing
 
 
 def wait_for_thread(thread: threading.Thread, end: float = inf) -> bool:

@@ -28,6 +28,7 @@ from flask_executor_typed import (
     NoAppError,
     OutsideContextError,
     RemoteTracebackError,
+    RequestArgumentError,
     UnpicklableError,
     UnsupportedError,
     UploadsLeftBehindError,
@@ -235,8 +236,11 @@ def raised(
     closed: ExecutorClosedError,
     no_app: NoAppError,
     body: BodyNotReadError,
+    argument: RequestArgumentError,
 ) -> None:
-    errors: list[ExecutorError] = [config, duplicate, closed, no_app, body]
+    errors: list[ExecutorError] = [config, duplicate, closed, no_app, body, argument]
+    type_error: TypeError = argument
+    assert_type((argument.part, argument.cure), tuple[str, str])
     values: list[ValueError] = [config, duplicate]
     runtime: list[RuntimeError] = [closed, no_app]
     no_value: ValueError = closed  # error: expected
