@@ -24,9 +24,10 @@ def copy_of_session() -> Any:
     session: Any = getattr(context, session_attribute(context))
     copied = deepcopy(session)
     # A session that notes when it is changed has noted how its copy was filled.
-    if hasattr(copied, "__dict__"):
-        vars(copied).clear()
-        vars(copied).update(vars(session))
+    notes: dict[str, Any] | None = getattr(copied, "__dict__", None)
+    if notes is not None:
+        notes.clear()
+        notes.update(vars(session))
     return copied
 
 
