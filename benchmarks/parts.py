@@ -113,7 +113,7 @@ class Parts:
     def _hand_over(self, fn: Callable[..., Any]) -> HandOver:
         if self._parts == 0:
             return HandOver(fn, None, copy_context())
-        contexts, variables = capture(app, rules, active_app_context())
+        contexts, variables = capture(rules, app, active_app_context())
         hand_over = HandOver(fn, contexts, variables.copy())
         if self._parts >= 3:
             hand_over.future = FutureProxy(fn.__qualname__, contexts, variables)

@@ -10,7 +10,9 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextvars import Context
 from dataclasses import replace
+from functools import partial
 from math import inf
 from typing import Any
 from weakref import WeakSet, finalize
@@ -19,11 +21,12 @@ from flask import Flask
 
 from . import signals
 from .async_views.hook import AsyncViews, check_hook
-from .backends import Backend, default_max_workers, import_backend, open_backend
+from .backends import Backend, ExecutorOf, default_max_workers, import_backend, open_backend
 from .callables import is_async_callable
-from .calls import Call, Capacity, ExecutorStats, Limits, stats_of
+from .calls import Call, Capacity, Carriers, CarryingCall, ExecutorStats, Limits, stats_of
+from .carriers import Carrier, OpenTelemetry, default_carriers
 from .config import ExecutorConfig, key_of, warn_of_unknown_keys
-from .context import ContextRules
+from .context import ContextRules, ContextSnapshot, capture
 from .errors import ExecutorClosedError
 from .futures import FutureCollection, FutureProxy
 from .runtime.exit import Closable, close_at_exit, drain, exit_has_begun
@@ -53,12 +56,14 @@ class AppState:
         label: str,
         futures: FutureCollection[Any],
         carry_g: Callable[[str, object], bool],
-        executor_of: Callable[[Flask], object],
+        carriers: Iterable[Carrier[Any]] | None,
+        executor_of: ExecutorOf,
     ) -> None:
         self.name = name
         self.label = label
         self._futures = futures
         self._carry_g = carry_g
+        self._given_carriers = carriers
         self._executor_of = executor_of
         self.views: AsyncViews | None = None
         self.opened: Backend | None = None  # set under _lock
@@ -83,7 +88,27 @@ class AppState:
         )
         if config.futures_max_length is not None:
             self._futures.max_length = config.futures_max_length
+        self._carry_with(self.given_carriers or ())
         self._count_anew()
+
+    @property
+    def given_carriers(self) -> Iterable[Carrier[Any]] | None:
+        """The carriers that were asked for; ``None``: those of what is imported by then."""
+        given = self._given_carriers
+        return self.config.carriers if given is None else given
+
+    def _carry_with(self, carriers: Iterable[Carrier[Any]]) -> None:
+        """Decide how calls are captured, and of which type they are."""
+        # Bound here, so that a submit without carriers does not even look whether there are any.
+        self.capture: Callable[[Flask, Any], tuple[ContextSnapshot, Context]]
+        self.call_type: type[Call[Any]]
+        carriers = tuple(carriers)
+        if carriers:
+            self.capture = partial(Carriers(carriers).capture, self.rules)
+            self.call_type = CarryingCall
+        else:
+            self.capture = partial(capture, self.rules)
+            self.call_type = Call
 
     def _count_anew(self) -> None:
         key, bound = key_of("max_pending", name=self.name), self.config.max_pending
@@ -169,6 +194,7 @@ class AppState:
             if self.opened is None:
                 changes = self._adopt_late_settings(app)
                 backend = open_backend(self.config, self.name, self.label, self._executor_of)
+                self._find_carriers(app, backend)  # before other threads find the backend
                 # An executor or app that is dropped without shutdown() leaves no thread behind.
                 self._finalizer = finalize(self, backend.close, cancel_pending=False)
                 self._finalizer.atexit = False  # runtime/exit.py sees to that
@@ -183,6 +209,15 @@ class AppState:
                     changes,
                 )
         return backend
+
+    def _find_carriers(self, app: Flask, backend: Backend) -> None:
+        carriers = self.given_carriers
+        if carriers is None:
+            carriers = default_carriers(shared_memory=backend.capabilities.shared_memory)
+        self._carry_with(carriers)
+        for carrier in carriers:
+            if isinstance(carrier, OpenTelemetry):
+                carrier.observe(self, {"executor": self.label, "app": app.name})
 
     def _adopt_late_settings(self, app: Flask) -> str:
         """Use what was set between init_app() and now, and tell what: it usually works by luck."""

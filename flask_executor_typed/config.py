@@ -26,8 +26,10 @@ from .runtime.frames import levels_to_caller
 from .runtime.greenlets import check_setting
 
 __all__ = (
+    "CARRIERS_EXPECTED",
     "ExecutorConfig",
     "GivenExecutor",
+    "find_carriers",
     "key_of",
     "keys_of_others",
     "unknown_keys",
@@ -111,6 +113,9 @@ class ExecutorConfig:
 
     propagate_exceptions: bool = False
     """Whether a job's exception is also raised in a done callback, as in Flask-Executor."""
+
+    carriers: tuple[Any, ...] | None = None
+    """What else travels with each job; ``None``: the carriers of what is imported at the first."""
 
     async_views: bool = False
     """Whether async views run on loops that last, and not each on one of its own."""
@@ -314,6 +319,42 @@ def _takes_no_arguments(function: Callable[..., object]) -> bool:
     return True
 
 
+CARRIERS_EXPECTED = (
+    "a list of carriers, each with a name, capture() and attach(), or with 'package.module:carrier'"
+    " for one"
+)
+
+
+def find_carriers(value: Any) -> tuple[tuple[Any, ...], str]:
+    """Return the carriers of a list, and what is wrong with it, which is "" if it can be used."""
+    if isinstance(value, str) or not hasattr(value, "__iter__"):
+        return (), "this is no list"
+    found: list[Any] = []
+    for item in value:
+        carrier, reason = _imported(item)
+        if reason:
+            return (), f"{item!r} names nothing{reason}"
+        if not (
+            isinstance(getattr(carrier, "name", None), str)
+            and callable(getattr(carrier, "capture", None))
+            and callable(getattr(carrier, "attach", None))
+        ):
+            return (), f"{item!r} is no carrier"
+        if carrier.name in {other.name for other in found}:
+            return (), f"two have the name {carrier.name!r}"
+        found.append(carrier)
+    return tuple(found), ""
+
+
+def _carriers(key: str, value: object) -> object:
+    if isinstance(value, str):  # of an environment variable, which may be empty: none
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    found, problem = find_carriers(value)
+    if problem:
+        raise ConfigError(key, value, f"{CARRIERS_EXPECTED} ({problem})")
+    return found
+
+
 _PARSERS: dict[str, Callable[[str, object], object]] = {
     "type": _type,
     "app": _app,
@@ -332,5 +373,6 @@ _PARSERS: dict[str, Callable[[str, object], object]] = {
     "push_request_context": _boolean,
     "log_exceptions": _boolean,
     "propagate_exceptions": _boolean,
+    "carriers": _carriers,
     "async_views": _boolean,
 }

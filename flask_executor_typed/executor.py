@@ -45,13 +45,13 @@ from .async_views.hook import check_hook
 from .backends import ThreadBackend
 from .callables import GENERATOR, check_function, is_async_callable, name_of
 from .calls import Backoff, Call, ExecutorStats, HeldCall, Limits
+from .carriers import Carrier
 from .cli import add_commands
 from .config import key_of
 from .context import (
     CarryG,
     ContextSnapshot,
     active_app_context,
-    capture,
     carried_arguments,
     carried_function,
     running_call,
@@ -73,7 +73,7 @@ from .helpers import InstanceProxy, get_current_app_context, push_app_context, s
 from .jobs import ExecutorJob, JobDecorator
 from .loops import LoopResource
 from .map import MapOptions, Results
-from .options import NO_OPTIONS, carry_predicate, check_seconds
+from .options import NO_OPTIONS, carriers_given, carry_predicate, check_seconds
 from .runtime.exit import drain
 from .runtime.logs import log_exception
 
@@ -119,7 +119,7 @@ A3 = TypeVar("A3")
 A4 = TypeVar("A4")
 A5 = TypeVar("A5")
 
-_Captured = tuple[AppState, ContextSnapshot, Context]
+_Captured = tuple[AppState, tuple[ContextSnapshot, Context]]
 """What a call is captured with: whose it is, and where."""
 
 
@@ -137,6 +137,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             ``app.extensions``: letters, digits and underscores.
         carry_g: Which values of ``g`` a job finds in its own: their names, or a function of name
             and value. By default all that cannot be closed; see :func:`without_resources`.
+        carriers: What else travels with each job: objects like :class:`~.carriers.Carrier`, or
+            their names, ``"package.module:name"``. In place of ``EXECUTOR_CARRIERS``.
         user: A function that returns whose the jobs of the current request are, as text, or
             ``None``. For ``JobsBlueprint``, which shows users their own jobs.
     """
@@ -155,6 +157,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         name: str = "",
         *,
         carry_g: CarryG = without_resources,
+        carriers: Iterable[Carrier[Any] | str] | None = None,
         user: Callable[[], str | None] | None = None,
     ) -> None:
         given: Any = name
@@ -166,6 +169,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         self.name = name
         self.futures = FutureCollection()
         self._carries_g = carry_predicate(carry_g)
+        self._carriers = None if carriers is None else carriers_given(carriers)
         self.user = user
         self._default_done_callbacks: list[Callable[[FutureProxy[Any]], object]] = []
         self._options = NO_OPTIONS
@@ -215,6 +219,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
                 label=self.label,
                 futures=self.futures,
                 carry_g=self._carries_g,
+                carriers=self._carriers,
                 executor_of=partial(_executor_of, name=self.name),
             )
             state.serve_views(app)
@@ -490,8 +495,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
                 if self._states.get(app) is state:
                     raise
                 return self._capture()  # init_app() has put another state in its place
-        snapshot, variables = capture(app, state.rules, app_context)
-        return state, snapshot, variables
+        return state, state.capture(app, app_context)
 
     def _submit(
         self,
@@ -525,11 +529,11 @@ class Executor(concurrent.futures.Executor, Generic[T]):
                 release_key(self.futures, future)
                 call.end_cancelled()  # another thread may have joined it meanwhile
             call.release()
-            current = self._states[captured[1].app]
+            current = self._states[captured[1][0].app]
             if isinstance(error, ExecutorClosedError) and current is not state:
                 # init_app() has put another state in its place. The right to start the call is
                 # spent, so this one is another.
-                return self._submit((current, *captured[1:]), fn, args, kwargs, key)
+                return self._submit((current, captured[1]), fn, args, kwargs, key)
             raise
         return future
 
@@ -541,7 +545,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         kwargs: dict[str, Any],
     ) -> Call[Any]:
         """Build a call with its future. Nothing knows of it until it is sent."""
-        state, snapshot, variables = captured
+        state, (snapshot, variables) = captured
         options = self._options
         name = options.name or name_of(fn)
         if type(fn) is not FunctionType or fn.__code__.co_flags & GENERATOR:
@@ -554,7 +558,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             add_default_callback(future, callback)
         if state.propagates_exceptions:
             add_default_callback(future, propagate_exceptions_callback)
-        return Call(
+        return state.call_type(
             fn,
             args,
             kwargs,
@@ -915,9 +919,11 @@ def _is_executor(extension: object) -> TypeGuard[Executor[Any]]:
     return isinstance(extension, Executor)
 
 
-def _executor_of(app: Flask, name: str) -> object:
-    """The executor called ``name`` of an app in a worker process."""
-    return app.extensions.get(name + "executor")
+def _executor_of(app: Flask, name: str) -> tuple[object, Iterable[Carrier[Any]]]:
+    """Return the executor called ``name`` in a worker process, and the carriers it was given."""
+    found: object = app.extensions.get(name + "executor")
+    state = found._states.get(app) if _is_executor(found) else None
+    return found, (state and state.given_carriers) or ()
 
 
 def itself(app: Flask) -> Flask:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
 from .calls import Backoff, Limits, Until
+from .carriers import Carrier
+from .config import CARRIERS_EXPECTED, find_carriers
 from .context import CarryG
 from .futures import FutureKey, OnDuplicate
 
-__all__ = ("NO_OPTIONS", "carry_predicate", "check_count", "check_seconds")
+__all__ = ("NO_OPTIONS", "carriers_given", "carry_predicate", "check_count", "check_seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,18 @@ def carry_predicate(carry_g: CarryG) -> Callable[[str, object], bool]:
         return carry_g
     names = frozenset(carry_g)
     return lambda name, value: name in names
+
+
+def carriers_given(given: Iterable[Carrier[Any] | str]) -> tuple[Carrier[Any], ...]:
+    """Return the carriers that an executor is given.
+
+    Raises:
+        ValueError: it cannot use them.
+    """
+    found, problem = find_carriers(given)
+    if problem:
+        raise ValueError(f"carriers={given!r}: expected {CARRIERS_EXPECTED}; {problem}")
+    return found
 
 
 def check_count(name: str, value: object) -> None:

@@ -686,7 +686,7 @@ def test_coroutine_that_is_freed_elsewhere_pops_nothing_there(app: Flask) -> Non
     """Its loop was closed, say. Garbage is collected in any thread, and in any request."""
     ended: list[BaseException | None] = []
     app.teardown_appcontext(ended.append)
-    snapshot, variables = capture(app, ContextRules(), active_app_context())
+    snapshot, variables = capture(ContextRules(), app, active_app_context())
 
     def suspended() -> Iterator[None]:
         with PushedContexts(snapshot):

@@ -9,6 +9,8 @@ blocks import. Three kinds of comments are for the tests alone; in Markdown, ``<
   what an example needs, and checks what the example does.
 - ``.. requires: NAME``: the next block runs only where module ``NAME`` can be imported.
 - ``.. not-run: REASON``: the next block is not run.
+
+A page with a comment ``.. apart: REASON`` runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -154,8 +156,29 @@ def _somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+_RUNS_APART = "FLASK_EXECUTOR_TYPED_PAGE_APART"
+
+
+def run_apart(path: Path) -> None:
+    """Run the test below for a page that changes the process that it runs in."""
+    test = f"{__file__}::test_the_examples_of_the_page_run[{path.name}]"
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test],
+        cwd=ROOT,
+        env={**os.environ, _RUNS_APART: path.name, "DD_INSTRUMENTATION_TELEMETRY_ENABLED": "0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_the_examples_of_the_page_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if ".. apart:" in path.read_text(encoding="utf-8") and _RUNS_APART not in os.environ:
+        run_apart(path)
+        return
     blocks = blocks_of(path.read_text(encoding="utf-8"), path.suffix)
     assert run(path, monkeypatch) == [block for block in blocks if block.is_to_run]
 

@@ -20,7 +20,7 @@ LAYERS: tuple[set[str], ...] = (
     {"signals", "signing"},
     {"config"},
     {"context"},
-    {"helpers"},
+    {"carriers", "helpers"},
     {"futures"},
     {"calls", "stores"},
     {"after_commit", "after_response", "loops", "options"},

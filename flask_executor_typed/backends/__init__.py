@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Protocol
-
-from flask import Flask
 
 from ..calls import Call
 from ..config import ExecutorConfig, key_of
 from ..runtime.exit import Closable, close_at_exit
 from .capabilities import Capabilities
-from .pickling import Settings
+from .pickling import ExecutorOf, Settings
 from .thread import ThreadBackend
 
 __all__ = (
     "Backend",
     "Capabilities",
+    "ExecutorOf",
     "ThreadBackend",
     "default_max_workers",
     "import_backend",
@@ -60,7 +58,10 @@ def import_backend(config: ExecutorConfig) -> None:
 
 
 def open_backend(
-    config: ExecutorConfig, name: str, label: str, executor_of: Callable[[Flask], object]
+    config: ExecutorConfig,
+    name: str,
+    label: str,
+    executor_of: ExecutorOf,
 ) -> Backend:
     """The backend that ``config`` asks for.
 

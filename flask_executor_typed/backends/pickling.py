@@ -10,21 +10,24 @@ import io
 import pickle
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from types import FunctionType
 from typing import Any, NamedTuple
 
+from flask import Flask
 from flask.sessions import SecureCookieSession
 from werkzeug.datastructures import FileStorage
 from werkzeug.local import LocalProxy
 
-from ..calls import Call
+from ..calls import Call, Carried, Carriers, CarryingCall
+from ..carriers import Carrier
 from ..context import PortableContext
 from ..errors import RemoteTracebackError, UnpicklableError, UploadsLeftBehindError, WorkerError
 
 __all__ = (
     "ContextDumper",
+    "ExecutorOf",
     "Settings",
     "Work",
     "dump_context",
@@ -32,8 +35,13 @@ __all__ = (
     "dump_function",
     "dump_key",
     "dump_result",
+    "load_carried",
     "load_error",
 )
+
+
+ExecutorOf = Callable[[Flask], tuple[object, Iterable[Carrier[Any]]]]
+"""Finds the executor, and the carriers that it was given, in the app of a worker process."""
 
 
 class Settings(NamedTuple):
@@ -50,8 +58,7 @@ class Settings(NamedTuple):
 
     key_of_push_app: str
     key_of_push_request: str
-    executor_of: Callable[[Any], object]
-    """Finds the executor in the worker's own app."""
+    executor_of: ExecutorOf
 
 
 class Work(NamedTuple):
@@ -137,7 +144,7 @@ def dump_context(context: PortableContext) -> tuple[bytes, list[str]]:
                 session_kind=kind if _can_be_pickled(kind) else SecureCookieSession,
                 session=_picklable("session", request.session, left_behind),
             )
-        return _dumps(PortableContext(g_items, request)), left_behind
+        return _dumps(context._replace(g_items=g_items, request=request)), left_behind
 
 
 class ContextDumper:
@@ -148,12 +155,15 @@ class ContextDumper:
         self._left_behind: set[str] = set()  # names of which a warning was logged
 
     def dump(self, call: Call[Any]) -> bytes | None:
-        if self._settings.app is None:
-            return None
+        """Pickle the contexts of a call, and what carriers captured for it; ``None``: neither."""
         snapshot = call.snapshot
-        context = snapshot.portable(with_request=self._settings.push_request)
+        context = _NO_CONTEXT
+        if self._settings.app is not None:
+            context = snapshot.portable(with_request=self._settings.push_request)
+        if isinstance(call, CarryingCall) and call.carried is not None:
+            context = context._replace(carried=_dump_carried(call.carried, snapshot.app))
         if context == _NO_CONTEXT:
-            return _NO_CONTEXT_PICKLED
+            return None if self._settings.app is None else _NO_CONTEXT_PICKLED
         pickled, left_behind = dump_context(context)
         for name in set(left_behind) - self._left_behind:
             self._left_behind.add(name)
@@ -165,6 +175,27 @@ class ContextDumper:
                     self._settings.name,
                 )
         return pickled
+
+
+def _dump_carried(carried: Carried, app: Flask) -> dict[str, bytes]:
+    pickled: dict[str, bytes] = {}
+    for carrier, captured in carried.values:
+        try:
+            pickled[carrier.name] = _dumps(captured)
+        except Exception as error:
+            carried.carriers.report(carrier.name, "pickling for a worker process", error, app)
+    return pickled
+
+
+def load_carried(carriers: Carriers, pickled: dict[str, bytes], app: Flask) -> Carried:
+    """Load what :class:`ContextDumper` has pickled, for those of ``carriers`` that captured it."""
+    values: list[tuple[Carrier[Any], Any]] = []
+    for name, captured in pickled.items():
+        try:
+            values.append((carriers.named(name), pickle.loads(captured)))
+        except Exception as error:
+            carriers.report(name, "loading in a worker process", error, app)
+    return Carried(carriers, tuple(values))
 
 
 def _picklable(where: str, items: dict[str, Any], left_behind: list[str]) -> dict[str, Any]:
@@ -227,7 +258,7 @@ def load_error(pickled: bytes) -> BaseException:
     return error
 
 
-_NO_CONTEXT = PortableContext({}, None)
+_NO_CONTEXT = PortableContext({}, None, {})
 _NO_CONTEXT_PICKLED = dump_context(_NO_CONTEXT)[0]
 
 

@@ -15,12 +15,12 @@ from typing import Any
 from flask import Flask
 
 from ..callables import is_async_callable
-from ..calls import Call, LoopServices
+from ..calls import Call, Carriers, CarryingCall, LoopServices
 from ..context import ContextRules, ContextSnapshot, PortableContext, rebuild
 from ..errors import ConfigError, OutsideContextError, UnpicklableError
 from ..futures import FutureProxy, block_until_done, future_with_id, telling
 from ..loops import LoopPool
-from .pickling import Settings, Work, dump_error, dump_result, load_error
+from .pickling import Settings, Work, dump_error, dump_result, load_carried, load_error
 
 __all__ = (
     "CANCELLED",
@@ -73,6 +73,7 @@ class Runner:
         self._loops = LoopPool(settings.name, 1)
         self._loop_services: LoopServices = self._loops
         self._executor: object = None
+        self._carriers = Carriers()
         self._no_app: Flask | None = None
 
     def load_app(self) -> Flask | None:
@@ -91,7 +92,8 @@ class Runner:
                 f"({type(error).__name__}: {error})"
             )
             raise ConfigError(settings.key_of_app, settings.app, expected) from error
-        self._executor = settings.executor_of(app)
+        self._executor, carriers = settings.executor_of(app)
+        self._carriers = Carriers(carriers)
         return app
 
     def answer_to(self, work: Work, app: Flask | None) -> tuple[bytes, bytes]:
@@ -119,8 +121,13 @@ class Runner:
             raise UnpicklableError(work.name, "its function or an argument", reason) from error
         key = None if work.key is None else pickle.loads(work.key)
         future = future_with_id(work.name, work.id, key)
-        snapshot = self._snapshot(work, app)
-        call = _WorkersCall(fn, args, kwargs, snapshot, Context(), future, False, self._executor)
+        context: PortableContext | None = None
+        if work.context is not None:
+            context = pickle.loads(work.context)
+        snapshot, variables = self._snapshot(context, app), Context()
+        if context is not None:
+            load_carried(self._carriers, context.carried, snapshot.app).put_into(variables)
+        call = _WorkersCall(fn, args, kwargs, snapshot, variables, future, False, self._executor)
         call.note_over = partial(self._note_over, work.name)
         call.attempt = work.attempt
         is_async = is_async_callable(fn)
@@ -138,14 +145,13 @@ class Runner:
             block_until_done(future)  # if it returned the future of another call
         return future
 
-    def _snapshot(self, work: Work, app: Flask | None) -> ContextSnapshot:
-        if app is None or work.context is None:
+    def _snapshot(self, context: PortableContext | None, app: Flask | None) -> ContextSnapshot:
+        if app is None or context is None:
             if self._no_app is None:
                 self._no_app = app or Flask("flask_executor_typed")
             rules = ContextRules(push_app=False, push_request=False)
             return ContextSnapshot(self._no_app, rules)
-        portable: PortableContext = pickle.loads(work.context)
-        return rebuild(portable, app, self._rules)
+        return rebuild(context, app, self._rules)
 
     def _note_start(self, number: int, future: FutureProxy[Any]) -> bool:
         """A call is about to run. Returns whether it is to end at once."""
@@ -185,7 +191,7 @@ class Runner:
         return explained
 
 
-class _WorkersCall(Call[Any]):
+class _WorkersCall(CarryingCall[Any]):
     """A call in a worker process. The server process sends the signals, and logs."""
 
     __slots__ = ("note_over", "over")

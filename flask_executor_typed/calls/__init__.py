@@ -4,6 +4,7 @@ Each module imports only from those before it:
 
 - limits: the time limit and the retries of a call
 - call: one accepted call, and the ways to run it
+- carrying: calls with which carriers take something along
 - capacity: how many calls may be pending, and how many there were
 - held: a call that waits for an event before any worker knows of it
 """
@@ -16,6 +17,7 @@ from .call import (
     pending_call_of,
 )
 from .capacity import Capacity, ExecutorStats, stats_of
+from .carrying import Carried, Carriers, CarryingCall
 from .held import HeldCall, Hold, Until
 from .limits import Backoff, Deadline, Limits
 
@@ -23,6 +25,9 @@ __all__ = (
     "Backoff",
     "Call",
     "Capacity",
+    "Carried",
+    "Carriers",
+    "CarryingCall",
     "Deadline",
     "ExecutorStats",
     "HeldCall",

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from contextvars import Context
 from functools import partial
 from math import inf
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 from .. import signals
 from ..context import (
@@ -98,6 +98,11 @@ class Call(Generic[R]):
     """A function with its arguments, the contexts it runs in, and the future that it settles."""
 
     backend = "a loop"  # as what its future can interrupt; it can always
+
+    contexts: ClassVar[type[PushedContexts]] = PushedContexts
+    """What makes the snapshot current in a thread."""
+
+    contexts_in_task: ClassVar[type[PushedContexts]] = PushedInTask
 
     __slots__ = (
         "_is_wanted",
@@ -339,7 +344,7 @@ class Call(Generic[R]):
         try:
             while not future.done():  # cancelled, after its loop had begun it
                 try:
-                    with PushedInTask(self.snapshot):
+                    with self.contexts_in_task(self.snapshot):
                         if _hear_of_start:
                             self._announce_start()
                         try:
@@ -475,7 +480,7 @@ class Call(Generic[R]):
 
 def _run_in_context(call: Call[Any], loops: LoopServices) -> Any:
     _set_running_call(call)
-    with PushedContexts(call.snapshot):
+    with call.contexts(call.snapshot):
         if _hear_of_start:
             call._announce_start()
         try:

@@ -19,7 +19,7 @@ _LAST_SNAPSHOT = "flask_executor_typed.snapshot"
 """The attribute in which an app context keeps its last snapshot."""
 
 
-def capture(app: Flask, rules: ContextRules, app_context: Any) -> tuple[ContextSnapshot, Context]:
+def capture(rules: ContextRules, app: Flask, app_context: Any) -> tuple[ContextSnapshot, Context]:
     """Capture Flask's contexts and the contextvars of this thread, for jobs of ``app``.
 
     ``app_context`` is the active one, and belongs to ``app``, or is ``None``. Jobs that are

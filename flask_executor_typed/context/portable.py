@@ -31,3 +31,5 @@ class PortableContext(NamedTuple):
 
     g_items: dict[str, Any]
     request: PortableRequest | None
+    carried: dict[str, bytes]
+    """What carriers captured, pickled, by their names."""

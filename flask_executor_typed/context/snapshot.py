@@ -101,7 +101,7 @@ class ContextSnapshot:
         """Return what can be rebuilt of this snapshot in another process, as plain data."""
         request = self.request if with_request else None
         portable = None if request is None else request.portable(self.request_context)
-        return PortableContext(dict(self.g_items or {}), portable)
+        return PortableContext(dict(self.g_items or {}), portable, {})
 
 
 # As they were at import: tests may replace them later.

@@ -83,7 +83,7 @@ def contexts_for_callback(
     """Those that are active here now; outside of any, those of the call."""
     app_context = active_app_context()
     if app_context is not None:
-        return capture(app_context.app, future._rules, app_context)
+        return capture(future._rules, app_context.app, app_context)
     # A worker may settle the future in between. It forgets the snapshot first: look at it last.
     variables, snapshot = future._variables, future._snapshot
     if snapshot is not None:
