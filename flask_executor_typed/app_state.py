@@ -48,7 +48,7 @@ def settings_of(app: Flask, name: str) -> ExecutorConfig:
 class AppState:
     """What one executor keeps for one app. It refers to neither: both may go away."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # all that the executor gives to its app
         self,
         config: ExecutorConfig,
         *,
