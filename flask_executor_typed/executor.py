@@ -922,8 +922,9 @@ def _is_executor(extension: object) -> TypeGuard[Executor[Any]]:
 def _executor_of(app: Flask, name: str) -> tuple[object, Iterable[Carrier[Any]]]:
     """Return the executor called ``name`` in a worker process, and the carriers it was given."""
     found: object = app.extensions.get(name + "executor")
-    state = found._states.get(app) if _is_executor(found) else None
-    return found, (state and state.given_carriers) or ()
+    if not _is_executor(found) or not found.serves(app):
+        return found, ()
+    return found, found.state_of(app).given_carriers or ()
 
 
 def itself(app: Flask) -> Flask:

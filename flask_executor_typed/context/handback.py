@@ -26,8 +26,9 @@ def copy_of_session() -> Any:
     # A session that notes when it is changed has noted how its copy was filled.
     notes: dict[str, Any] | None = getattr(copied, "__dict__", None)
     if notes is not None:
+        original: dict[str, Any] = session.__dict__
         notes.clear()
-        notes.update(vars(session))
+        notes.update(original)
     return copied
 
 
