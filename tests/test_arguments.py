@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 import threading
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -13,7 +14,6 @@ from typing import Any
 
 import pytest
 from flask import Flask, Response, current_app, g, request, session, stream_with_context
-from flask_sqlalchemy import SQLAlchemy
 from werkzeug.datastructures import FileStorage
 
 from flask_executor_typed import Executor, FutureProxy, RequestArgumentError, UnpicklableError
@@ -228,7 +228,11 @@ async def alines(stream: Any) -> AsyncIterator[bytes]:
 
 
 def text() -> io.TextIOWrapper:
-    return io.TextIOWrapper(upload().stream)
+    if sys.version_info >= (3, 11):
+        return io.TextIOWrapper(upload().stream)
+    # Before, a temporary file cannot be wrapped: apps wrap what it keeps.
+    stream: Any = upload().stream
+    return io.TextIOWrapper(stream._file)
 
 
 REQUEST = "the view's own request; use flask.request in the job, a copy of it"
@@ -340,8 +344,10 @@ def test_arguments_of_a_job_that_submits_are_looked_at_too(app: Flask, executor:
 def test_instance_of_a_session_is_warned_of_in_debug_mode_with_the_line(
     app: Flask, executor: Executor
 ) -> None:
+    reason = "flask-sqlalchemy needs Flask 2.2.5 or newer"
+    flask_sqlalchemy = pytest.importorskip("flask_sqlalchemy", reason=reason)
     app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite://"
-    db: Any = SQLAlchemy(app)
+    db: Any = flask_sqlalchemy.SQLAlchemy(app)
 
     User: Any = type("User", (db.Model,), {"id": db.Column(db.Integer, primary_key=True)})
 
