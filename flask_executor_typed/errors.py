@@ -150,7 +150,7 @@ class QueueFullError(ExecutorError, queue.Full, ServiceUnavailable):
     Also a ``ServiceUnavailable``: a view that doesn't catch it answers 503 with ``Retry-After``.
     """
 
-    description = "The server has too much to do at the moment. Please try again soon."
+    description: str = "The server has too much to do at the moment. Please try again soon."
     response = None
     retry_after = 2  # seconds; a guess: a full queue has room again when one job ends
 
@@ -265,7 +265,7 @@ class JobFailedError(ExecutorError, RuntimeError):
         Exception.__init__(self, name, type_name, message, traceback)
         # Nor by assignment: it may have properties of these names, as Werkzeug's exceptions do.
         vars(self).update(zip(_FACTS, self.args, strict=True))
-        self.__cause__ = RemoteTracebackError(traceback)
+        self.__cause__: BaseException | None = RemoteTracebackError(traceback)
 
     def __str__(self) -> str:
         if type(self) is not JobFailedError:

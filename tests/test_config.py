@@ -30,6 +30,7 @@ BOOLEANS = (
 OTHERS = (
     "type",
     "app",
+    "carriers",
     "start_method",
     "start_timeout",
     "job_timeout",
@@ -63,6 +64,7 @@ def test_defaults() -> None:
         slow_callback=None,
         shutdown_timeout=None,
         cancel_pending_at_exit=False,
+        carriers=None,
         loop_factory=None,
         futures_max_length=None,
         push_app_context=True,

@@ -51,7 +51,7 @@ class ProcessCall:
         self._function = dump_function(call)
         self._context = context
         self._interrupter = _Interrupter(is_async_callable(call.fn))
-        self.has_begun = False
+        self.has_begun: bool = False
         self._end = inf  # of its time, once it has begun
         self._is_timed = False  # whether a timer sees to that; else the thread that has the call
 

@@ -61,7 +61,7 @@ class WorkerProcess:
         """
         self.name = name
         self.is_used = False  # whether it has read a call
-        self.is_gone = False
+        self.is_gone: bool = False
         self.exit_code: int | None = None  # once it is gone, if it is known
         self._numbers = itertools.count(1)
         self._reader = Reader()

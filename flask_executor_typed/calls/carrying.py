@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from contextvars import Context, ContextVar
 from types import TracebackType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from flask import Flask
 
@@ -145,8 +145,8 @@ class CarryingCall(Call[R]):
 
     __slots__ = ()
 
-    contexts = _CarryingContexts
-    contexts_in_task = _CarryingInTask
+    contexts: ClassVar[type[PushedContexts]] = _CarryingContexts
+    contexts_in_task: ClassVar[type[PushedContexts]] = _CarryingInTask
 
     @property
     def carried(self) -> Carried | None:

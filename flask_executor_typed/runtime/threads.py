@@ -35,7 +35,7 @@ class DaemonThread(threading.Thread):
     def __init__(self, name: str, target: Callable[[], object]) -> None:
         super().__init__(target=target, name=name, daemon=True)
         self._over = threading.Event()  # set when the thread ends or is left behind
-        self.left_behind = False  # set once; from then on, nothing waits for it
+        self.left_behind: bool = False  # set once; from then on, nothing waits for it
 
     def run(self) -> None:
         try:

@@ -175,7 +175,7 @@ class SqliteStore:
     listens = False
 
     def __init__(self, path: Path) -> None:
-        self.url = f"sqlite:///{path}"
+        self.url: str = f"sqlite:///{path}"
         self._path = path
         self._writer = _Handle()
         self._reader = _Handle()  # its lock is taken after the writer's, never before

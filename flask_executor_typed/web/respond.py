@@ -86,7 +86,7 @@ class Visit:
         # and the first decides. So no complete answer is thrown away, and a late one knows it.
         self._lock = threading.Lock()
         self._is_late: bool | None = None  # guarded by _lock
-        self.has_raised = False
+        self.has_raised: bool = False
         """Whether the future has an exception that is this request's to raise, and is not logged.
 
         Written before the future is settled.
