@@ -18,4 +18,5 @@ def test_signature_that_is_made_wrong_is_there(mutation: Mutation) -> None:
 def test_module_that_is_broken_is_there_with_its_tests(module: str) -> None:
     assert (ROOT / PACKAGE / f"{module}.py").is_file()
     for name in TESTS[module].split():
-        assert (ROOT / "tests" / f"test_{name}.py").is_file()
+        folder, _, file = name.rpartition("/")
+        assert (ROOT / "tests" / folder / f"test_{file}.py").is_file()
