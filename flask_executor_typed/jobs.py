@@ -162,7 +162,10 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
         self.executor = executor
         self.fn = function
         code = getattr(function, "__code__", None)
-        self._may_lack_class = _BINDS_NO_JOB and _is_in_class_body(code, self.__qualname__)
+        self._may_lack_class = _BINDS_NO_JOB and _is_in_class_body(
+            code,
+            getattr(self, "__qualname__", ""),  # a partial has none
+        )
         if isinstance(code, CodeType):
             # inspect takes an object with these for a function, and so an async job for a
             # coroutine function. Flask asks inspect whether it must await a view.

@@ -633,7 +633,7 @@ def test_requests_that_submitted_after_their_response_leave_nothing_behind(
         Answer(app, "/").close()
     executor.shutdown()
     gc.collect()
-    assert not any(isinstance(each, Thing) for each in gc.get_objects())
+    assert not any(type(each) is Thing for each in gc.get_objects())
 
 
 # -- after the commit ------------------------------------------------------------------------------
@@ -891,7 +891,7 @@ def test_sessions_that_committed_leave_nothing_behind(executor: Executor, sessio
         commit_one()
     executor.shutdown()
     gc.collect()
-    assert not any(isinstance(each, Thing) for each in gc.get_objects())
+    assert not any(type(each) is Thing for each in gc.get_objects())
 
 
 def test_cancelled_call_never_starts_after_the_commit(

@@ -166,7 +166,9 @@ def _forget_parent() -> None:
     )
     lock = getattr(tracker, "_lock", None)
     if tracker is not None and lock is not None:
-        tracker._lock = type(lock)()
+        # A plain lock on older versions of Python, whose type cannot be called.
+        is_reentrant = isinstance(lock, type(threading.RLock()))
+        tracker._lock = threading.RLock() if is_reentrant else threading.Lock()
 
 
 def _forget_fork_server() -> None:
