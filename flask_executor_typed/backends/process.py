@@ -46,6 +46,9 @@ gets a call that it does not read, and that goes back to the front of the queue.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0
 """Seconds from a failed start to the next, doubled each time; guesses."""
 
+_LONGEST_PAUSE_AFTER_KILLS = 0.5
+"""The same for workers that were killed from outside: another one is likely to come up."""
+
 _LOAD_AGAIN_AFTER = 1.0
 """Seconds for which an app that a worker could not load is not loaded again, at least; a guess."""
 
@@ -408,7 +411,9 @@ class ProcessBackend(ClosableThreads):
                 self._failures = 0
             if failure.error is not None:
                 self._refusal, pause = failure, max(pause, _LOAD_AGAIN_AFTER)
-            self._no_start_before = time.monotonic() + min(pause, _LONGEST_PAUSE)
+            is_killed = failure.patience == _KILLS
+            longest = _LONGEST_PAUSE_AFTER_KILLS if is_killed else _LONGEST_PAUSE
+            self._no_start_before = time.monotonic() + min(pause, longest)
             self._wake_seats()
             self._end_if_done()
         for item in items:
