@@ -20,6 +20,7 @@ from typing import Any
 from ..calls import Call
 from ..config import ExecutorConfig, GivenExecutor
 from ..errors import ConfigError, JobLostError, NestedProcessError
+from ..futures import id_of
 from .adapter_worker import Told, home, run_call
 from .borrowed import BackendInThreads, BorrowingBackend, Unreachable
 from .capabilities import Capabilities, check
@@ -206,7 +207,7 @@ class RemoteBackend(BorrowingBackend):
         message = Work(
             0,
             future.name,
-            future.id,
+            id_of(future),
             dump_key(future.key),
             call.attempt,
             dump_function(call),

@@ -17,7 +17,7 @@ from .. import signals
 from ..callables import is_async_callable
 from ..calls import Call
 from ..errors import JobLostError
-from ..futures import FutureProxy, Progress
+from ..futures import FutureProxy, Progress, id_of
 from .pickling import Work, dump_function, dump_key
 from .runner import CANCELLED, settle_like
 from .wire import CALL, PROGRESS, Message
@@ -153,7 +153,7 @@ class ProcessCall:
         work = Work(
             number,
             future.name,
-            future.id,
+            id_of(future),
             dump_key(future.key),
             self.call.attempt,
             self._function,

@@ -25,7 +25,15 @@ from ..context import (
     running_call,
 )
 from ..errors import JobAbandonedError
-from ..futures import FutureProxy, Interrupter, Progress, announce, block_until_done, follow
+from ..futures import (
+    FutureProxy,
+    Interrupter,
+    Progress,
+    announce,
+    block_until_done,
+    follow,
+    id_of,
+)
 from ..runtime.logs import log_exception
 from ..runtime.loop_inbox import LoopInbox
 from .limits import Deadline, Limits
@@ -238,6 +246,8 @@ class Call(Generic[R]):
     def set_start(self, at: float) -> None:
         """Note when the call began elsewhere, in seconds since the epoch."""
         self.future._started = at
+        if (recorder := self.future._recorder) is not None:
+            recorder.has_changed(self.future)
 
     def report(self, progress: Progress) -> None:
         """Publish how far the call is, unless it is over. From any thread."""
@@ -450,7 +460,7 @@ class Call(Generic[R]):
         if future._interrupt(error) and self.logs:
             self.logs = False  # what it raises from now on, nobody waits for
             message = "Background job %s [%s] is abandoned"
-            log_exception(snapshot.app.logger, message, future.name, future.id, error=error)
+            log_exception(snapshot.app.logger, message, future.name, id_of(future), error=error)
 
     def _announce_start(self) -> None:
         if self.attempt == 1:
@@ -468,13 +478,17 @@ class Call(Generic[R]):
                     self.attempt,
                     self.limits.retries + 1,
                     future.name,
-                    future.id,
+                    id_of(future),
                     exc_info=error,
                 )
         else:
             self.logs = False  # once: where it was raised, or where nothing else could log it
             log_exception(
-                logger, "Exception in background job %s [%s]", future.name, future.id, error=error
+                logger,
+                "Exception in background job %s [%s]",
+                future.name,
+                id_of(future),
+                error=error,
             )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from ..errors import JobTimeoutError
-from ..futures import FutureProxy
+from ..futures import FutureProxy, id_of
 from ..runtime.logs import log_exception
 
 __all__ = (
@@ -55,4 +55,4 @@ class Deadline:
         error = JobTimeoutError(future.name, self._seconds)
         if future._interrupt(error) and self._logger is not None:
             message = "Background job %s [%s] took too long"
-            log_exception(self._logger, message, future.name, future.id, error=error)
+            log_exception(self._logger, message, future.name, id_of(future), error=error)

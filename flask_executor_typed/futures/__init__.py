@@ -21,7 +21,7 @@ from concurrent.futures import Future
 
 from ..helpers import InstanceProxy
 from .as_completed import AsCompleted, SubmittedFuture
-from .base import Interrupter
+from .base import Interrupter, Recorder
 from .callbacks import announce, app_of
 from .chaining import follow, following_apart
 from .collection import FutureCollection, OnDuplicate, claim_key, release_key
@@ -33,6 +33,9 @@ from .proxy import (
     add_default_callback,
     block_until_done,
     future_with_id,
+    id_of,
+    is_waited_for,
+    record_with,
     wait_here_with,
 )
 from .watching import telling
@@ -50,6 +53,7 @@ __all__ = (
     "OnDuplicate",
     "OrderedDict",
     "Progress",
+    "Recorder",
     "Status",
     "SubmittedFuture",
     "add_default_callback",
@@ -60,6 +64,9 @@ __all__ = (
     "follow",
     "following_apart",
     "future_with_id",
+    "id_of",
+    "is_waited_for",
+    "record_with",
     "release_key",
     "telling",
     "wait_here_with",

@@ -27,7 +27,7 @@ from .waiters import SharedState
 if TYPE_CHECKING:
     from blinker import NamedSignal
 
-__all__ = ("ClaimableFuture", "Interrupter", "shared_lock")
+__all__ = ("ClaimableFuture", "Interrupter", "Recorder", "has_watchers", "shared_lock")
 
 R = TypeVar("R")
 
@@ -107,6 +107,27 @@ class Interrupter(Protocol):
         ...
 
 
+class Recorder(Protocol):
+    """Keeps a record of a call, for other processes."""
+
+    def is_named(self, future: ClaimableFuture[Any]) -> None:
+        """Write the record if it is not written: the id is about to be given out."""
+
+    def has_changed(self, future: ClaimableFuture[Any]) -> None:
+        """Note that the call has begun."""
+
+    def has_moved(self, future: ClaimableFuture[Any]) -> None:
+        """Note that the call has reported progress."""
+
+    def keep_outcome(
+        self, future: ClaimableFuture[Any], result: object, exception: BaseException | None
+    ) -> None:
+        """Encode the outcome, before anything can see it or change it. Raises nothing."""
+
+    def has_ended(self, future: ClaimableFuture[Any]) -> None:
+        """Note that the call is settled."""
+
+
 _SIGNALS: dict[str, NamedSignal] = {
     FINISHED: signals.job_succeeded,
     CANCELLED_AND_NOTIFIED: signals.job_cancelled,
@@ -169,6 +190,8 @@ class ClaimableFuture(Future[R]):
     name: str
     key: Hashable | None
 
+    _recorder: Recorder | None = None  # not a slot: most futures have none
+
     def __init__(
         self,
         name: str = "",
@@ -207,6 +230,8 @@ class ClaimableFuture(Future[R]):
             return False
         self._queued = None
         self._started = time.time()
+        if self._recorder is not None:
+            self._recorder.has_changed(self)
         return True
 
     def _pause(self) -> None:
@@ -278,10 +303,14 @@ class ClaimableFuture(Future[R]):
             return False
         if (counter := self._counter) is not None:
             counter.settle(self, status, exception)
+        if (recorder := self._recorder) is not None:
+            recorder.keep_outcome(self, result, exception)
         self._result = result
         self._exception = exception
         self._finished = time.time()
         self._status = status  # after the result: who sees the state may read it
+        if recorder is not None:
+            recorder.has_ended(self)
         while watchers:
             try:
                 watcher = watchers.pop(0)
@@ -302,3 +331,8 @@ class ClaimableFuture(Future[R]):
         while isinstance(last, ClaimableFuture) and last._followed is not None:
             last = last._followed
         return last
+
+
+def has_watchers(future: ClaimableFuture[Any]) -> bool:
+    """Return whether anything but the rights to a call is in its list of watchers."""
+    return any(not isinstance(each, _Ticket) for each in list(future._watchers))

@@ -15,10 +15,10 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from ..errors import UnsupportedError
+from ..errors import JobLostError, UnsupportedError
 from ..runtime.forks import in_child
 from ..runtime.loop_inbox import inbox_of_running_loop
-from .base import ClaimableFuture, shared_lock
+from .base import ClaimableFuture, Recorder, has_watchers, shared_lock
 from .callbacks import Callback, contexts_for_callback
 from .progress import Progress
 from .stdlib import shared_state_of, state_of
@@ -31,6 +31,9 @@ __all__ = (
     "add_default_callback",
     "block_until_done",
     "future_with_id",
+    "id_of",
+    "is_waited_for",
+    "record_with",
     "wait_here_with",
 )
 
@@ -43,6 +46,7 @@ Status = (
     | Literal["succeeded"]
     | Literal["failed"]
     | Literal["cancelled"]
+    | Literal["lost"]
 )
 
 
@@ -85,18 +89,22 @@ class FutureProxy(ClaimableFuture[R]):
     @property
     def id(self) -> str:
         """A name for this call that nobody can guess, of 22 characters that are safe in a URL."""
-        if self._id is None:
-            with shared_lock():  # two first readers must see one id
-                if self._id is None:
-                    self._id = secrets.token_urlsafe(16)
-        return self._id
+        future_id = id_of(self)
+        if self._recorder is not None:
+            self._recorder.is_named(self)  # other processes are to find it from now on
+        return future_id
 
     @property
     def status(self) -> Status:
-        """``pending``, ``running``, ``succeeded``, ``failed`` or ``cancelled``."""
+        """``pending``, ``running``, ``succeeded``, ``failed``, ``cancelled`` or ``lost``.
+
+        ``lost``: the process that ran the call has ended, and how far the call got is unknown.
+        """
         running = self.running()  # first: asked last, a call that ends meanwhile would be pending
         if self._status == FINISHED:
-            return "succeeded" if self._exception is None else "failed"
+            if self._exception is None:
+                return "succeeded"
+            return "lost" if isinstance(self._exception, JobLostError) else "failed"
         if self._status == CANCELLED_AND_NOTIFIED:
             return "cancelled"
         return "running" if running else "pending"
@@ -132,6 +140,8 @@ class FutureProxy(ClaimableFuture[R]):
 
     def _report(self, progress: Progress) -> None:
         self._progress = progress
+        if self._recorder is not None:
+            self._recorder.has_moved(self)
         for change in self._progress_watchers:
             change()
 
@@ -337,6 +347,25 @@ def add_default_callback(
 ) -> None:
     """Like ``add_done_callback()``, for a call that is not submitted yet."""
     future._watchers.append(Callback(fn, future._snapshot, future._variables))
+
+
+def id_of(future: FutureProxy[Any]) -> str:
+    """Return the id of a future without writing its record: for logs, and for the record itself."""
+    if future._id is None:
+        with shared_lock():  # two first readers must see one id
+            if future._id is None:
+                future._id = secrets.token_urlsafe(16)
+    return future._id
+
+
+def is_waited_for(future: FutureProxy[Any]) -> bool:
+    """Return whether anything is to be called at the end of a call, or at its progress."""
+    return has_watchers(future) or bool(future._progress_watchers)
+
+
+def record_with(future: FutureProxy[Any], recorder: Recorder) -> None:
+    """Have the changes of a call, which no worker knows of yet, recorded."""
+    future._recorder = recorder
 
 
 def future_with_id(name: str, future_id: str, key: Hashable | None) -> FutureProxy[Any]:

@@ -13,7 +13,7 @@ import threading
 import traceback
 from collections.abc import Callable
 
-from ..futures import FutureProxy, app_of
+from ..futures import FutureProxy, app_of, id_of
 from ..runtime.frames import PACKAGE_FOLDER
 from ..runtime.threads import start_thread
 
@@ -80,7 +80,7 @@ class Watchdog:
         logger.warning(
             "%s has blocked the event loop of %s for more than %g s, and all other jobs there "
             "wait. It is here:\n%s",
-            "A callback" if future is None else f"Background job {future.name} [{future.id}]",
+            "A callback" if future is None else f"Background job {future.name} [{id_of(future)}]",
             self._name,
             self._seconds,
             "".join(_below_this_package(stack).format()).rstrip(),

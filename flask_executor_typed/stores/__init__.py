@@ -8,6 +8,9 @@ before it:
 - protocol: the operations of a store
 - owners: which process this is, and which others are alive
 - memory, sqlite, redis: the stores
+- recording: the record of one job of this process
+- remote: futures of jobs that other processes run
+- client: the records of one executor in one app
 """
 
 from __future__ import annotations

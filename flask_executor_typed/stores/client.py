@@ -1,0 +1,847 @@
+"""The records of one executor in one app: written behind, in a thread, and read when asked for.
+
+One thread writes what has changed, shows that this process is alive, looks whether others are, and
+settles the futures that wait for jobs of other processes. It starts with the first record, or the
+first future that is waited for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from math import inf
+from typing import Any, cast
+from weakref import WeakSet, WeakValueDictionary
+
+from ..errors import (
+    DuplicateKeyError,
+    JobLostError,
+    ResultNotSharedError,
+    StoreError,
+    UnstorableError,
+    job_failed,
+)
+from ..futures import FutureProxy, OnDuplicate, id_of, is_waited_for, record_with
+from ..runtime.exit import ClosableThreads
+from ..runtime.forks import in_child
+from ..runtime.logs import log_exception
+from ..runtime.threads import start_thread
+from .owners import Leases, is_dead, this_process
+from .protocol import Listener, Owner, Query, Store
+from .recording import Codec, Recording
+from .records import CancelAnswer, JobRecord, JobStatus, Row, record_of
+from .remote import RemoteFuture
+
+__all__ = ("Settings", "StoreClient")
+
+_LINGER = 0.005  # seconds between two flushes, so that ends share a transaction
+_DELAY = 0.02  # seconds until starts and progress are written
+_PROGRESS_EVERY = 0.2  # seconds between two writes of progress, of all jobs together
+_BATCH = 200  # rows in one transaction
+_PURGE_EVERY = 60.0
+_RETRY_FIRST, _RETRY_LAST = 0.1, 2.0  # seconds, while the store cannot be used
+_MAX_BACKLOG = 10_000  # finished records that wait for a store that cannot be used
+_POLLS = ((1.0, 0.005), (10.0, 0.02), (60.0, 0.1), (inf, 0.25))
+"""How often a store that does not tell of changes is asked, by the seconds since the first wait."""
+_POLL_FOR_CANCEL = 0.1  # while jobs run here
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How an executor uses its store, in one app."""
+
+    space: str
+    executor: str
+    ttl: float = 86400.0
+    max_jobs: int = 10_000
+    max_bytes: int = 256 * 2**20
+    lease: float = 15.0
+    strict: bool = False
+    records_all: bool = True
+    keeps: int | None = 50
+    """Futures whose results no other process can have, and are kept here, at most."""
+
+
+class StoreClient(ClosableThreads):
+    """Writes and reads the records of one executor in one app.
+
+    Every method may be called from any thread. Those that read raise ``StoreError`` while the store
+    cannot be used; jobs, and what writes their records, go on.
+
+    Args:
+        store: The store, which nothing else uses.
+        settings: How it is used.
+        codec: How results are stored.
+        label: The executor's name, for the thread and in logs.
+        logger: Where to log.
+        tell: Called once for each job that another process has lost.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        codec: Codec,
+        *,
+        label: str,
+        logger: Callable[[], logging.Logger],
+        tell: Callable[[FutureProxy[Any], JobRecord], object],
+    ) -> None:
+        self.store: Store = store
+        self.settings: Settings = settings
+        self.codec: Codec = codec
+        self._label = label
+        self._logger = logger
+        self._tell = tell
+        self._interval = settings.lease / 3
+        self._reset()
+        _clients.add(self)
+
+    def _reset(self) -> None:
+        self.owner: Owner = this_process()
+        self._lock = threading.RLock()  # reentrant: a finalizer may come back
+        self._is_registered = False  # set under _lock
+        self._thread: threading.Thread | None = None  # this and the next: set under _lock
+        self._runs = False
+        self._listens = False
+        self._closing = False
+        self._wake = threading.Event()
+        self._urgent = self._scheduled = False
+        # Items of dicts are set and removed atomically, with the GIL and without it.
+        self._open: dict[FutureProxy[Any], Recording] = {}
+        """Jobs of this process whose end is not written."""
+        self._dirty: dict[FutureProxy[Any], None] = {}
+        """Those of them whose record is out of date."""
+        self._moved: dict[FutureProxy[Any], None] = {}
+        """Those that have reported progress since it was written."""
+        self._waiting: dict[str, RemoteFuture[Any]] = {}
+        self._known: WeakValueDictionary[str, FutureProxy[Any]] = WeakValueDictionary()
+        """Futures by id, of this process and of others: one for each id. Guarded by _lock."""
+        self._kept: OrderedDict[str, FutureProxy[Any]] = OrderedDict()  # guarded by _lock
+        self._asked: set[str] = set()  # that were told to cancel; the thread's
+        self._look_is_due = False
+        """Set by any thread; the client's own clears it, and then looks at what is waited for."""
+        self._down_since = 0.0  # time.monotonic(); 0.0: the store works
+        self._dropped = 0  # records, while it does not
+        self._owners: Mapping[str, Owner] = {}  # as they were read last
+        # Times of time.monotonic().
+        self._flushed = self._polled = self._waited_since = self._progress_written = 0.0
+        self._next_beat = self._next_tell = self._next_try = 0.0
+        self._next_purge = time.monotonic() + _PURGE_EVERY
+        self._retry = _RETRY_FIRST
+        self._mark: Hashable = None
+
+    # -- records of this process's jobs ----------------------------------------------------------
+
+    def record(
+        self,
+        future: FutureProxy[Any],
+        *,
+        user: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        held: bool = False,
+        has_key: bool = False,
+    ) -> Recording:
+        """Record a call from now on, which no worker knows of yet.
+
+        Args:
+            future: The call's.
+            user: Whose job it is.
+            labels: Texts to find it by.
+            held: It waits for an event, which may never come.
+            has_key: :meth:`claim` comes next, and writes the first row.
+        """
+        recording = Recording(
+            self,
+            self.owner,
+            space=self.settings.space,
+            executor=self.settings.executor,
+            user=user,
+            labels=labels,
+        )
+        recording.held = held
+        record_with(future, recording)
+        self._open[future] = recording
+        if not has_key:
+            self.mark(future, soon=False)
+        return recording
+
+    def unhold(self, future: FutureProxy[Any]) -> None:
+        """Note that the event has come which a call waited for."""
+        recording = self._open.get(future)
+        if recording is not None:
+            recording.held = False
+            self.mark(future, soon=False)
+
+    def refuse(self, future: FutureProxy[Any]) -> None:
+        """Forget a call that was not accepted, unless other processes may have seen it."""
+        recording = self._open.get(future)
+        if recording is None:
+            return
+        if recording.key is not None:
+            with contextlib.suppress(StoreError):
+                self.store.release(self.settings.space, recording.key, id_of(future))
+            recording.key = None
+        if not recording.is_written:
+            self._open.pop(future, None)
+            self._dirty.pop(future, None)
+
+    def mark(self, future: FutureProxy[Any], *, soon: bool) -> None:
+        if future not in self._open:
+            return
+        self._dirty[future] = None
+        # The thread clears a flag before it looks at what is dirty, and we look at the flag after
+        # we have added to that. So whoever is second sees what the other did.
+        if soon:
+            if not self._urgent:
+                self._urgent = True
+                self._awake()
+        elif not self._scheduled:
+            self._scheduled = True
+            self._awake()
+
+    def moves(self, future: FutureProxy[Any]) -> None:
+        if future in self._open:
+            self._moved[future] = None
+            if not self._scheduled:
+                self._scheduled = True
+                self._awake()
+
+    def ensure(self, future: FutureProxy[Any], recording: Recording) -> None:
+        with self._lock:
+            self._known[id_of(future)] = future
+        if self._down_since or future not in self._open:
+            return
+        try:
+            self._register()
+            refused = self.store.write([recording.row(future)])
+        except StoreError as error:
+            self._goes_down(error)
+            return
+        if not refused:
+            recording.is_written = True
+
+    def is_written(self, job_id: str) -> bool:
+        """Return whether other processes can find a job of this one."""
+        with self._lock:
+            future = self._known.get(job_id)
+        recording = None if future is None else self._open.get(future)
+        return future is not None and (recording is None or recording.is_written)
+
+    def _register(self) -> None:
+        if not self._is_registered:
+            with self._lock:
+                if not self._is_registered:
+                    self.store.register(self.owner)
+                    self._is_registered = True
+
+    # -- keys ------------------------------------------------------------------------------------
+
+    def claim(
+        self, future: FutureProxy[Any], key: Hashable, text: str, on_duplicate: OnDuplicate
+    ) -> FutureProxy[Any] | None:
+        """Give a key to a call, in all processes, or return the future to join.
+
+        Raises:
+            DuplicateKeyError: another job has the key.
+            StoreError: the store cannot be used.
+        """
+        recording = self._open[future]
+        recording.key = text
+        while True:
+            try:
+                self._check_up()
+                self._register()
+                kept = self.store.claim(recording.row(future), on_duplicate)
+            except BaseException:
+                recording.key = None
+                raise
+            if kept is None:
+                recording.is_written = True
+                with self._lock:
+                    self._known[id_of(future)] = future
+                return None
+            kept = self._with_owner_alive(kept)
+            if kept is None or (kept.done and on_duplicate == "join"):
+                continue  # purged, or lost with its process: now the key is free
+            recording.key = None
+            self.refuse(future)
+            if on_duplicate == "error":
+                raise DuplicateKeyError(key)
+            return self._future_of(kept)
+
+    def find(self, text: str) -> FutureProxy[Any] | None:
+        """Return the future of the job that has a key."""
+        self._check_up()
+        row = self.store.find(self.settings.space, text)
+        row = None if row is None else self._with_owner_alive(row)
+        return None if row is None else self._future_of(row)
+
+    def pop(self, text: str) -> FutureProxy[Any] | None:
+        """Free a key, and return the future of the job that had it."""
+        self._check_up()
+        row = self.store.pop(self.settings.space, text)
+        return None if row is None else self._future_of(row)
+
+    def count_keys(self) -> int:
+        self._check_up()
+        return self.store.count_keys(self.settings.space)
+
+    # -- records of all processes ----------------------------------------------------------------
+
+    def get(self, job_id: str) -> JobRecord | None:
+        row = self.read(job_id)
+        return None if row is None else record_of(row, self._result_of(row))
+
+    def _result_of(self, row: Row) -> Any:
+        return self.codec.result_of(row) if row.result_state == "stored" else None
+
+    def page(self, query: Query) -> list[JobRecord]:
+        self._check_up()
+        return [record_of(row) for row in self.store.page(self.settings.space, query)]
+
+    def counts(self, user: str | None) -> Mapping[JobStatus, int]:
+        self._check_up()
+        counts = self.store.counts(self.settings.space, user)
+        return cast("Mapping[JobStatus, int]", counts)
+
+    def purge(self, older_than: float) -> int:
+        self._check_up()
+        before, removed = time.time() - older_than, 0
+        while step := self.store.purge(self.settings.space, finished_before=before):
+            removed += step
+        return removed
+
+    def future(self, job_id: str) -> FutureProxy[Any] | None:
+        with self._lock:
+            future = self._known.get(job_id)
+        if future is not None:
+            return future
+        row = self.read(job_id)
+        return None if row is None else self._future_of(row)
+
+    def _future_of(self, row: Row) -> FutureProxy[Any]:
+        """Return the one future of a job in this process: the live one, if the job is its own."""
+        with self._lock:
+            future = self._known.get(row.id)
+            if future is None:
+                future = self._known[row.id] = RemoteFuture(self, row)
+        return future
+
+    def cancel(self, job_id: str, timeout: float, *, kill: bool = False) -> CancelAnswer | None:
+        """Ask the process that runs a job to cancel it, and wait for its answer."""
+        with self._lock:
+            future = self._known.get(job_id)
+        if future is not None and not isinstance(future, RemoteFuture):
+            if future.done():
+                return "cannot"
+            return "cancelled" if future.cancel(kill=kill) else "asked"
+        self._check_up()
+        before = self.read(job_id)
+        if before is None:
+            return None
+        if before.done:
+            return "cannot"
+        asked = self.store.ask_to_cancel(job_id, time.time(), kill=kill)
+        end = time.monotonic() + timeout
+        while asked is not None and not asked.done and time.monotonic() < end:
+            time.sleep(_POLLS[0][1])
+            asked = self.store.get([job_id]).get(job_id)
+        if asked is None or not asked.done:
+            return "asked"
+        return "cancelled" if asked.status == "cancelled" else "cannot"
+
+    # -- what remote futures need ----------------------------------------------------------------
+
+    def read(self, job_id: str) -> Row | None:
+        self._check_up()
+        row = self.store.get([job_id], results=True).get(job_id)
+        is_ours = row is not None and row.space == self.settings.space
+        return self._with_owner_alive(row) if row is not None and is_ours else None
+
+    def outcome_of(self, row: Row) -> tuple[Any, BaseException | None]:
+        if row.status == "lost":
+            begun = True if row.started is not None else False if row.held else None
+            return None, JobLostError(row.name, row.error_message or "", begun)
+        if row.error_type is not None:
+            error = job_failed(
+                row.name, row.error_type, row.error_message or "", row.error_traceback or ""
+            )
+            if row.problem is not None:  # for Flask's error handlers
+                with contextlib.suppress(AttributeError):
+                    vars(error).update(description=json.loads(row.problem)["detail"], response=None)
+            return None, error
+        if row.status == "succeeded" and (row.result_state != "stored" or row.result is None):
+            return None, ResultNotSharedError(row.name, row.result_state, row.result_type or "")
+        try:
+            return self._result_of(row), None
+        except Exception as error:
+            return None, error
+
+    def wait_for(self, future: RemoteFuture[Any]) -> None:
+        self._waiting[future.id] = future
+        self._waited_since = time.monotonic()
+        self._look_is_due = True  # an end may have come before it was waited for
+        self._awake()
+
+    def cancel_remote(self, job_id: str, *, kill: bool) -> bool:
+        return self.cancel(job_id, 1.0, kill=kill) == "cancelled"
+
+    # -- owners ----------------------------------------------------------------------------------
+
+    def _with_owner_alive(self, row: Row) -> Row | None:
+        """Return the record as it is once its owner, if that is dead, has been buried."""
+        if row.done or row.owner is None or row.owner == self.owner.id:
+            return row
+        owner = self._owner_of(row)
+        if owner is None or not is_dead(owner, self.owner):
+            return row
+        self._bury(owner)
+        return self.store.get([row.id], results=True).get(row.id)
+
+    def _owner_of(self, row: Row) -> Owner | None:
+        owner = self._owners.get(row.owner or "")
+        if owner is None:
+            self._owners = {each.id: each for each in self.store.owners()}
+            owner = self._owners.get(row.owner or "")
+        return owner
+
+    def _bury(self, owner: Owner, *, patient: bool = False) -> None:
+        reason = f"the process that was to run it has ended: {owner.server or owner.id}"
+        burial = self.store.bury(owner.id, reason, time.time(), patient=patient)
+        if burial.lost:
+            self._next_tell = 0.0
+            self._awake()
+
+    # -- the store's state -----------------------------------------------------------------------
+
+    def _check_up(self) -> None:
+        if self._down_since:
+            raise StoreError(self.store.url, "it could not be used a moment ago; it is tried again")
+
+    def _goes_down(self, error: StoreError) -> None:
+        """Leave the store to the thread, which tries it until it works."""
+        with self._lock:
+            is_news, self._down_since = not self._down_since, self._down_since or time.monotonic()
+        if is_news:
+            self._log(logging.WARNING, "%s; jobs go on, and their records are written later", error)
+            self._scheduled = True
+            self._awake()
+
+    def _is_up_again(self) -> None:
+        with self._lock:
+            dropped, self._dropped, self._down_since = self._dropped, 0, 0.0
+        lost = f"; {dropped} records of finished jobs were dropped" if dropped else ""
+        self._log(logging.WARNING, "the job store %s is written again%s", self.store.url, lost)
+
+    def _log(self, level: int, message: str, *args: object) -> None:
+        with contextlib.suppress(BaseException):
+            self._logger().log(level, message, *args)
+
+    # -- the thread ------------------------------------------------------------------------------
+
+    def _awake(self) -> None:
+        self._wake.set()
+        if not self._runs:
+            self._start()
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._runs:
+                return
+            try:
+                self._thread = start_thread(f"{self._label}-records", self._run)
+            except RuntimeError:
+                return  # the interpreter is ending
+            self._runs = True
+            if self.store.listens and not self._listens:
+                self._listens = True
+                listener = start_thread(f"{self._label}-events", self._listen)
+                leave_behind: Any = getattr(listener, "leave_behind", None)
+                leave_behind()  # it waits for messages, and nothing waits for it
+
+    def _run(self) -> None:
+        leases = Leases(self.settings.lease, self._interval)
+        while True:
+            self._wake.wait(self._pause())
+            self._wake.clear()
+            try:
+                self._step(leases)
+            except StoreError as error:
+                self._goes_down(error)
+                self._next_try = time.monotonic() + self._retry
+                self._retry = min(2 * self._retry, _RETRY_LAST)
+                self._drop_backlog()
+            except Exception:  # a thread that ended would leave every record as it is
+                log_exception(
+                    self._logger(), "error in the thread that records jobs of %s", self._label
+                )
+                time.sleep(_RETRY_FIRST)
+            if self._may_end() and self._end():
+                return
+
+    def _pause(self) -> float:
+        """Return the seconds until there is something to do."""
+        now = time.monotonic()
+        if self._down_since:
+            return max(0.0, self._next_try - now)
+        times = [self._next_beat, self._next_purge]
+        if self._urgent:
+            times.append(self._flushed + _LINGER)
+        elif self._dirty:
+            times.append(self._flushed + _DELAY)
+        if self._moved:
+            times.append(self._progress_written + _PROGRESS_EVERY)
+        if self._look_is_due:
+            times.append(now)
+        elif not self.store.listens:
+            times.append(self._polled + self._poll_interval(now))
+        return max(0.0, min(times) - now)
+
+    def _poll_interval(self, now: float) -> float:
+        if self._waiting:
+            waited = now - self._waited_since
+            return next(interval for until, interval in _POLLS if waited < until)
+        return _POLL_FOR_CANCEL if self._open else inf
+
+    def _step(self, leases: Leases) -> None:
+        now = time.monotonic()
+        if self._down_since:
+            if now < self._next_try:
+                return
+            self._beat()
+            self._flush()
+            self._is_up_again()
+            self._retry = _RETRY_FIRST
+        if self._moved and now >= self._progress_written + _PROGRESS_EVERY:
+            self._progress_written = now
+            moved = list(self._moved)
+            for future in moved:
+                self._moved.pop(future, None)
+                self._dirty[future] = None
+        if self._dirty and now >= self._flushed + (_LINGER if self._urgent else _DELAY):
+            self._flush()
+        if now >= self._next_beat:
+            self._next_beat = now + self._interval
+            self._beat()
+            self._look_at_owners(leases, now)
+            self._look_is_due = True  # in case a message was lost
+        if now >= self._next_tell:
+            self._next_tell = now + self._interval
+            self._announce()
+        if now >= self._next_purge:
+            self._next_purge = now + _PURGE_EVERY
+            self._keep_bounds()
+        self._look(now)
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        self._urgent = self._scheduled = False
+        for _ in range(len(self._dirty) // _BATCH + 1):  # what comes meanwhile is for the next time
+            batch = list(self._dirty)[:_BATCH]
+            for future in batch:
+                self._dirty.pop(future, None)  # before it is looked at: a later change counts again
+            try:
+                self._register()
+                self._write(batch)
+            except BaseException:
+                for future in batch:
+                    if future in self._open:
+                        self._dirty.setdefault(future, None)
+                raise
+        self._flushed = time.monotonic()
+
+    def _write(self, batch: list[FutureProxy[Any]]) -> None:
+        recorded = [(each, self._open[each]) for each in batch if each in self._open]
+        rows = [recording.row(future) for future, recording in recorded]
+        if not rows:
+            return
+        try:
+            refused = set(self.store.write(rows, patient=True))
+        except UnstorableError:
+            refused = self._write_one_by_one(rows)
+        for (future, recording), row in zip(recorded, rows, strict=True):
+            if row.id in refused:
+                self._was_refused(future, row)
+                continue
+            recording.is_written = True
+            with self._lock:
+                self._known[row.id] = future
+            if row.done:
+                self._is_over(future, row)
+
+    def _write_one_by_one(self, rows: list[Row]) -> set[str]:
+        """Write each row by itself, and one that is refused for its content without its texts."""
+        refused: set[str] = set()
+        for row in rows:
+            try:
+                refused.update(self.store.write([row], patient=True))
+            except UnstorableError as error:
+                self._log(
+                    logging.WARNING,
+                    "the record of %s [%s] is written without its texts: %s",
+                    row.name,
+                    row.id,
+                    error.reason,
+                )
+                bare = Row(
+                    id=row.id,
+                    space=row.space,
+                    executor=row.executor,
+                    name="?",
+                    owner=row.owner,
+                    server=row.server,
+                    status=row.status,
+                    step=row.step,
+                    submitted=row.submitted,
+                    started=row.started,
+                    finished=row.finished,
+                )
+                with contextlib.suppress(UnstorableError):
+                    refused.update(self.store.write([bare], patient=True))
+        return refused
+
+    def _was_refused(self, future: FutureProxy[Any], row: Row) -> None:
+        found = self.store.get([row.id]).get(row.id)
+        if found is not None and found.status == "lost" and row.status != "lost":
+            self._log(
+                logging.WARNING,
+                "job %s [%s] is %s here, but was declared lost: another "
+                "process took this one for dead",
+                row.name,
+                row.id,
+                row.status,
+            )
+            self._open.pop(future, None)
+        elif found is not None and found.done:
+            self._is_over(future, row)  # written before, by an answer that was lost
+        # Else a later row was written by another thread.
+
+    def _is_over(self, future: FutureProxy[Any], row: Row) -> None:
+        self._open.pop(future, None)
+        self._asked.discard(row.id)
+        if row.result_state in {"local", "too_large"}:
+            with self._lock:
+                self._kept[row.id] = future
+                while self.settings.keeps is not None and len(self._kept) > self.settings.keeps:
+                    self._kept.popitem(last=False)
+
+    def _drop_backlog(self) -> None:
+        """Bound what waits for a store that cannot be used."""
+        if len(self._open) <= _MAX_BACKLOG:
+            return
+        for future in [each for each in list(self._open) if each.done()][
+            : len(self._open) - _MAX_BACKLOG
+        ]:
+            self._open.pop(future, None)
+            self._dirty.pop(future, None)
+            self._dropped += 1
+
+    # -- living ----------------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        if not self._is_registered:
+            return
+        pulse = self.store.beat(self.owner.id)
+        if pulse == "ok":
+            return
+        with self._lock:
+            if pulse == "dead":
+                self._log(
+                    logging.WARNING,
+                    "this process (%s) was taken for dead by another; its "
+                    "%d unfinished jobs are recorded as lost",
+                    self.owner.server,
+                    len(self._open),
+                )
+                self.owner = this_process()
+                self._open.clear()
+                self._dirty.clear()
+            self._is_registered = False
+        if pulse == "gone":  # the store has lost its data
+            self._register()
+            self._dirty.update(dict.fromkeys(list(self._open)))
+            self._flush()
+
+    def _look_at_owners(self, leases: Leases, now: float) -> None:
+        others = [each for each in self.store.owners() if each.id != self.owner.id]
+        self._owners = {each.id: each for each in others}
+        elsewhere: list[Owner] = []
+        for owner in others:
+            dead = True if owner.dead else is_dead(owner, self.owner)
+            if dead:
+                self._bury(owner, patient=True)
+            elif dead is None:
+                elsewhere.append(owner)
+        for owner in leases.overdue(elsewhere, now):
+            self._bury(owner, patient=True)
+
+    def _announce(self) -> None:
+        for job_id in self.store.untold(self.settings.space):
+            row = self.store.get([job_id]).get(job_id)
+            if row is None or not self.store.tell(job_id):
+                continue
+            record = record_of(row)
+            self._log(
+                logging.ERROR,
+                "Background job %s [%s] is lost: %s",
+                row.name,
+                row.id,
+                row.error_message,
+            )
+            with contextlib.suppress(BaseException):
+                self._tell(self._future_of(row), record)
+
+    def _keep_bounds(self) -> None:
+        settings = self.settings
+        self.store.expire(settings.space, time.time())
+        while self.store.purge(
+            settings.space,
+            finished_before=time.time() - settings.ttl,
+            keep=settings.max_jobs,
+            keep_bytes=settings.max_bytes,
+        ):
+            if self._urgent:  # the next step removes the rest
+                self._next_purge = time.monotonic()
+                return
+
+    # -- hearing ---------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        listener: Listener | None = None
+        pause = _RETRY_FIRST
+        while self._runs:
+            try:
+                if listener is None:
+                    listener = self.store.listener(self.settings.space)
+                heard = listener.wait(1.0)
+                pause = _RETRY_FIRST
+            except StoreError:
+                if listener is not None:
+                    listener.close()
+                listener = None
+                time.sleep(pause)
+                pause = min(2 * pause, _RETRY_LAST)
+                continue
+            if heard is None or self._matters(heard):
+                self._look_is_due = True
+                self._wake.set()
+        if listener is not None:
+            listener.close()
+        self._listens = False
+
+    def _matters(self, heard: Any) -> bool:
+        return any(each in self._waiting or each == self.owner.id for each in heard)
+
+    def _look(self, now: float) -> None:
+        """Settle what is waited for, and cancel what is to be cancelled."""
+        if not self._may_have_changed(now):
+            return
+        for job_id, cancel_hard in self.store.asked_to_cancel(self.owner.id) if self._open else ():
+            if job_id not in self._asked:
+                self._asked.add(job_id)
+                self._cancel_here(job_id, kill=cancel_hard)
+        waiting = list(self._waiting)
+        rows = self.store.get(waiting) if waiting else {}
+        for job_id in waiting:
+            future, row = self._waiting.pop(job_id), rows.get(job_id)
+            row = None if row is None else self._with_owner_alive(row)
+            if row is not None and not row.done:
+                future.adopt(row)
+                # Out of the way first: who begins to wait meanwhile puts it back, or is seen here.
+                if is_waited_for(future):
+                    self._waiting[job_id] = future
+                continue
+            if row is not None:
+                row = self.store.get([job_id], results=True).get(job_id)
+            self._settle(future, row)
+
+    def _may_have_changed(self, now: float) -> bool:
+        is_due = self._look_is_due
+        if is_due:
+            self._look_is_due = False  # before we look: what is set from now on means another look
+        if self.store.listens or not (self._waiting or self._open):
+            return is_due
+        if not is_due and now < self._polled + self._poll_interval(now):
+            return False
+        self._polled = now
+        before, self._mark = self._mark, self.store.mark()
+        return is_due or before != self._mark
+
+    def _settle(self, future: RemoteFuture[Any], row: Row | None) -> None:
+        # In a thread of its own: callbacks may wait, for other remote futures say.
+        try:
+            start_thread(f"{self._label}-settle", lambda: future.adopt(row))
+        except RuntimeError:
+            future.adopt(row)
+
+    def _cancel_here(self, job_id: str, *, kill: bool) -> None:
+        with self._lock:
+            future = self._known.get(job_id)
+        if future is not None:
+            with contextlib.suppress(Exception):  # such as that it cannot be killed
+                future.cancel(kill=kill)
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def _may_end(self) -> bool:
+        return self._closing and (not self._open or bool(self._down_since))
+
+    def _end(self) -> bool:
+        with self._lock:
+            self._runs = False
+            if self._open and not self._down_since:
+                self._runs = True  # a record came meanwhile
+                return False
+        if self._down_since and self._open:
+            self._log(
+                logging.WARNING,
+                "%d records of %s were not written: %s cannot be used",
+                len(self._open),
+                self._label,
+                self.store.url,
+            )
+        with contextlib.suppress(StoreError):
+            if self._is_registered and not self._open:
+                self._announce()
+                self.store.retire(self.owner.id)
+        self.store.close()
+        return True
+
+    def close(self, *, cancel_pending: bool = False) -> None:
+        """Have the thread end once every record is written, or the store cannot be used."""
+        self._closing = True
+        self._wake.set()
+
+    def runs_here(self) -> bool:
+        return threading.current_thread() is self._thread
+
+    def threads(self) -> list[threading.Thread]:
+        with self._lock:
+            return [] if self._thread is None else [self._thread]
+
+    def abandon(self, seconds: float) -> None:
+        """Nothing: the calls are their backend's to fail."""
+
+    def kill(self) -> bool:
+        return False
+
+    def forget_parent(self) -> None:
+        """In the child of a fork, which is another owner: the jobs are the parent's."""
+        self._reset()
+
+
+_clients: WeakSet[StoreClient] = WeakSet()
+
+
+@in_child
+def _forget_parent() -> None:
+    for client in list(_clients):
+        client.forget_parent()

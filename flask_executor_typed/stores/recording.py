@@ -1,0 +1,209 @@
+"""The record of one job of this process, from its submission until its end is written."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..errors import JobLostError
+from ..futures import FutureProxy, id_of
+from ..signing import JobSigner
+from .encoding import (
+    Failure,
+    clean_text,
+    decode_plain,
+    encode_plain,
+    failure_of,
+    full_name,
+)
+from .protocol import Owner
+from .records import FINAL, LOST, ResultState, Row
+
+__all__ = ("Codec", "Recording", "Recordings")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a job ended, as it is stored."""
+
+    state: ResultState = "absent"
+    type: str | None = None
+    data: bytes | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """Turns results into bytes, and back."""
+
+    max_bytes: int
+    signer: JobSigner | None = None
+    """Pickles what is not plain data; ``None``: that stays in its process."""
+
+    def outcome_of(self, job_id: str, result: object, error: BaseException | None) -> Outcome:
+        """Return what is stored of an end. Raises nothing."""
+        if error is not None:
+            if isinstance(error, JobLostError):
+                return Outcome(failure=Failure(LOST, clean_text(error.reason), ""))
+            return Outcome(failure=failure_of(error))
+        kind = full_name(type(result))
+        try:
+            data, how = encode_plain(result), "json"
+            if data is None and self.signer is not None:
+                data, how = self.signer.dumps(result, kind="result", job_id=job_id), "pickle"
+        except Exception:  # what is being pickled, or changed meanwhile, may raise anything
+            data, how = None, ""
+        if data is None:
+            return Outcome("local", kind)
+        return (
+            Outcome("too_large", kind)
+            if len(data) > self.max_bytes
+            else Outcome("stored", how, data)
+        )
+
+    def result_of(self, row: Row) -> Any:
+        """Return the result that a row holds.
+
+        Raises:
+            SignatureError: it was signed with another key, or changed; or this process has no key.
+        """
+        if row.result is None:
+            return None
+        if row.result_type == "pickle":
+            signer = self.signer or JobSigner([])
+            return signer.loads(row.result, kind="result", job_id=row.id)
+        return decode_plain(row.result)
+
+
+class Recordings(Protocol):
+    """Those that write records: what a recording tells of its call."""
+
+    codec: Codec
+
+    def ensure(self, future: FutureProxy[Any], recording: Recording) -> None:
+        """Write the record now, if the store can be used."""
+
+    def mark(self, future: FutureProxy[Any], *, soon: bool) -> None:
+        """Have the record written within 20 ms, or a few."""
+
+    def moves(self, future: FutureProxy[Any]) -> None:
+        """Have the progress written, less often."""
+
+
+_building = threading.Lock()
+"""Rows are built one by one, so that the order of their steps is that of what they have seen."""
+
+
+class Recording:
+    """Implements :class:`Recorder` for one call, and builds its rows.
+
+    Refers to no future: it would be a cycle.
+    """
+
+    __slots__ = (
+        "_steps",
+        "attempts",
+        "executor",
+        "held",
+        "is_written",
+        "key",
+        "labels",
+        "outcome",
+        "owner",
+        "space",
+        "user",
+        "writer",
+    )
+
+    def __init__(
+        self,
+        writer: Recordings,
+        owner: Owner,
+        *,
+        space: str,
+        executor: str,
+        key: str | None = None,
+        user: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        self.writer: Recordings = writer
+        self.owner: Owner = owner
+        """The process under whose name the record is written; after a burial there is another."""
+        self.space: str = space
+        self.executor: str = executor
+        self.key: str | None = key
+        self.user: str | None = user
+        self.labels: Mapping[str, str] = labels or {}
+        self.held: bool = False
+        self.attempts: int = 1
+        self.outcome: Outcome | None = None
+        self.is_written: bool = False
+        """Whether other processes can find the record."""
+        self._steps = itertools.count(1)
+
+    # -- Recorder --------------------------------------------------------------------------------
+
+    def is_named(self, future: Any) -> None:
+        if not self.is_written:
+            self.writer.ensure(future, self)
+
+    def has_changed(self, future: Any) -> None:
+        self.writer.mark(future, soon=False)
+
+    def has_moved(self, future: Any) -> None:
+        self.writer.moves(future)
+
+    def keep_outcome(self, future: Any, result: object, exception: BaseException | None) -> None:
+        self.outcome = self.writer.codec.outcome_of(id_of(future), result, exception)
+
+    def has_ended(self, future: Any) -> None:
+        self.writer.mark(future, soon=True)
+
+    # -- rows ------------------------------------------------------------------------------------
+
+    def row(self, future: FutureProxy[Any]) -> Row:
+        """Build the row of this moment."""
+        with _building:
+            step = next(self._steps)
+            # First the status: once that is final the outcome is there, and does not change.
+            status = future.status
+            outcome = self.outcome if status in FINAL else None
+            started, finished = future.started_at, future.finished_at
+            progress = future.progress
+        row = Row(
+            id=id_of(future),
+            space=self.space,
+            executor=self.executor,
+            name=clean_text(future.name),
+            key=self.key,
+            owner=self.owner.id,
+            server=self.owner.server,
+            status=status,
+            step=step,
+            attempts=self.attempts,
+            submitted=future.submitted_at.timestamp(),
+            started=None if started is None else started.timestamp(),
+            user=self.user,
+            labels=json.dumps(dict(self.labels)),
+            held=int(self.held and status == "pending"),
+        )
+        if progress is not None:
+            row.progress_done = progress.done
+            row.progress_total = progress.total
+            row.progress_message = clean_text(progress.message)
+        if outcome is not None and finished is not None:
+            row.finished = finished.timestamp()
+            _add_outcome(row, outcome)
+        return row
+
+
+def _add_outcome(row: Row, outcome: Outcome) -> None:
+    row.result_state, row.result_type, row.result = outcome.state, outcome.type, outcome.data
+    row.result_size = 0 if outcome.data is None else len(outcome.data)
+    if (failure := outcome.failure) is not None:
+        row.error_type, row.error_message = failure.type, failure.message
+        row.error_traceback, row.problem = failure.traceback, failure.problem

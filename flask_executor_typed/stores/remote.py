@@ -1,0 +1,140 @@
+"""Futures of jobs that other processes run: waited for, awaited and cancelled like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures._base import PENDING
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
+
+from ..errors import JobLostError
+from ..futures import FutureProxy, Progress, Status
+from .encoding import decode_key
+from .records import Row, utc
+
+__all__ = ("RemoteFuture", "Source")
+
+R = TypeVar("R")
+
+
+class Source(Protocol):
+    """The records that remote futures read."""
+
+    def read(self, job_id: str) -> Row | None:
+        """Return the record, with its result if it is final. Raises ``StoreError``."""
+        ...
+
+    def outcome_of(self, row: Row) -> tuple[Any, BaseException | None]:
+        """Return what the job returned, and what ``result()`` is to raise instead."""
+        ...
+
+    def wait_for(self, future: RemoteFuture[Any]) -> None:
+        """Settle the future when its record is final, and show it each progress until then."""
+
+    def cancel_remote(self, job_id: str, *, kill: bool) -> bool:
+        """Ask the owner to cancel the job, and return whether it has."""
+        ...
+
+
+class RemoteFuture(FutureProxy[R]):
+    """The handle of a job of another process.
+
+    Asking it for its state reads the store, for a fraction of a second at most, unless the job is
+    done. Waiting, awaiting and callbacks do not.
+
+    Raises:
+        StoreError: by what reads the store, while that cannot be used.
+    """
+
+    def __init__(self, source: Source, row: Row) -> None:
+        super().__init__(row.name)
+        self._id = row.id
+        self.key = None if row.key is None else decode_key(row.key)
+        self._source = source
+        self._row = row
+        self._submitted = row.submitted
+        self._note(row)
+
+    def adopt(self, row: Row | None) -> None:
+        """Show what a record says, and settle the future if it is final or gone."""
+        if row is None:
+            self._fail(JobLostError(self.name, "its record is gone"))
+        elif not row.done:
+            self._note(row)
+        elif self._status == PENDING:
+            self._row = row  # first: who sees the end may ask for its time
+            result, error = self._source.outcome_of(row)
+            if row.status == "cancelled":
+                self._end_cancelled()
+            elif error is not None:
+                self._fail(error)
+            else:
+                self._succeed(result)
+
+    def _note(self, row: Row) -> None:
+        self._row = row
+        self._started = row.started or 0.0
+        progress = row.progress
+        if progress is not None and progress != self._progress:
+            self._report(progress)
+
+    def _look(self) -> None:
+        if self._status == PENDING:
+            self.adopt(self._source.read(self.id))
+
+    def _watch(self, watcher: Callable[[Any], object], *, first: bool = False) -> bool:
+        watched = super()._watch(watcher, first=first)
+        if watched:
+            # After the watcher is there: the first look at the record then finds an end that came
+            # before it was waited for.
+            self._source.wait_for(self)
+        return watched
+
+    # -- what a user asks ------------------------------------------------------------------------
+
+    @property
+    def status(self) -> Status:
+        self._look()
+        if self._status == PENDING:
+            return "running" if self._started else "pending"
+        return self._row.status if self._row.done else "lost"
+
+    @property
+    def progress(self) -> Progress | None:
+        self._look()
+        return self._progress
+
+    @property
+    def started_at(self) -> datetime | None:
+        self._look()
+        return None if self._row.started is None else utc(self._row.started)
+
+    @property
+    def finished_at(self) -> datetime | None:
+        self._look()
+        return None if self._row.finished is None else utc(self._row.finished)
+
+    def done(self) -> bool:
+        self._look()
+        return super().done()
+
+    def running(self) -> bool:
+        self._look()
+        return super().running()
+
+    def cancelled(self) -> bool:
+        self._look()
+        return super().cancelled()
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        self._look()
+        return super().exception(timeout)
+
+    def cancel(self, *, kill: bool = False) -> bool:
+        """Ask the process that runs the job to cancel it; ``True`` only if it has confirmed that.
+
+        Waits a second for its answer. Otherwise the job may still be cancelled later.
+        """
+        if self._status == PENDING and self._source.cancel_remote(self.id, kill=kill):
+            self._look()
+        return super().cancelled()
