@@ -50,7 +50,15 @@ from .futures import FutureCollection, FutureKey, FutureProxy, Progress
 from .jobs import ExecutorJob
 from .loops import LoopResource
 from .map import Results
-from .signals import job_cancelled, job_failed, job_started, job_submitted, job_succeeded
+from .signals import (
+    job_cancelled,
+    job_failed,
+    job_lost,
+    job_started,
+    job_submitted,
+    job_succeeded,
+)
+from .stores import JobError, JobProblem, JobRecord, JobRecords
 
 __all__ = (
     "BodyNotReadError",
@@ -70,9 +78,13 @@ __all__ = (
     "FutureProxy",
     "GreenThreadsError",
     "JobAbandonedError",
+    "JobError",
     "JobExpiredError",
     "JobFailedError",
     "JobLostError",
+    "JobProblem",
+    "JobRecord",
+    "JobRecords",
     "JobTimeoutError",
     "LoopResource",
     "NestedProcessError",
@@ -99,6 +111,7 @@ __all__ = (
     "current_job",
     "job_cancelled",
     "job_failed",
+    "job_lost",
     "job_started",
     "job_submitted",
     "job_succeeded",

@@ -7,6 +7,7 @@ and new loops.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -14,8 +15,8 @@ from contextvars import Context
 from dataclasses import replace
 from functools import partial
 from math import inf
-from typing import Any
-from weakref import WeakSet, finalize
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet, finalize, ref
 
 from flask import Flask
 
@@ -25,15 +26,21 @@ from .backends import Backend, ExecutorOf, default_max_workers, import_backend, 
 from .callables import is_async_callable
 from .calls import Call, Capacity, Carriers, CarryingCall, ExecutorStats, Limits, stats_of
 from .carriers import Carrier, OpenTelemetry, default_carriers
-from .config import ExecutorConfig, key_of, warn_of_unknown_keys
+from .config import ExecutorConfig, key_of, signing_keys, warn_of_unknown_keys
 from .context import ContextRules, ContextSnapshot, capture
-from .errors import ExecutorClosedError
+from .errors import ConfigError, ExecutorClosedError
 from .futures import FutureCollection, FutureProxy
 from .runtime.exit import Closable, close_at_exit, drain, exit_has_begun
 from .runtime.forks import in_child
 from .runtime.threads import start_thread, threads_are_refused
+from .signing import JobSigner
+from .stores import JobRecord, LocalRecords, Records, open_store
+
+if TYPE_CHECKING:
+    from .stores.client import StoreClient
 
 _hear_of_submitted = signals.receivers_of(signals.job_submitted)
+_hear_of_loss = signals.receivers_of(signals.job_lost)
 
 __all__ = ("AppState", "Closed", "close_all", "drain_apart", "settings_of")
 
@@ -58,9 +65,19 @@ class AppState:
         carry_g: Callable[[str, object], bool],
         carriers: Iterable[Carrier[Any]] | None,
         executor_of: ExecutorOf,
+        app: Flask,
+        has_users: bool = False,
     ) -> None:
         self.name = name
         self.label = label
+        self._app = ref(app)
+        self._has_users = has_users
+        self.client: StoreClient | None = None
+        """What writes and reads the records of jobs, with ``EXECUTOR_STORE``."""
+        self.records: Records = LocalRecords(app)
+        """The records of jobs, of all processes or of this one."""
+        self.notes: bool = has_users
+        """Whether something is noted of each call, for its record."""
         self._futures = futures
         self._carry_g = carry_g
         self._given_carriers = carriers
@@ -90,6 +107,62 @@ class AppState:
             self._futures.max_length = config.futures_max_length
         self._carry_with(self.given_carriers or ())
         self._count_anew()
+        self._keep_records()
+
+    def _keep_records(self) -> None:
+        """Open the store, if there is one, which connects to nothing."""
+        app, old = self._app(), self.client
+        if app is None:
+            return
+        self.client = client = self._open_client(app)
+        self.records = LocalRecords(app) if client is None else client
+        self.notes = self._has_users or client is not None
+        if client is not None:
+            close_at_exit(client, self.config.at_exit)
+            finalize(self, client.close).atexit = False
+        if old is not None:
+            old.close()
+
+    def _open_client(self, app: Flask) -> StoreClient | None:
+        config = self.config
+        if config.store is None:
+            return None
+        from .stores.client import Settings, StoreClient
+        from .stores.recording import Codec
+
+        key = key_of("store", name=self.name)
+        store, space = open_store(
+            key, config.store.value, instance_path=app.instance_path, ttl=config.store_ttl
+        )
+        signer = None
+        if config.store_results == "pickle":
+            keys = signing_keys(app.config, config.signing_key)
+            if not keys:
+                raise ConfigError(
+                    key_of("store_results", name=self.name),
+                    "pickle",
+                    "SECRET_KEY, or EXECUTOR_SIGNING_KEY, to be set, which signs results",
+                )
+            signer = JobSigner(keys)
+        settings = Settings(
+            space=space or app.name,
+            executor=self.name,
+            ttl=config.store_ttl,
+            max_jobs=config.store_max_jobs,
+            max_bytes=config.store_max_bytes,
+            lease=config.store_lease,
+            strict=config.store_strict,
+            records_all=config.store_record == "all",
+            keeps=self._futures.max_length,
+        )
+        return StoreClient(
+            store,
+            settings,
+            Codec(config.store_max_result_bytes, signer),
+            label=self.label,
+            logger=partial(_logger_of, self._app),
+            tell=partial(_tell_of_loss, self._app),
+        )
 
     @property
     def given_carriers(self) -> Iterable[Carrier[Any]] | None:
@@ -246,7 +319,9 @@ class AppState:
         """Refuse calls from now on. Returns what may be waited for."""
         with self._lock:
             self._closed = True
-            parts: list[Closable] = [part for part in (self.opened, self.views) if part]
+            # The client last: it ends when the others have settled what they accepted.
+            possible: tuple[Closable | None, ...] = (self.opened, self.views, self.client)
+            parts: list[Closable] = [part for part in possible if part is not None]
         for part in parts:
             part.close(cancel_pending=cancel_pending)
         self.capacity.close()
@@ -263,6 +338,8 @@ class AppState:
         if self.views is not None:
             self.views.forget_parent()
             close_at_exit(self.views, self.config.at_exit)
+        if self.client is not None:
+            close_at_exit(self.client, self.config.at_exit)
 
 
 _states: WeakSet[AppState] = WeakSet()
@@ -272,6 +349,18 @@ _states: WeakSet[AppState] = WeakSet()
 def _forget_parent() -> None:
     for state in _states:
         state.forget_parent()
+
+
+def _logger_of(app: ref[Flask]) -> logging.Logger:
+    found = app()
+    return logging.getLogger("flask_executor_typed") if found is None else found.logger
+
+
+def _tell_of_loss(app: ref[Flask], future: FutureProxy[Any], record: JobRecord) -> None:
+    found = app()
+    if found is not None and _hear_of_loss:
+        with found.app_context():
+            signals.announce(signals.job_lost, found, future, record=record)
 
 
 # -- the end --------------------------------------------------------------------------------------

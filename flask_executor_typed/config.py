@@ -10,9 +10,10 @@ import concurrent.futures
 import difflib
 import inspect
 import os
+import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from importlib import import_module
 from math import inf
@@ -29,11 +30,14 @@ __all__ = (
     "CARRIERS_EXPECTED",
     "ExecutorConfig",
     "GivenExecutor",
+    "Secret",
     "find_carriers",
     "key_of",
     "keys_of_others",
+    "signing_keys",
     "unknown_keys",
     "warn_of_unknown_keys",
+    "without_password",
 )
 
 # Booleans as they are spelled in environment files. Anything else is refused: "flase" must not
@@ -51,6 +55,22 @@ class GivenExecutor:
     executor: concurrent.futures.Executor
     process: int
     """The one that it was given in: in the child of a fork its threads do not exist."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Secret:
+    """A value that no message shows."""
+
+    value: Any
+    shown: str = "***"
+
+    def __repr__(self) -> str:
+        return self.shown
+
+
+def without_password(url: str) -> str:
+    """Return a URL for people: what may hold a secret is left out."""
+    return re.sub(r"://.*@", "://***@", url.partition("?")[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +140,42 @@ class ExecutorConfig:
     async_views: bool = False
     """Whether async views run on loops that last, and not each on one of its own."""
 
+    # Of an executor with a name, what follows falls back on the settings without a name.
+
+    store: Secret | None = None
+    """Where job records are that every server process can read: ``"sqlite:///jobs.db"``, or
+    ``"redis://..."``; ``None``: in this process alone."""
+
+    store_record: str = "all"
+    """Which jobs have a record there: ``"all"``, or ``"keyed"``, those with a key or
+    ``using(record=True)``."""
+
+    store_ttl: float = 86400.0
+    """Seconds for which the record of a finished job is kept."""
+
+    store_max_jobs: int = 10_000
+    """Finished jobs whose records are kept, at most."""
+
+    store_max_result_bytes: int = 8 * 2**20
+    """Bytes of one result, encoded; of a larger one only the record is kept."""
+
+    store_max_bytes: int = 256 * 2**20
+    """Bytes of all results together; the oldest go first, and their records stay."""
+
+    store_lease: float = 15.0
+    """Seconds without a sign of life after which the jobs of another machine's process are lost."""
+
+    store_results: str = "json"
+    """How results are stored: ``"json"``, those that come back as they were; or ``"pickle"``, the
+    others pickled and signed."""
+
+    store_strict: bool = False
+    """Whether ``submit`` with a key raises ``StoreError`` while the store cannot be used; else the
+    key is one of this process until then."""
+
+    signing_key: Secret | None = None
+    """Signs what is pickled for other processes; ``None``: ``SECRET_KEY``."""
+
     @property
     def at_exit(self) -> AtExit:
         """What becomes of accepted calls when the interpreter exits."""
@@ -135,9 +191,7 @@ class ExecutorConfig:
         """
         values: dict[str, Any] = {
             field: _PARSERS[field](key, config[key])
-            for key, field in _keys(name).items()
-            # None is "not set" for every setting, so that config can be built with .get()
-            if config.get(key) is not None
+            for field, key in _keys_with_values(config, name)
         }
         parsed = cls(**values)
         for field, expected in _NOT_WITH_GREENLETS.items():
@@ -150,6 +204,35 @@ class ExecutorConfig:
         """What is different in ``other``, for a person: ``max_workers: 4 -> 8``."""
         pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
         return ", ".join(f"{name}: {old!r} -> {new!r}" for name, old, new in pairs if old != new)
+
+
+def _keys_with_values(config: Mapping[str, Any], name: str) -> Iterator[tuple[str, str]]:
+    """Yield each field that is set, with the key that sets it."""
+    for key, field in _keys(name).items():
+        shared = key_of(field, name="") if field.startswith(_SHARED) else key
+        for each in dict.fromkeys((key, shared)):
+            # None is "not set" for every setting, so that config can be built with .get()
+            if config.get(each) is not None:
+                yield field, each
+                break
+
+
+_SHARED = ("store", "signing_key")
+"""How the fields begin that an executor with a name shares with the one without, unless it has its
+own."""
+
+
+def signing_keys(config: Mapping[str, Any], given: Secret | None) -> list[str | bytes]:
+    """Return the keys that sign and check what is pickled: the first signs. Empty: there is none.
+
+    Args:
+        config: The app's.
+        given: ``EXECUTOR_SIGNING_KEY``.
+    """
+    if given is not None:
+        return [given.value]
+    keys = [config.get("SECRET_KEY"), *(config.get("SECRET_KEY_FALLBACKS") or ())]
+    return [key for key in keys if key]
 
 
 _DEFAULTS = ExecutorConfig()
@@ -268,6 +351,27 @@ _given_in: WeakKeyDictionary[concurrent.futures.Executor, int] = WeakKeyDictiona
 """In which process an executor was first seen: a child of a fork reads the settings again."""
 
 
+def _store(key: str, value: object) -> Secret:
+    if isinstance(value, str):
+        return Secret(value, without_password(value))
+    raise ConfigError(key, value, "an address, such as 'sqlite:///jobs.db', or None")
+
+
+def _signing_key(key: str, value: object) -> Secret:
+    if isinstance(value, (str, bytes)) and value:
+        return Secret(value)
+    raise ConfigError(key, Secret(value), "text or bytes that nobody else knows")
+
+
+def _one_of(*values: str) -> Callable[[str, object], object]:
+    def parse(key: str, value: object) -> object:
+        if isinstance(value, str) and value in values:
+            return value
+        raise ConfigError(key, value, " or ".join(map(repr, values)))
+
+    return parse
+
+
 def _app(key: str, value: object) -> str:
     if isinstance(value, str) and value.strip():
         return value.strip()
@@ -375,4 +479,14 @@ _PARSERS: dict[str, Callable[[str, object], object]] = {
     "propagate_exceptions": _boolean,
     "carriers": _carriers,
     "async_views": _boolean,
+    "store": _store,
+    "store_record": _one_of("all", "keyed"),
+    "store_ttl": _seconds,
+    "store_max_jobs": _count,
+    "store_max_result_bytes": _count,
+    "store_max_bytes": _count,
+    "store_lease": _seconds,
+    "store_results": _one_of("json", "pickle"),
+    "store_strict": _boolean,
+    "signing_key": _signing_key,
 }

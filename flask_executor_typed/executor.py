@@ -8,7 +8,7 @@ from __future__ import annotations
 import concurrent.futures
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context
 from datetime import date, timedelta
@@ -33,7 +33,7 @@ from typing import (
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
-from flask import Flask, copy_current_request_context, current_app, g
+from flask import Flask, copy_current_request_context, current_app, g, has_request_context
 from typing_extensions import Self, Unpack
 from typing_extensions import TypeVar as TypeVarWithDefault
 from werkzeug.wrappers import Response
@@ -64,10 +64,14 @@ from .futures import (
     FutureKey,
     FutureProxy,
     OnDuplicate,
+    SharedKeys,
     SubmittedFuture,
     add_default_callback,
     claim_key,
+    record_with,
+    recorder_of,
     release_key,
+    share_keys,
 )
 from .helpers import InstanceProxy, get_current_app_context, push_app_context, str2bool
 from .jobs import ExecutorJob, JobDecorator
@@ -76,6 +80,7 @@ from .map import MapOptions, Results
 from .options import NO_OPTIONS, carriers_given, carry_predicate, check_seconds
 from .runtime.exit import drain
 from .runtime.logs import log_exception
+from .stores import JobRecords, LocalNote
 
 # The rest is what Flask-Executor's module of this name has, for code that imports it from here.
 __all__ = (
@@ -168,6 +173,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             )
         self.name = name
         self.futures = FutureCollection()
+        share_keys(self.futures, self._shared_keys)
         self._carries_g = carry_predicate(carry_g)
         self._carriers = None if carriers is None else carriers_given(carriers)
         self.user = user
@@ -221,6 +227,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
                 carry_g=self._carries_g,
                 carriers=self._carriers,
                 executor_of=partial(_executor_of, name=self.name),
+                app=app,
+                has_users=self.user is not None,
             )
             state.serve_views(app)
             if old is not None:
@@ -270,6 +278,9 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         retries: int | None = None,
         backoff: Backoff | None = None,
         block: float | None = None,
+        user: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        record: bool | None = None,
     ) -> Self:
         """Return this executor with options for the calls that are submitted through it.
 
@@ -295,6 +306,10 @@ class Executor(concurrent.futures.Executor, Generic[T]):
                 keeps its worker meanwhile.
             block: Seconds to wait in ``submit`` for room, if there are as many calls as
                 ``EXECUTOR_MAX_PENDING`` allows; not where an event loop runs. See :doc:`overload`.
+            user: Whose job it is, for its record; instead of what the executor's ``user`` returns.
+            labels: Texts to find the record by: ``{"tenant": "acme"}``.
+            record: Whether the job has a record that other processes can read; instead of
+                ``EXECUTOR_STORE_RECORD``.
         """
         return self._with(
             key=key,
@@ -304,6 +319,9 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             retries=retries,
             backoff=backoff,
             block=block,
+            user=user,
+            labels=labels,
+            record=record,
         )
 
     def after_response(self) -> Self:
@@ -515,6 +533,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         state = captured[0]
         call = self._make_call(captured, fn, args, kwargs)
         future = call.future  # the call may be over at any moment from here on
+        if state.notes or options.notes:
+            self._note(state, future, key)
         try:
             if key is not None or options.until is not None:
                 # The key is taken inside of the block that gives it back: a signal handler may
@@ -525,7 +545,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             if options.until is None:
                 state.submit(call, options.block)
         except BaseException as error:
-            if future.key is not None:  # taken
+            if future.key is not None or recorder_of(future) is not None:
                 release_key(self.futures, future)
                 call.end_cancelled()  # another thread may have joined it meanwhile
             call.release()
@@ -536,6 +556,34 @@ class Executor(concurrent.futures.Executor, Generic[T]):
                 return self._submit((current, captured[1]), fn, args, kwargs, key)
             raise
         return future
+
+    def _note(self, state: AppState, future: FutureProxy[Any], key: object) -> None:
+        """Have a call recorded, or note what its future does not know."""
+        options = self._options
+        if options.record is False:
+            return
+        user = options.user
+        if user is None and self.user is not None and has_request_context():
+            given: object = self.user()
+            if given is not None and type(given) is not str:
+                raise TypeError(
+                    f"the executor's user function returned {given!r}: expected text, or None"
+                )
+            user = given
+        client = state.client
+        if client is None:
+            record_with(future, LocalNote(user, options.labels))
+        elif options.record or client.settings.records_all or key is not None:
+            client.record(future, user=user, labels=options.labels, has_key=key is not None)
+
+    def _shared_keys(self) -> SharedKeys | None:
+        """The keys of all processes, if the app that is meant now has a store."""
+        if all(state.client is None for state in list(self._states.values())):
+            return None
+        try:
+            return self._current()[1].client
+        except NoAppError:
+            return None
 
     def _make_call(
         self,
@@ -578,7 +626,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         hold = None if until is None else until()
         held = None if hold is None else HeldCall(self, call)
         if key is not None:
-            joined = claim_key(self.futures, key, call.future, self._options.on_duplicate)
+            shared = None if recorder_of(call.future) is None else state.client
+            joined = claim_key(self.futures, key, call.future, self._options.on_duplicate, shared)
             if joined is not None:
                 call.release()
                 return joined
@@ -750,13 +799,25 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         check_function(fn)
         captured, no_kwargs = self._capture(), dict[str, Any]()
         named = self
+        if captured[0].notes or self._options.notes:
+            named = self.using(record=False)  # 100,000 items would push all others out
         if "chunksize" in options and self._options.name is None:
-            named = self.using(name=name_of(fn))  # else chunks would be named after our function
+            named = named.using(name=name_of(fn))  # else chunks would be named after our function
 
         def submit(fn: Callable[..., Any], args: tuple[Any, ...]) -> FutureProxy[Any]:
             return named._submit(captured, fn, args, no_kwargs)
 
         return Results(submit, fn, iterables, **options)
+
+    # -- records ---------------------------------------------------------------------------------
+
+    @property
+    def jobs(self) -> JobRecords:
+        """The records of the jobs of the app that a call would belong to now.
+
+        With ``EXECUTOR_STORE`` those of all server processes, else those of this one.
+        """
+        return JobRecords(lambda: self._current()[1].records)
 
     # -- how much there is to do -----------------------------------------------------------------
 
@@ -784,6 +845,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         timeout: float | None = None,
         retries: int | None = None,
         backoff: Backoff | None = None,
+        record: bool | None = None,
     ) -> JobDecorator[T]: ...
     def job(
         self,
@@ -794,6 +856,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         timeout: float | None = None,
         retries: int | None = None,
         backoff: Backoff | None = None,
+        record: bool | None = None,
     ) -> Any:
         """Decorate a function with ``submit``, ``submit_stored``, ``map`` and so on.
 
@@ -805,10 +868,13 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             timeout: Seconds a call may take; this and what follows as for :meth:`using`.
             retries: How often a call that failed is tried again.
             backoff: Seconds before that.
+            record: Whether the job has a record that other processes can read.
         """
         executor = self
         if fn is None:
-            executor = self.using(name=name, timeout=timeout, retries=retries, backoff=backoff)
+            executor = self.using(
+                name=name, timeout=timeout, retries=retries, backoff=backoff, record=record
+            )
 
         def decorate(fn: Callable[P, R], /) -> ExecutorJob[P, R, T]:
             nested = "<locals>" in getattr(fn, "__qualname__", "")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import gc
 import sys
-from collections.abc import Awaitable, Callable, Hashable, Iterable
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from types import CodeType, MethodType
 from typing import (
     Any,
@@ -81,6 +81,9 @@ class Submitter(Protocol):
         retries: int | None = None,
         backoff: Backoff | None = None,
         block: float | None = None,
+        user: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        record: bool | None = None,
     ) -> Submitter: ...
 
     def after_response(self) -> Submitter: ...
@@ -237,6 +240,9 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
         retries: int | None = None,
         backoff: Backoff | None = None,
         block: float | None = None,
+        user: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        record: bool | None = None,
     ) -> Self:
         """Return this job with options for its calls; see :meth:`Executor.using`."""
         return self._submitting_to(
@@ -248,6 +254,9 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
                 retries=retries,
                 backoff=backoff,
                 block=block,
+                user=user,
+                labels=labels,
+                record=record,
             )
         )
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
 
@@ -29,6 +29,12 @@ class Options:
     block: float | None = None
     until: Until | None = None
     """The event that calls wait for before they are handed to the workers."""
+    user: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    record: bool | None = None
+
+    notes: bool = False
+    """Whether one of the last three was given."""
 
     @property
     def limits(self) -> Limits | None:
@@ -52,6 +58,8 @@ class Options:
                 "a call waits for one event: use after_response() or one after_commit(), not both"
             )
         changed = replace(self, **given)
+        if given.keys() & {"user", "labels", "record"}:
+            changed = replace(changed, notes=True, labels=dict(changed.labels))
         if changed.until is not None and changed.on_duplicate == "join":
             raise TypeError(
                 "on_duplicate='join' does not go with after_response() and after_commit(): the job "
@@ -107,6 +115,23 @@ def _check_key(name: str, value: object) -> None:
         hash(value)  # an unhashable key is an error here, where it is given
 
 
+def _check_user(name: str, value: object) -> None:
+    if type(value) is not str:
+        raise TypeError(f"{name}={value!r}: expected text")
+
+
+def _check_labels(name: str, value: Any) -> None:
+    given: object = value
+    items = list(value.items()) if isinstance(given, Mapping) else [(None, None)]
+    if not all(type(text) is str for item in items for text in item):
+        raise TypeError(f"{name}={value!r}: expected a mapping of text to text")
+
+
+def _check_record(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}={value!r}: expected True or False")
+
+
 def _check_timeout(name: str, value: object) -> None:
     _check_number(name, value, lambda seconds: seconds > 0, "seconds, more than 0")
 
@@ -138,5 +163,8 @@ _CHECKS: dict[str, Callable[[str, object], None]] = {
     "retries": _check_retries,
     "backoff": _check_backoff,
     "block": check_seconds,
+    "user": _check_user,
+    "labels": _check_labels,
+    "record": _check_record,
 }
 """By option, in the order in which they complain."""

@@ -2,8 +2,8 @@
 
 The only module that creates signals. A signal without receivers costs nothing. Receivers run where
 the event happens, with an app context pushed: ``job_submitted`` in the submitter's thread, the
-others in the worker (``job_cancelled``: in the thread that cancels). An exception in a receiver is
-logged and changes nothing.
+others in the worker (``job_cancelled``: in the thread that cancels; ``job_lost`` of another
+process's job: in a thread of the store). An exception in a receiver is logged and changes nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ __all__ = (
     "announce",
     "job_cancelled",
     "job_failed",
+    "job_lost",
     "job_started",
     "job_submitted",
     "job_succeeded",
@@ -59,12 +60,18 @@ job_cancelled: NamedSignal = _signal(
 )
 
 
-def announce(signal: NamedSignal, app: Flask, future: object) -> None:
+job_lost: NamedSignal = _signal(
+    "job-lost",
+    "How far the call got is unknown, since its process has ended; also has ``record``, its "
+    "JobRecord, or None in an app without a store.",
+)
+
+
+def announce(signal: NamedSignal, app: Flask, future: object, **facts: object) -> None:
     """Send ``signal``, and log what receivers raise: there is no caller to catch it."""
-    for receiver in signal.receivers_for(
-        app
-    ):  # send() would stop at the first receiver that raises
+    receivers = signal.receivers_for(app)  # send() would stop at the first that raises
+    for receiver in receivers:
         try:
-            receiver(app, future=future)
+            receiver(app, future=future, **facts)
         except BaseException:
             log_exception(app.logger, "a receiver of %s raised for %r", signal.name, future)

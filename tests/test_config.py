@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import inspect
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -16,9 +17,18 @@ import pytest
 from flask import Flask, has_app_context
 
 from flask_executor_typed import ConfigError, Executor
-from flask_executor_typed.config import ExecutorConfig, GivenExecutor, warn_of_unknown_keys
+from flask_executor_typed.config import (
+    ExecutorConfig,
+    GivenExecutor,
+    Secret,
+    signing_keys,
+    warn_of_unknown_keys,
+)
 
-COUNTS = ("max_workers", "max_loops", "max_pending", "futures_max_length")
+COUNTS = (
+    *("max_workers", "max_loops", "max_pending", "futures_max_length"),
+    *("store_max_jobs", "store_max_result_bytes", "store_max_bytes"),
+)
 BOOLEANS = (
     "push_app_context",
     "push_request_context",
@@ -26,6 +36,7 @@ BOOLEANS = (
     "propagate_exceptions",
     "async_views",
     "cancel_pending_at_exit",
+    "store_strict",
 )
 OTHERS = (
     "type",
@@ -37,6 +48,12 @@ OTHERS = (
     "slow_callback",
     "shutdown_timeout",
     "loop_factory",
+    "store",
+    "store_record",
+    "store_ttl",
+    "store_lease",
+    "store_results",
+    "signing_key",
 )
 
 
@@ -72,7 +89,75 @@ def test_defaults() -> None:
         log_exceptions=True,
         propagate_exceptions=False,
         async_views=False,
+        store=None,
+        store_record="all",
+        store_ttl=86400.0,
+        store_max_jobs=10_000,
+        store_max_result_bytes=8 * 2**20,
+        store_max_bytes=256 * 2**20,
+        store_lease=15.0,
+        store_results="json",
+        store_strict=False,
+        signing_key=None,
     )
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("store", 7, "an address, such as 'sqlite:///jobs.db', or None"),
+        ("store_record", "some", "'all' or 'keyed'"),
+        ("store_results", "yaml", "'json' or 'pickle'"),
+        ("signing_key", "", "text or bytes that nobody else knows"),
+        ("signing_key", 7, "text or bytes that nobody else knows"),
+        ("store_ttl", 0, "seconds, more than 0"),
+        ("store_lease", "-1", "seconds, more than 0"),
+    ],
+)
+def test_a_setting_of_the_store_that_cannot_be_used(
+    field: str, value: object, expected: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"expected {re.escape(expected)}"):
+        parsed(field, value)
+
+
+def test_settings_of_the_store_may_be_strings() -> None:
+    assert parsed("store_ttl", "60") == 60.0
+    assert parsed("store_lease", "1.5") == 1.5
+    assert parsed("store_record", "keyed") == "keyed"
+    assert parsed("store_results", "pickle") == "pickle"
+
+
+def test_no_message_shows_a_secret() -> None:
+    config = ExecutorConfig.from_mapping(
+        {"EXECUTOR_STORE": "redis://me:s3cret@host/0?a=s3cret", "EXECUTOR_SIGNING_KEY": "s3cret"}
+    )
+    assert config.store is not None
+    assert config.store.value == "redis://me:s3cret@host/0?a=s3cret"
+    assert "redis://***@host/0" in repr(config)
+    assert "s3cret" not in repr(config) + str(config.store) + ExecutorConfig().changes(config)
+    with pytest.raises(ConfigError) as caught:
+        parsed("signing_key", ["s3cret"])
+    assert "s3cret" not in str(caught.value)
+
+
+def test_an_executor_with_a_name_has_the_store_of_the_one_without_unless_it_has_its_own() -> None:
+    given = {
+        "EXECUTOR_STORE": "sqlite:///a.db",
+        "EXECUTOR_STORE_TTL": 60,
+        "EXECUTOR_MAX_WORKERS": 3,
+        "MAIL_EXECUTOR_STORE_TTL": 5,
+    }
+    mail = ExecutorConfig.from_mapping(given, name="mail")
+    assert mail.store is not None
+    assert (mail.store.value, mail.store_ttl, mail.max_workers) == ("sqlite:///a.db", 5.0, None)
+
+
+def test_signing_keys_are_the_secret_key_and_older_ones_unless_one_is_given() -> None:
+    app = {"SECRET_KEY": "new", "SECRET_KEY_FALLBACKS": ["old"]}
+    assert signing_keys(app, None) == ["new", "old"]
+    assert signing_keys(app, Secret("own")) == ["own"]
+    assert signing_keys({}, None) == []
 
 
 def test_every_setting_is_tested_here() -> None:

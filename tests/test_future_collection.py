@@ -300,11 +300,12 @@ def test_future_that_is_cancelled_by_its_key_stays_there() -> None:
     assert futures.get("report") is future
 
 
-def test_in_asks_for_the_future_and_not_for_its_key() -> None:
+def test_in_asks_for_a_future_or_for_a_key() -> None:
     futures = FutureCollection[int]()
     futures.add("report", future := pending())
     assert future in futures
-    assert "report" not in futures
+    assert "report" in futures
+    assert "other" not in futures
     assert pending() not in futures
     futures.pop("report")
     assert future not in futures

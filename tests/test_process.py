@@ -261,7 +261,7 @@ def test_process_whose_worker_was_killed_can_exit() -> None:
     assert ended == Ended(0, "['JobLostError', 'NoneType', 'JobLostError']\n", "")
 
 
-@pytest.mark.parametrize(("fn", "status"), [("abs", "succeeded"), ("os._exit", "failed")])
+@pytest.mark.parametrize(("fn", "status"), [("abs", "succeeded"), ("os._exit", "lost")])
 def test_callback_may_submit_to_worker_processes_and_shut_them_down(fn: str, status: str) -> None:
     ended = run_script(
         ON_PROCESSES

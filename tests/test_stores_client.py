@@ -376,16 +376,17 @@ def test_cancelling_elsewhere_is_confirmed_by_the_owner(
 def test_a_key_is_one_for_all_processes(here: StoreClient, there: StoreClient) -> None:
     first = job(here, has_key=True)
     second, third = job(there, has_key=True), job(there, has_key=True)
-    assert here.claim(first, "k", '"k"', "join") is None
+    assert here.claim(first, "k", "join") == (True, None)
     assert there.count_keys() == 1
     with pytest.raises(DuplicateKeyError):
-        there.claim(second, "k", '"k"', "error")
-    joined = there.claim(third, "k", '"k"', "join")
+        there.claim(second, "k", "error")
+    is_shared, joined = there.claim(third, "k", "join")
+    assert is_shared
     assert joined is not None
     assert joined.id == first.id
-    assert here.find('"k"') is first
-    assert there.pop('"k"') is joined
-    assert here.find('"k"') is None
+    assert here.find("k") is first
+    assert there.pop("k") is joined
+    assert here.find("k") is None
     first.set_result(1)
     assert joined.result(TIMEOUT) == 1
     assert len(there.page(Query())) == 1
@@ -430,11 +431,11 @@ def test_the_jobs_of_a_dead_process_are_lost_and_told_once(
 def test_a_key_of_a_dead_process_is_free_to_join(
     processes: Processes, here: StoreClient, there: StoreClient
 ) -> None:
-    here.claim(job(here, has_key=True), "k", '"k"', "join")
+    here.claim(job(here, has_key=True), "k", "join")
     die(here, processes)
     future = job(there, has_key=True)
-    assert there.claim(future, "k", '"k"', "join") is None
-    assert there.find('"k"') is future
+    assert there.claim(future, "k", "join") == (True, None)
+    assert there.find("k") is future
 
 
 def test_a_process_that_was_buried_goes_on_under_another_name(
@@ -479,7 +480,7 @@ def test_a_store_that_lost_its_data_gets_what_is_running_again(
     processes: Processes, here: StoreClient, there: StoreClient
 ) -> None:
     done, running = job(here), job(here)
-    here.claim(running, "k", '"k"', "error")
+    here.claim(running, "k", "error")
     done.set_result(1)
     running.set_running_or_notify_cancel()
     until(lambda: here.counts(None) == {"succeeded": 1, "running": 1})
@@ -487,7 +488,7 @@ def test_a_store_that_lost_its_data_gets_what_is_running_again(
         for data in (processes.store._rows, processes.store._owners, processes.store._keys):
             data.clear()
     until(lambda: there.counts(None) == {"running": 1})
-    found = there.find('"k"')
+    found = there.find("k")
     assert found is not None
     assert found.id == running.id
     running.set_result(2)

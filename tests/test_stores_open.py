@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from flask_executor_typed.config import without_password
 from flask_executor_typed.errors import ConfigError
-from flask_executor_typed.stores import open_store, without_password
+from flask_executor_typed.stores import open_store
 
 KEY = "EXECUTOR_STORE"
 

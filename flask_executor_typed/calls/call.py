@@ -243,6 +243,12 @@ class Call(Generic[R]):
         """
         self.future._followed = running
 
+    def end_hold(self) -> None:
+        """Note that the event has come which the call waited for."""
+        self.future._held = False
+        if (recorder := self.future._recorder) is not None:
+            recorder.has_changed(self.future)
+
     def set_start(self, at: float) -> None:
         """Note when the call began elsewhere, in seconds since the epoch."""
         self.future._started = at
@@ -414,6 +420,9 @@ class Call(Generic[R]):
             log_exception(self.snapshot.app.logger, "backoff of %s failed", self.future.name)
             return None
         self.attempt += 1
+        self.future._attempts = self.attempt
+        if (recorder := self.future._recorder) is not None:
+            recorder.has_changed(self.future)
         rewind_uploads(self.fn, *self.args, *self.kwargs.values())
         return pause
 

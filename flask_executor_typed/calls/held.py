@@ -36,7 +36,7 @@ class HeldCall:
     def submit(self) -> None:
         """Hand the call to the workers, unless it was cancelled. Raises nothing."""
         if not self._call.future.done():
-            self._call.future._held = False
+            self._call.end_hold()
             self._submitter.hand_over(self._call)
 
     def drop(self) -> None:

@@ -24,7 +24,14 @@ from .as_completed import AsCompleted, SubmittedFuture
 from .base import Interrupter, Recorder
 from .callbacks import announce, app_of
 from .chaining import follow, following_apart
-from .collection import FutureCollection, OnDuplicate, claim_key, release_key
+from .collection import (
+    FutureCollection,
+    OnDuplicate,
+    SharedKeys,
+    claim_key,
+    release_key,
+    share_keys,
+)
 from .keys import FutureKey
 from .progress import Progress
 from .proxy import (
@@ -32,10 +39,14 @@ from .proxy import (
     Status,
     add_default_callback,
     block_until_done,
+    facts_of,
     future_with_id,
     id_of,
     is_waited_for,
+    named_future,
+    named_futures,
     record_with,
+    recorder_of,
     wait_here_with,
 )
 from .watching import telling
@@ -54,6 +65,7 @@ __all__ = (
     "OrderedDict",
     "Progress",
     "Recorder",
+    "SharedKeys",
     "Status",
     "SubmittedFuture",
     "add_default_callback",
@@ -61,13 +73,18 @@ __all__ = (
     "app_of",
     "block_until_done",
     "claim_key",
+    "facts_of",
     "follow",
     "following_apart",
     "future_with_id",
     "id_of",
     "is_waited_for",
+    "named_future",
+    "named_futures",
     "record_with",
+    "recorder_of",
     "release_key",
+    "share_keys",
     "telling",
     "wait_here_with",
 )

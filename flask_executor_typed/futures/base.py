@@ -18,7 +18,7 @@ from typing_extensions import Self
 
 from .. import signals
 from ..context import ContextRules, ContextSnapshot
-from ..errors import ForkedFutureError
+from ..errors import ForkedFutureError, JobLostError
 from ..runtime.forks import in_child
 from .callbacks import announce
 from .progress import Progress
@@ -124,8 +124,15 @@ class Recorder(Protocol):
     ) -> None:
         """Encode the outcome, before anything can see it or change it. Raises nothing."""
 
-    def has_ended(self, future: ClaimableFuture[Any]) -> None:
-        """Note that the call is settled."""
+    def __call__(self, future: ClaimableFuture[Any]) -> None:
+        """Note that the call is settled: a recorder is the first of the future's watchers."""
+
+    def is_refused(self, future: ClaimableFuture[Any]) -> None:
+        """Forget a call that was not accepted, and free its key."""
+
+    def public_record(self, future: ClaimableFuture[Any]) -> object:
+        """Return the record for receivers of signals."""
+        ...
 
 
 _SIGNALS: dict[str, NamedSignal] = {
@@ -190,7 +197,9 @@ class ClaimableFuture(Future[R]):
     name: str
     key: Hashable | None
 
-    _recorder: Recorder | None = None  # not a slot: most futures have none
+    # Not slots: most futures have none of their own.
+    _recorder: Recorder | None = None
+    _attempts: int = 1
 
     def __init__(
         self,
@@ -246,7 +255,14 @@ class ClaimableFuture(Future[R]):
         return self._settle(FINISHED, result)
 
     def _fail(self, exception: BaseException) -> bool:
-        return self._settle(FINISHED, None, exception)
+        if not isinstance(exception, JobLostError):
+            return self._settle(FINISHED, None, exception)
+        snapshot, variables = self._snapshot, self._variables
+        if not self._settle(FINISHED, None, exception):
+            return False
+        record = None if self._recorder is None else self._recorder.public_record(self)
+        announce(signals.job_lost, self, snapshot, variables, record=record)
+        return True
 
     def _end_cancelled(self) -> bool:
         return self._settle(CANCELLED_AND_NOTIFIED)
@@ -303,14 +319,12 @@ class ClaimableFuture(Future[R]):
             return False
         if (counter := self._counter) is not None:
             counter.settle(self, status, exception)
-        if (recorder := self._recorder) is not None:
-            recorder.keep_outcome(self, result, exception)
+        if self._recorder is not None:
+            self._recorder.keep_outcome(self, result, exception)
         self._result = result
         self._exception = exception
         self._finished = time.time()
         self._status = status  # after the result: who sees the state may read it
-        if recorder is not None:
-            recorder.has_ended(self)
         while watchers:
             try:
                 watcher = watchers.pop(0)
@@ -318,8 +332,9 @@ class ClaimableFuture(Future[R]):
                 break
             watcher(self)
         if _hear_of_success or _hear_of_failure or _hear_of_cancelling:
-            signal = signals.job_failed if exception is not None else _SIGNALS[status]
-            announce(signal, self, self._snapshot, self._variables)
+            signal = _SIGNALS[status] if exception is None else signals.job_failed
+            if not isinstance(exception, JobLostError):  # which has a signal of its own
+                announce(signal, self, self._snapshot, self._variables)
         # Let go of what the call held.
         self._snapshot = self._variables = None
         self._interrupter = self._followed = self._queued = None
@@ -334,5 +349,6 @@ class ClaimableFuture(Future[R]):
 
 
 def has_watchers(future: ClaimableFuture[Any]) -> bool:
-    """Return whether anything but the rights to a call is in its list of watchers."""
-    return any(not isinstance(each, _Ticket) for each in list(future._watchers))
+    """Return whether anything but the rights to a call, and its recorder, is among its watchers."""
+    own = future._recorder
+    return any(not isinstance(each, _Ticket) and each is not own for each in list(future._watchers))

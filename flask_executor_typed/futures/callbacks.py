@@ -66,10 +66,12 @@ def announce(
     future: _HasContexts,
     snapshot: ContextSnapshot | None,
     variables: Context | None,
+    **facts: object,
 ) -> None:
     """Send a signal about the call of ``future``, with contexts like those of the call."""
     if signal.receivers and snapshot is not None:
-        Callback(partial(signals.announce, signal, snapshot.app), snapshot, variables)(future)
+        send = partial(signals.announce, signal, snapshot.app, **facts)
+        Callback(send, snapshot, variables)(future)
 
 
 def app_of(future: _HasContexts) -> Flask | None:

@@ -11,13 +11,22 @@ from weakref import WeakSet
 
 from typing_extensions import TypeVar as TypeVarWithDefault
 
-from ..errors import DuplicateKeyError
+from ..errors import DuplicateKeyError, StoreError
 from ..runtime.forks import in_child
 from .chaining import follow
 from .keys import FutureKey, plain_key
+from .progress import Progress
 from .proxy import FutureProxy, Status
 
-__all__ = ("FutureCollection", "OnDuplicate", "ReadableFuture", "claim_key", "release_key")
+__all__ = (
+    "FutureCollection",
+    "OnDuplicate",
+    "ReadableFuture",
+    "SharedKeys",
+    "claim_key",
+    "release_key",
+    "share_keys",
+)
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -38,6 +47,32 @@ class ReadableFuture(Protocol[R_co]):
     def exception(self, timeout: float | None = None) -> BaseException | None: ...
 
 
+class SharedKeys(Protocol):
+    """The keys that all server processes know, for one executor in one app."""
+
+    def claim(
+        self, future: FutureProxy[Any], key: Hashable, on_duplicate: OnDuplicate
+    ) -> tuple[bool, FutureProxy[Any] | None]:
+        """Give a key to a future in all processes. Returns whether the key is one of theirs, and
+        the future to join.
+
+        Raises:
+            DuplicateKeyError: another job has the key.
+            StoreError: keys must be shared, and cannot be now.
+        """
+        ...
+
+    def find(self, key: Hashable) -> FutureProxy[Any] | None:
+        """Return the future that has a key. Raises ``StoreError``."""
+        ...
+
+    def pop(self, key: Hashable) -> FutureProxy[Any] | None:
+        """Free a key, and return its future. Raises ``StoreError``."""
+        ...
+
+    def count_keys(self) -> int: ...
+
+
 class FutureCollection(Generic[T]):
     """Futures by key, a bounded number of them. Every method may be called from any thread.
 
@@ -51,15 +86,22 @@ class FutureCollection(Generic[T]):
         """Futures kept at most; ``None`` keeps them all."""
         self._futures: OrderedDict[Hashable, Future[Any]] = OrderedDict()  # guarded by _lock
         self._lock = threading.RLock()  # reentrant: a key's __eq__ or a finalizer may come back
+        self._shared: Callable[[], SharedKeys | None] = _nothing_shared
         _collections.add(self)
 
     def __len__(self) -> int:
-        return len(self._futures)
+        shared = self._shared()
+        return len(self._futures) + (0 if shared is None else shared.count_keys())
 
-    def __contains__(self, future: object) -> bool:
-        """Whether this *future* is kept, under whatever key. For a key, use :meth:`get`."""
+    def __contains__(self, item: object) -> bool:
+        """Return whether this *future* is kept, under whatever key, or this key is in use."""
+        if not isinstance(item, Future):
+            return self._get(item) is not None
         with self._lock:
-            return any(kept is future for kept in self._futures.values())
+            if any(kept is item for kept in self._futures.values()):
+                return True
+        key = item.key if isinstance(item, FutureProxy) else None
+        return key is not None and self._get(key) is item
 
     @overload
     def add(self, future_key: FutureKey[R], future: ReadableFuture[R]) -> None: ...
@@ -81,8 +123,16 @@ class FutureCollection(Generic[T]):
     def pop(self, future_key: Hashable) -> FutureProxy[T] | None: ...
     def pop(self, future_key: Any) -> FutureProxy[Any] | None:
         """Forget a key and return its future, or ``None``."""
+        key, found = plain_key(future_key), None
+        if (shared := self._shared()) is not None:
+            try:
+                found = shared.pop(key)
+            except StoreError:
+                if key not in self._futures:
+                    raise
         with self._lock:
-            return _as_proxy(self._futures.pop(plain_key(future_key), None))
+            kept = self._futures.pop(key, None)
+        return _as_proxy(kept) if found is None else found
 
     @overload
     def get(self, future_key: FutureKey[R]) -> FutureProxy[R] | None: ...
@@ -93,8 +143,17 @@ class FutureCollection(Generic[T]):
         return _as_proxy(self._get(future_key))
 
     def _get(self, future_key: object) -> Future[Any] | None:
+        key = plain_key(future_key)
+        if (shared := self._shared()) is not None:
+            # First: a key that this process keeps may be another process's by now.
+            try:
+                if (found := shared.find(key)) is not None:
+                    return found
+            except StoreError:
+                if key not in self._futures:
+                    raise  # it may be in use
         with self._lock:
-            return self._futures.get(plain_key(future_key))
+            return self._futures.get(key)
 
     @overload
     def result(self, future_key: FutureKey[R], timeout: float | None = None) -> R | None: ...
@@ -164,6 +223,15 @@ class FutureCollection(Generic[T]):
         return None if future is None else future.status
 
     @overload
+    def progress(self, future_key: FutureKey[Any]) -> Progress | None: ...
+    @overload
+    def progress(self, future_key: Hashable) -> Progress | None: ...
+    def progress(self, future_key: Any) -> Progress | None:
+        """Like :attr:`FutureProxy.progress`."""
+        future = self.get(future_key)
+        return None if future is None else future.progress
+
+    @overload
     def add_done_callback(
         self, future_key: FutureKey[R], fn: Callable[[FutureProxy[R]], object]
     ) -> None: ...
@@ -183,14 +251,39 @@ class FutureCollection(Generic[T]):
         return None if future is None else future._state
 
 
+def share_keys(futures: FutureCollection[Any], shared: Callable[[], SharedKeys | None]) -> None:
+    """Have keys looked up where all processes see them, if ``shared()`` returns such a place."""
+    futures._shared = shared
+
+
+def _nothing_shared() -> None:
+    return None
+
+
 def claim_key(
-    futures: FutureCollection[Any], key: object, future: Future[Any], on_duplicate: OnDuplicate
+    futures: FutureCollection[Any],
+    key: object,
+    future: Future[Any],
+    on_duplicate: OnDuplicate,
+    shared: SharedKeys | None = None,
 ) -> FutureProxy[Any] | None:
     """Keep ``future``, or return the one to join. One step: of two claims, one comes second.
 
     Whatever it raises, :func:`release_key` undoes it.
+
+    Args:
+        futures: Where it is kept.
+        key: Its key.
+        future: The future.
+        on_duplicate: As for :meth:`Executor.using`.
+        shared: The keys of all processes, for a future whose call is recorded.
     """
     key = plain_key(key)
+    if shared is not None and isinstance(future, FutureProxy):
+        future.key = key  # before it is kept, or release_key() would not find it
+        is_shared, joined = shared.claim(future, key, on_duplicate)
+        if is_shared:
+            return joined
     with futures._lock:
         kept = futures._futures.get(key)
         if kept is not None:
@@ -213,7 +306,9 @@ def claim_key(
 
 
 def release_key(futures: FutureCollection[Any], future: FutureProxy[Any]) -> None:
-    """Undo the claim of a future whose call was refused."""
+    """Undo the claim of a future whose call was refused, and its record."""
+    if future._recorder is not None:
+        future._recorder.is_refused(future)
     with futures._lock:
         if futures._futures.get(future.key) is future:
             del futures._futures[future.key]

@@ -13,7 +13,8 @@ from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from weakref import WeakValueDictionary
 
 from ..errors import JobLostError, UnsupportedError
 from ..runtime.forks import in_child
@@ -26,14 +27,19 @@ from .waiters import Awaiter, Blocked
 from .watching import steps_of
 
 __all__ = (
+    "Facts",
     "FutureProxy",
     "Status",
     "add_default_callback",
     "block_until_done",
+    "facts_of",
     "future_with_id",
     "id_of",
     "is_waited_for",
+    "named_future",
+    "named_futures",
     "record_with",
+    "recorder_of",
     "wait_here_with",
 )
 
@@ -90,6 +96,9 @@ class FutureProxy(ClaimableFuture[R]):
     def id(self) -> str:
         """A name for this call that nobody can guess, of 22 characters that are safe in a URL."""
         future_id = id_of(self)
+        if future_id not in _named:
+            with shared_lock():
+                _named[future_id] = self
         if self._recorder is not None:
             self._recorder.is_named(self)  # other processes are to find it from now on
         return future_id
@@ -203,6 +212,8 @@ class FutureProxy(ClaimableFuture[R]):
             raise self._cannot_be_killed()
         else:
             self._cancel_requested = True
+            if self._recorder is not None:
+                self._recorder.has_changed(self)
             if running is not None:
                 running.ask()
         return self.cancelled()
@@ -294,7 +305,7 @@ class FutureProxy(ClaimableFuture[R]):
 
     def set_exception(self, exception: BaseException | None) -> None:
         """Settle the future with an exception. For executors, like :meth:`set_result`."""
-        if not self._settle(FINISHED, None, exception):
+        if not (self._settle(FINISHED) if exception is None else self._fail(exception)):
             raise InvalidStateError(f"{self.status}: {self!r}")
 
     # -- asyncio ---------------------------------------------------------------------------------
@@ -358,6 +369,37 @@ def id_of(future: FutureProxy[Any]) -> str:
     return future._id
 
 
+_named: WeakValueDictionary[str, FutureProxy[Any]] = WeakValueDictionary()
+"""The futures of this process whose id was read, by id. Items are set under shared_lock()."""
+
+
+def named_future(future_id: str) -> FutureProxy[Any] | None:
+    """Return the future of this process that has an id, if that was read and it is not garbage."""
+    return _named.get(future_id)
+
+
+def named_futures() -> list[FutureProxy[Any]]:
+    """Return the futures of this process whose ids were read, the oldest first."""
+    with shared_lock():
+        return list(_named.values())
+
+
+class Facts(NamedTuple):
+    """What a record has of a future, besides what users see."""
+
+    attempts: int
+    is_held: bool
+    cancel_requested: bool
+
+
+def facts_of(future: FutureProxy[Any]) -> Facts:
+    return Facts(future._attempts, future._held, future._cancel_requested)
+
+
+def recorder_of(future: FutureProxy[Any]) -> Recorder | None:
+    return future._recorder
+
+
 def is_waited_for(future: FutureProxy[Any]) -> bool:
     """Return whether anything is to be called at the end of a call, or at its progress."""
     return has_watchers(future) or bool(future._progress_watchers)
@@ -366,6 +408,7 @@ def is_waited_for(future: FutureProxy[Any]) -> bool:
 def record_with(future: FutureProxy[Any], recorder: Recorder) -> None:
     """Have the changes of a call, which no worker knows of yet, recorded."""
     future._recorder = recorder
+    future._watchers.insert(0, recorder)
 
 
 def future_with_id(name: str, future_id: str, key: Hashable | None) -> FutureProxy[Any]:

@@ -8,6 +8,8 @@ before it:
 - protocol: the operations of a store
 - owners: which process this is, and which others are alive
 - memory, sqlite, redis: the stores
+- job_records: what users ask for, here or of all processes
+- local: the records of an app without a store
 - recording: the record of one job of this process
 - remote: futures of jobs that other processes run
 - client: the records of one executor in one app
@@ -15,13 +17,15 @@ before it:
 
 from __future__ import annotations
 
-import re
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
+from ..config import without_password
 from ..errors import ConfigError
+from .job_records import JobRecords, Records
+from .local import LocalNote, LocalRecords
 from .protocol import Store
 from .records import CancelAnswer, JobError, JobProblem, JobRecord, JobStatus, ResultState
 
@@ -34,14 +38,20 @@ __all__ = (
     "JobError",
     "JobProblem",
     "JobRecord",
+    "JobRecords",
     "JobStatus",
+    "LocalNote",
+    "LocalRecords",
+    "Records",
     "ResultState",
     "Store",
     "open_store",
-    "without_password",
 )
 
-_EXPECTED = "'sqlite:///jobs.db' (in the instance folder), 'sqlite:////absolute/path.db', or None"
+_EXPECTED = (
+    "'sqlite:///jobs.db' (in the instance folder), 'sqlite:////absolute/path.db', "
+    "'redis://host:6379/0', 'rediss://...', 'unix:///path/to/redis.sock', or None"
+)
 
 
 def open_store(
@@ -114,8 +124,3 @@ def _open_redis(key: str, url: str, shown: str, ttl: float) -> RedisStore:
         return RedisStore(url, shown, ttl)
     except (TypeError, ValueError):
         raise ConfigError(key, shown, "an address as redis.from_url() takes it") from None
-
-
-def without_password(url: str) -> str:
-    """Return a store's URL for people: what may hold a secret is left out."""
-    return re.sub(r"://.*@", "://***@", url.partition("?")[0])

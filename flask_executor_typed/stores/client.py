@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Generator, Hashable, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import Any, cast
@@ -32,6 +32,7 @@ from ..runtime.exit import ClosableThreads
 from ..runtime.forks import in_child
 from ..runtime.logs import log_exception
 from ..runtime.threads import start_thread
+from .encoding import encode_key
 from .owners import Leases, is_dead, this_process
 from .protocol import Listener, Owner, Query, Store
 from .recording import Codec, Recording
@@ -128,6 +129,7 @@ class StoreClient(ClosableThreads):
         self._look_is_due = False
         """Set by any thread; the client's own clears it, and then looks at what is waited for."""
         self._down_since = 0.0  # time.monotonic(); 0.0: the store works
+        self._has_warned = False  # of a key that cannot be shared
         self._dropped = 0  # records, while it does not
         self._owners: Mapping[str, Owner] = {}  # as they were read last
         # Times of time.monotonic().
@@ -145,7 +147,6 @@ class StoreClient(ClosableThreads):
         *,
         user: str | None = None,
         labels: Mapping[str, str] | None = None,
-        held: bool = False,
         has_key: bool = False,
     ) -> Recording:
         """Record a call from now on, which no worker knows of yet.
@@ -154,7 +155,6 @@ class StoreClient(ClosableThreads):
             future: The call's.
             user: Whose job it is.
             labels: Texts to find it by.
-            held: It waits for an event, which may never come.
             has_key: :meth:`claim` comes next, and writes the first row.
         """
         recording = Recording(
@@ -165,19 +165,11 @@ class StoreClient(ClosableThreads):
             user=user,
             labels=labels,
         )
-        recording.held = held
         record_with(future, recording)
         self._open[future] = recording
         if not has_key:
             self.mark(future, soon=False)
         return recording
-
-    def unhold(self, future: FutureProxy[Any]) -> None:
-        """Note that the event has come which a call waited for."""
-        recording = self._open.get(future)
-        if recording is not None:
-            recording.held = False
-            self.mark(future, soon=False)
 
     def refuse(self, future: FutureProxy[Any]) -> None:
         """Forget a call that was not accepted, unless other processes may have seen it."""
@@ -244,30 +236,42 @@ class StoreClient(ClosableThreads):
     # -- keys ------------------------------------------------------------------------------------
 
     def claim(
-        self, future: FutureProxy[Any], key: Hashable, text: str, on_duplicate: OnDuplicate
-    ) -> FutureProxy[Any] | None:
-        """Give a key to a call, in all processes, or return the future to join.
+        self, future: FutureProxy[Any], key: Hashable, on_duplicate: OnDuplicate
+    ) -> tuple[bool, FutureProxy[Any] | None]:
+        recording, text = self._open[future], self._text_of(key)
+        if text is not None:
+            try:
+                return True, self._claim(future, recording, key, text, on_duplicate)
+            except StoreError:
+                if self.settings.strict:
+                    raise
+            recording.key = text  # which it gets, if it is free, when the record is written
+        self.mark(future, soon=False)
+        return False, None
 
-        Raises:
-            DuplicateKeyError: another job has the key.
-            StoreError: the store cannot be used.
-        """
-        recording = self._open[future]
+    def _claim(
+        self,
+        future: FutureProxy[Any],
+        recording: Recording,
+        key: Hashable,
+        text: str,
+        on_duplicate: OnDuplicate,
+    ) -> FutureProxy[Any] | None:
         recording.key = text
         while True:
             try:
-                self._check_up()
-                self._register()
-                kept = self.store.claim(recording.row(future), on_duplicate)
+                with self._asking():
+                    self._register()
+                    kept = self.store.claim(recording.row(future), on_duplicate)
+                    if kept is None:
+                        recording.is_written = True
+                        with self._lock:
+                            self._known[id_of(future)] = future
+                        return None
+                    kept = self._with_owner_alive(kept)
             except BaseException:
                 recording.key = None
                 raise
-            if kept is None:
-                recording.is_written = True
-                with self._lock:
-                    self._known[id_of(future)] = future
-                return None
-            kept = self._with_owner_alive(kept)
             if kept is None or (kept.done and on_duplicate == "join"):
                 continue  # purged, or lost with its process: now the key is free
             recording.key = None
@@ -276,22 +280,37 @@ class StoreClient(ClosableThreads):
                 raise DuplicateKeyError(key)
             return self._future_of(kept)
 
-    def find(self, text: str) -> FutureProxy[Any] | None:
-        """Return the future of the job that has a key."""
-        self._check_up()
-        row = self.store.find(self.settings.space, text)
-        row = None if row is None else self._with_owner_alive(row)
+    def _text_of(self, key: Hashable) -> str | None:
+        text = encode_key(key)
+        if text is None and not self._has_warned:
+            self._has_warned = True
+            self._log(
+                logging.WARNING,
+                "keys of %s stay in the process that submits them if they are not texts, numbers, "
+                "bytes, UUIDs, dates, or tuples of these, as %r is not",
+                self._label,
+                type(key).__name__,
+            )
+        return text
+
+    def find(self, key: Hashable) -> FutureProxy[Any] | None:
+        if (text := encode_key(key)) is None:
+            return None
+        with self._asking():
+            row = self.store.find(self.settings.space, text)
+            row = None if row is None else self._with_owner_alive(row)
         return None if row is None else self._future_of(row)
 
-    def pop(self, text: str) -> FutureProxy[Any] | None:
-        """Free a key, and return the future of the job that had it."""
-        self._check_up()
-        row = self.store.pop(self.settings.space, text)
+    def pop(self, key: Hashable) -> FutureProxy[Any] | None:
+        if (text := encode_key(key)) is None:
+            return None
+        with self._asking():
+            row = self.store.pop(self.settings.space, text)
         return None if row is None else self._future_of(row)
 
     def count_keys(self) -> int:
-        self._check_up()
-        return self.store.count_keys(self.settings.space)
+        with self._asking():
+            return self.store.count_keys(self.settings.space)
 
     # -- records of all processes ----------------------------------------------------------------
 
@@ -303,19 +322,19 @@ class StoreClient(ClosableThreads):
         return self.codec.result_of(row) if row.result_state == "stored" else None
 
     def page(self, query: Query) -> list[JobRecord]:
-        self._check_up()
-        return [record_of(row) for row in self.store.page(self.settings.space, query)]
+        with self._asking():
+            return [record_of(row) for row in self.store.page(self.settings.space, query)]
 
     def counts(self, user: str | None) -> Mapping[JobStatus, int]:
-        self._check_up()
-        counts = self.store.counts(self.settings.space, user)
+        with self._asking():
+            counts = self.store.counts(self.settings.space, user)
         return cast("Mapping[JobStatus, int]", counts)
 
     def purge(self, older_than: float) -> int:
-        self._check_up()
         before, removed = time.time() - older_than, 0
-        while step := self.store.purge(self.settings.space, finished_before=before):
-            removed += step
+        with self._asking():
+            while step := self.store.purge(self.settings.space, finished_before=before):
+                removed += step
         return removed
 
     def future(self, job_id: str) -> FutureProxy[Any] | None:
@@ -342,17 +361,17 @@ class StoreClient(ClosableThreads):
             if future.done():
                 return "cannot"
             return "cancelled" if future.cancel(kill=kill) else "asked"
-        self._check_up()
         before = self.read(job_id)
         if before is None:
             return None
         if before.done:
             return "cannot"
-        asked = self.store.ask_to_cancel(job_id, time.time(), kill=kill)
         end = time.monotonic() + timeout
-        while asked is not None and not asked.done and time.monotonic() < end:
-            time.sleep(_POLLS[0][1])
-            asked = self.store.get([job_id]).get(job_id)
+        with self._asking():
+            asked = self.store.ask_to_cancel(job_id, time.time(), kill=kill)
+            while asked is not None and not asked.done and time.monotonic() < end:
+                time.sleep(_POLLS[0][1])
+                asked = self.store.get([job_id]).get(job_id)
         if asked is None or not asked.done:
             return "asked"
         return "cancelled" if asked.status == "cancelled" else "cannot"
@@ -360,10 +379,10 @@ class StoreClient(ClosableThreads):
     # -- what remote futures need ----------------------------------------------------------------
 
     def read(self, job_id: str) -> Row | None:
-        self._check_up()
-        row = self.store.get([job_id], results=True).get(job_id)
-        is_ours = row is not None and row.space == self.settings.space
-        return self._with_owner_alive(row) if row is not None and is_ours else None
+        with self._asking():
+            row = self.store.get([job_id], results=True).get(job_id)
+            is_ours = row is not None and row.space == self.settings.space
+            return self._with_owner_alive(row) if row is not None and is_ours else None
 
     def outcome_of(self, row: Row) -> tuple[Any, BaseException | None]:
         if row.status == "lost":
@@ -421,9 +440,18 @@ class StoreClient(ClosableThreads):
 
     # -- the store's state -----------------------------------------------------------------------
 
-    def _check_up(self) -> None:
+    @contextlib.contextmanager
+    def _asking(self) -> Generator[None, None, None]:
+        """Ask the store, unless it could not be used a moment ago: then nothing waits for it."""
         if self._down_since:
             raise StoreError(self.store.url, "it could not be used a moment ago; it is tried again")
+        try:
+            yield
+        except UnstorableError:
+            raise
+        except StoreError as error:
+            self._goes_down(error)
+            raise
 
     def _goes_down(self, error: StoreError) -> None:
         """Leave the store to the thread, which tries it until it works."""
@@ -515,6 +543,7 @@ class StoreClient(ClosableThreads):
         if self._down_since:
             if now < self._next_try:
                 return
+            self._register()
             self._beat()
             self._flush()
             self._is_up_again()

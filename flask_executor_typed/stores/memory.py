@@ -125,6 +125,7 @@ class MemoryStore:
             return False
         for column in _WRITTEN:
             setattr(old, column, getattr(row, column))
+        old.cancel = max(old.cancel, row.cancel)
         self._changed(old)
         return True
 

@@ -139,8 +139,8 @@ class Store(Protocol):
         """Insert rows, or replace what is known of them, and return the ids that were refused.
 
         A row is refused if the record is final, has another owner, or is not older than the row.
-        ``version``, ``cancel`` and the key are the store's: an inserted row gets its key if that is
-        free.
+        ``version`` and the key are the store's: an inserted row gets its key if that is free.
+        ``cancel`` never shrinks.
 
         Raises:
             UnstorableError: the database refuses the content of one of the rows; none is written.

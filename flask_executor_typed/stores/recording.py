@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..errors import JobLostError
-from ..futures import FutureProxy, id_of
+from ..futures import FutureProxy, facts_of, id_of
 from ..signing import JobSigner
 from .encoding import (
     Failure,
@@ -21,7 +21,7 @@ from .encoding import (
     full_name,
 )
 from .protocol import Owner
-from .records import FINAL, LOST, ResultState, Row
+from .records import FINAL, LOST, JobRecord, ResultState, Row, record_of
 
 __all__ = ("Codec", "Recording", "Recordings")
 
@@ -90,6 +90,9 @@ class Recordings(Protocol):
     def mark(self, future: FutureProxy[Any], *, soon: bool) -> None:
         """Have the record written within 20 ms, or a few."""
 
+    def refuse(self, future: FutureProxy[Any]) -> None:
+        """Forget a call that was not accepted, unless its record is written."""
+
     def moves(self, future: FutureProxy[Any]) -> None:
         """Have the progress written, less often."""
 
@@ -106,9 +109,7 @@ class Recording:
 
     __slots__ = (
         "_steps",
-        "attempts",
         "executor",
-        "held",
         "is_written",
         "key",
         "labels",
@@ -126,7 +127,6 @@ class Recording:
         *,
         space: str,
         executor: str,
-        key: str | None = None,
         user: str | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> None:
@@ -135,11 +135,9 @@ class Recording:
         """The process under whose name the record is written; after a burial there is another."""
         self.space: str = space
         self.executor: str = executor
-        self.key: str | None = key
+        self.key: str | None = None
         self.user: str | None = user
         self.labels: Mapping[str, str] = labels or {}
-        self.held: bool = False
-        self.attempts: int = 1
         self.outcome: Outcome | None = None
         self.is_written: bool = False
         """Whether other processes can find the record."""
@@ -160,8 +158,14 @@ class Recording:
     def keep_outcome(self, future: Any, result: object, exception: BaseException | None) -> None:
         self.outcome = self.writer.codec.outcome_of(id_of(future), result, exception)
 
-    def has_ended(self, future: Any) -> None:
+    def __call__(self, future: Any) -> None:
         self.writer.mark(future, soon=True)
+
+    def is_refused(self, future: Any) -> None:
+        self.writer.refuse(future)
+
+    def public_record(self, future: Any) -> JobRecord:
+        return record_of(self.row(future))
 
     # -- rows ------------------------------------------------------------------------------------
 
@@ -173,7 +177,7 @@ class Recording:
             status = future.status
             outcome = self.outcome if status in FINAL else None
             started, finished = future.started_at, future.finished_at
-            progress = future.progress
+            progress, facts = future.progress, facts_of(future)
         row = Row(
             id=id_of(future),
             space=self.space,
@@ -184,12 +188,13 @@ class Recording:
             server=self.owner.server,
             status=status,
             step=step,
-            attempts=self.attempts,
+            attempts=facts.attempts,
             submitted=future.submitted_at.timestamp(),
             started=None if started is None else started.timestamp(),
             user=self.user,
             labels=json.dumps(dict(self.labels)),
-            held=int(self.held and status == "pending"),
+            held=int(facts.is_held and status == "pending"),
+            cancel=int(facts.cancel_requested),
         )
         if progress is not None:
             row.progress_done = progress.done

@@ -25,6 +25,7 @@ __all__ = (
     "JobStatus",
     "ResultState",
     "Row",
+    "error_of",
     "record_of",
     "utc",
 )
@@ -58,7 +59,7 @@ class JobError:
     """Why a job failed, or was lost."""
 
     type: str
-    """The exception's class with its module: ``"ValueError"``, ``"myapp.errors.PaymentError"``."""
+    """The exception's class with its module, as ``"myapp.PaymentError"``, or ``"ValueError"``."""
 
     message: str
     traceback: str
@@ -84,13 +85,13 @@ class JobRecord:
     started_at: datetime | None
     finished_at: datetime | None
     server: str
-    """The process that the job belongs to, to show to a person: ``"host:pid"``."""
+    """``"host:pid"`` of the process that the job belongs to."""
 
     user: str | None
     labels: Mapping[str, str]
     error: JobError | None
     result: Any
-    """``None`` as long as :attr:`result_state` is not ``"stored"``, and in lists."""
+    """``None`` as long as ``result_state`` is not ``"stored"``, and in lists."""
 
     result_state: ResultState
     cancel_requested: bool
@@ -205,9 +206,8 @@ def record_of(row: Row, result: Any = None) -> JobRecord:
     """Return a row for users. ``result``: what its result stands for."""
     error = None
     if row.error_type is not None:
-        problem = None if row.problem is None else JobProblem(**json.loads(row.problem))
-        error = JobError(
-            row.error_type, row.error_message or "", row.error_traceback or "", problem
+        error = error_of(
+            row.error_type, row.error_message or "", row.error_traceback or "", row.problem
         )
     labels: dict[str, str] = json.loads(row.labels)
     return JobRecord(
@@ -231,6 +231,12 @@ def record_of(row: Row, result: Any = None) -> JobRecord:
         version=row.version,
         log_tail=row.log_tail,
     )
+
+
+def error_of(kind: str, message: str, traceback: str, problem: str | None) -> JobError:
+    """Return an error with its problem, which is a JSON object."""
+    parsed = None if problem is None else JobProblem(**json.loads(problem))
+    return JobError(kind, message, traceback, parsed)
 
 
 def utc(seconds: float) -> datetime:

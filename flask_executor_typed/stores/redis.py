@@ -273,7 +273,8 @@ if not old then
 end
 local is_late = tonumber(old.step) >= tonumber(row.step)
 if old.finished or old.owner ~= row.owner or is_late then return 0 end
-for _, name in ipairs({'seq', 'cancel', 'key', 'submitted'}) do row[name] = old[name] end
+for _, name in ipairs({'seq', 'key', 'submitted'}) do row[name] = old[name] end
+row.cancel = math.max(tonumber(old.cancel), tonumber(row.cancel))
 row.version = old.version + 1
 keep(row)
 for _, name in ipairs(call('HKEYS', P .. 'job:' .. row.id)) do

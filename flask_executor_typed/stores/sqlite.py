@@ -121,7 +121,8 @@ _SELECT_ALL = f"SELECT {', '.join(COLUMNS)} FROM fet1_jobs"
 _INSERT = f"INSERT INTO fet1_jobs ({', '.join(COLUMNS)}) VALUES ({', '.join('?' for _ in COLUMNS)})"
 _UPSERT = (
     _INSERT
-    + " ON CONFLICT (id) DO UPDATE SET version = version + 1, "
+    + " ON CONFLICT (id) DO UPDATE SET version = version + 1,"
+    + " cancel = max(cancel, excluded.cancel), "
     + ", ".join(f"{name} = excluded.{name}" for name in COLUMNS if name not in _KEPT_BY_THE_STORE)
     + " WHERE owner IS excluded.owner AND finished IS NULL AND step < excluded.step"
 )

@@ -212,7 +212,7 @@ class JobsBlueprint(Blueprint):
         return Visit(call, name_of(view), limit=limit, keep_cookies=keep_cookies)
 
     def _submit(self, visit: Visit, is_async: bool) -> FutureProxy[InTime | RecordedResponse]:
-        executor = self._executor.using(name=visit.name)
+        executor = self._executor.using(name=visit.name, record=False)
         try:
             return executor.submit(visit.run_async if is_async else visit.run)
         except UnpicklableError as error:
