@@ -112,6 +112,12 @@ def test_several_processes_must_be_mended_if_a_view_uses_keys_and_are_a_hint_oth
     )
 
 
+def test_several_processes_that_share_a_store_are_fine(app: Flask, tmp_path: Path) -> None:
+    app.config["EXECUTOR_STORE"] = f"sqlite:///{tmp_path}/jobs.db"
+    with Executor(app):
+        assert "several-processes" not in found(app, Deployment(processes=4))
+
+
 @pytest.mark.usefixtures("executor")
 def test_threads_that_the_server_does_not_run_must_be_mended(app: Flask) -> None:
     findings = found(app, Deployment(server="uWSGI", threads=False))
@@ -361,9 +367,10 @@ def test_doctor_prints_what_must_be_mended_first_and_ends_with_1(app: Flask) -> 
         "warning: 2 server processes, but keys live in one process's memory. A poll that reaches "
         "another\n"
         "         process won't find its job.\n"
-        "         Use one process with threads (gunicorn --workers 1 --threads 16), or have jobs "
-        "write their\n"
-        "         results where all processes find them. [several-processes]\n"
+        "         Set EXECUTOR_STORE = 'sqlite:///jobs.db', which the processes of one machine "
+        "share, or a\n"
+        "         Redis; or use one process with threads (gunicorn --threads 16). "
+        "[several-processes]\n"
         "\n"
     )
     assert "Server: uWSGI, processes: 2, from --server.\n" in ran.output

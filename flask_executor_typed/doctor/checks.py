@@ -167,7 +167,8 @@ def _of_server(
             must_mend=False,
         )
     processes = deployment.processes
-    if processes is not None and processes > 1:
+    has_stores = all(each.state_of(app).config.store for each in executors_of(app))
+    if processes is not None and processes > 1 and not has_stores:
         views = sorted(_views_that_keep_futures(app))
         named = ", ".join(views)
         yield finding(
@@ -175,8 +176,8 @@ def _of_server(
             f"{processes} server processes, but keys live in one process's memory. A poll that "
             "reaches another process won't find its job."
             + (f" These views use keys: {named}." if views else ""),
-            "Use one process with threads (gunicorn --workers 1 --threads 16), or have jobs write "
-            "their results where all processes find them.",
+            "Set EXECUTOR_STORE = 'sqlite:///jobs.db', which the processes of one machine share, "
+            "or a Redis; or use one process with threads (gunicorn --threads 16).",
             must_mend=bool(views),
         )
     try:

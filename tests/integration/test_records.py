@@ -1,0 +1,94 @@
+"""Jobs that each of four server processes knows, by records in SQLite or Redis."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from ..conftest import until
+from ..helpers.services import redis_server
+from .conftest import PATIENCE, Server, ServerFactory, stop_cleanly
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def server(
+    request: pytest.FixtureRequest,
+    serve: ServerFactory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Server]:
+    monkeypatch.setenv("RECORDED_FOLDER", str(tmp_path))
+    module = "tests.integration.recorded"
+    start = partial(serve, "--workers", "4", "--threads", "8", module=module)
+    if request.param == "sqlite":
+        monkeypatch.setenv("RECORDED_STORE", "sqlite:///jobs.db")
+        yield start()
+    else:
+        with redis_server() as redis:
+            monkeypatch.setenv("RECORDED_STORE", f"redis://127.0.0.1:{redis.port}/0")
+            yield start()
+
+
+def ask(server: Server, method: str, path: str) -> Any:
+    # A connection of its own, so that any of the processes may accept it.
+    response = httpx.request(method, server.url + path, timeout=PATIENCE, trust_env=False)
+    assert response.is_success, f"{response.status_code}\n{server.log}"
+    return response.json()
+
+
+def ask_each(server: Server, method: str, path: str, *, least: int = 3) -> list[Any]:
+    """Ask until ``least`` processes have answered, and many times at once."""
+    answers: list[Any] = []
+
+    def enough() -> bool:
+        with ThreadPoolExecutor(12) as pool:
+            answers.extend(pool.map(lambda _: ask(server, method, path), range(24)))
+        return len({answer["process"] for answer in answers}) >= least
+
+    until(enough, PATIENCE)
+    return answers
+
+
+def test_one_job_is_joined_seen_and_awaited_in_every_process(
+    server: Server, tmp_path: Path
+) -> None:
+    joined = ask_each(server, "POST", "/join/report")
+    (job_id,) = {answer["id"] for answer in joined}
+    until(lambda: ask(server, "GET", "/poll/report")["message"] == "half", PATIENCE)
+    assert all(answer["result"] is None for answer in ask_each(server, "GET", "/poll/report"))
+    (tmp_path / "report-may-end").touch()
+    results = [answer["result"] for answer in ask_each(server, "GET", f"/wait/{job_id}")]
+    assert {result["key"] for result in results} == {"report"}
+    assert len({result["process"] for result in results}) == 1
+    assert (tmp_path / "runs").read_text("utf-8").splitlines() == ["report"]
+    stop_cleanly(server)
+
+
+def test_a_thousand_jobs_are_each_accounted_for_once(server: Server, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(10) as pool:
+        batches = list(pool.map(lambda _: ask(server, "POST", "/many/100")["ids"], range(10)))
+    ids = {job_id for batch in batches for job_id in batch}
+    assert len(ids) == 1000
+    until(lambda: ask(server, "GET", "/counts").get("succeeded") == 1000, PATIENCE)
+    runs = (tmp_path / "runs").read_text("utf-8").splitlines()
+    assert sorted(runs) == sorted(f"number {number}" for number in range(100) for _ in range(10))
+
+
+def test_job_of_a_killed_process_is_lost_and_this_is_told_once(server: Server) -> None:
+    job_id, process = ask(server, "POST", "/join/never").values()
+    status: Callable[[], object] = lambda: ask(server, "GET", f"/jobs/{job_id}")["status"]  # noqa: E731
+    until(lambda: status() == "running", PATIENCE)
+    os.kill(process, signal.SIGKILL)
+    until(lambda: status() == "lost", PATIENCE)
+    until(lambda: f"[{job_id}] is lost" in server.log, PATIENCE)
+    assert {answer["status"] for answer in ask_each(server, "GET", f"/jobs/{job_id}")} == {"lost"}
+    assert server.log.count(f"[{job_id}] is lost") == 1
+    assert ask(server, "POST", "/join/never")["id"] != job_id  # its key is free
