@@ -26,7 +26,7 @@ bool_future: FutureProxy[bool] = FutureProxy()
 str_future: FutureProxy[str] = FutureProxy()
 foreign: concurrent.futures.Future[int] = concurrent.futures.Future()
 
-Status = Literal["pending", "running", "succeeded", "failed", "cancelled"]
+Status = Literal["pending", "running", "succeeded", "failed", "cancelled", "lost"]
 
 # -- which collection ------------------------------------------------------------------------------
 

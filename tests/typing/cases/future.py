@@ -53,7 +53,9 @@ assert_type(future.key, Hashable | None)
 assert_type(future.submitted_at, datetime)
 assert_type(future.started_at, datetime | None)
 assert_type(future.finished_at, datetime | None)
-assert_type(future.status, Literal["pending", "running", "succeeded", "failed", "cancelled"])
+assert_type(
+    future.status, Literal["pending", "running", "succeeded", "failed", "cancelled", "lost"]
+)
 assert_type(future.set_running_or_notify_cancel(), bool)
 assert_type(FutureProxy[int](), FutureProxy[int])
 assert_type(FutureProxy[int]("name").result(), int)
