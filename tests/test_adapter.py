@@ -18,7 +18,7 @@ from flask import Flask, g
 
 from flask_executor_typed import ConfigError, Executor, JobLostError
 
-from . import working
+from .apps import working
 from .conftest import TIMEOUT
 from .helpers.scripts import run_script
 from .helpers.workers import START, make_processes
@@ -145,7 +145,7 @@ def test_jobs_of_a_pool_that_broke_are_lost_and_the_next_call_gets_another_pool(
 
 def test_app_that_cannot_be_loaded_is_told_by_each_job() -> None:
     app = working.create_app(
-        EXECUTOR_TYPE=make_processes, EXECUTOR_APP="tests.working:create_no_app"
+        EXECUTOR_TYPE=make_processes, EXECUTOR_APP="tests.apps.working:create_no_app"
     )
     with Executor(app) as executor:
         for _ in range(2):

@@ -29,7 +29,7 @@ from flask_executor_typed import (
 )
 from flask_executor_typed.calls import Capacity
 
-from . import processes
+from .apps import processes
 from .conftest import TIMEOUT, until
 from .helpers.scripts import Ended, has_fork, run_script
 

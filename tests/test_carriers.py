@@ -27,8 +27,8 @@ from flask_executor_typed import ConfigError, Executor, carriers
 from flask_executor_typed.backends.pickling import load_carried
 from flask_executor_typed.calls import Carriers
 
-from . import carrying
-from .carrying import FAILING, JOBS, Broken, Value, create_app, happened, see, value
+from .apps import carrying
+from .apps.carrying import FAILING, JOBS, Broken, Value, create_app, happened, see, value
 from .conftest import TIMEOUT
 
 ROOT = Path(__file__).parent.parent
@@ -401,10 +401,10 @@ def test_the_argument_replaces_the_setting(app: Flask) -> None:
 @pytest.mark.parametrize(
     ("setting", "names"),
     [
-        (["tests.carrying:carrier", Value("b")], ["value", "b"]),
-        (("tests.carrying:carrier",), ["value"]),
-        ("tests.carrying:carrier", ["value"]),
-        (" tests.carrying:carrier , tests.carrying:other,", ["value", "other"]),
+        (["tests.apps.carrying:carrier", Value("b")], ["value", "b"]),
+        (("tests.apps.carrying:carrier",), ["value"]),
+        ("tests.apps.carrying:carrier", ["value"]),
+        (" tests.apps.carrying:carrier , tests.carrying:other,", ["value", "other"]),
         ("", []),
         ([], []),
     ],
@@ -454,7 +454,7 @@ def test_what_is_no_list_of_carriers_is_refused_with_the_reason(
 
 
 def test_one_name_as_an_argument_is_refused(app: Flask) -> None:
-    given: Any = "tests.carrying:carrier"
+    given: Any = "tests.apps.carrying:carrier"
     with pytest.raises(ValueError, match="this is no list"):
         Executor(app, carriers=given)
 

@@ -37,7 +37,7 @@ from flask_executor_typed import (
 )
 from flask_executor_typed.backends import Capabilities
 
-from . import working
+from .apps import working
 from .conftest import TIMEOUT
 from .helpers.workers import START, until
 

@@ -205,13 +205,13 @@ def test_worker_processes_without_an_app_are_a_hint(app: Flask) -> None:
 
 def test_app_that_workers_cannot_load_is_found_by_starting_one(app: Flask) -> None:
     app.config["EXECUTOR_TYPE"] = "process"
-    app.config["EXECUTOR_APP"] = "tests.processes:missing"
+    app.config["EXECUTOR_APP"] = "tests.apps.processes:missing"
     with Executor(app):
         assert not found(app)  # check() starts nothing
         findings = found(app, load_app=True)
         assert mends(findings) == {"app-not-loadable"}
-        assert "EXECUTOR_APP='tests.processes:missing'" in findings["app-not-loadable"].what
-    app.config["EXECUTOR_APP"] = "tests.processes:app"
+        assert "EXECUTOR_APP='tests.apps.processes:missing'" in findings["app-not-loadable"].what
+    app.config["EXECUTOR_APP"] = "tests.apps.processes:app"
     with Executor(app):
         assert not found(app, load_app=True)
 

@@ -35,7 +35,7 @@ from flask_executor_typed import (
     job_succeeded,
 )
 
-from . import faulty
+from .apps import faulty
 from .conftest import TIMEOUT
 
 SECONDS = 5.0
@@ -76,7 +76,7 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     kind: str = request.param
     settings: dict[str, Any] = {}
     if "process" in kind:
-        settings = {"EXECUTOR_TYPE": "process", "EXECUTOR_APP": "tests.faulty:create_app"}
+        settings = {"EXECUTOR_TYPE": "process", "EXECUTOR_APP": "tests.apps.faulty:create_app"}
     app = faulty.create_app(**settings)
     executor = faulty.executor
     with executor:

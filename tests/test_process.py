@@ -27,10 +27,10 @@ from flask_executor_typed import (
 from flask_executor_typed.backends import pickling, process_call
 from flask_executor_typed.calls import Call
 
-from . import processes
+from .apps import processes
+from .apps.processes import cube, cube_soon
 from .conftest import TIMEOUT
 from .helpers.scripts import Ended, run_script
-from .processes import cube, cube_soon
 
 
 @pytest.fixture(scope="module")

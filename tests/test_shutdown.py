@@ -32,7 +32,7 @@ from flask_executor_typed.loops import thread as loop_thread
 from flask_executor_typed.runtime import exit as exit_module
 from flask_executor_typed.runtime.exit import CLEANUP
 
-from . import working
+from .apps import working
 from .conftest import TIMEOUT
 from .helpers.held import Held
 from .helpers.scripts import in_time
@@ -607,7 +607,7 @@ def test_process_that_never_has_loaded_its_app_is_killed(
     monkeypatch.setenv("LOADS_FOREVER", str(tmp_path / "pid"))
     app = Flask("loads")
     app.config["EXECUTOR_TYPE"] = "process"
-    app.config["EXECUTOR_APP"] = "tests.working:create_app_forever"
+    app.config["EXECUTOR_APP"] = "tests.apps.working:create_app_forever"
     app.config["EXECUTOR_START_METHOD"] = "spawn"  # a fork server has an older environment
     executor = Executor(app)
     future = executor.submit(os.getpid)

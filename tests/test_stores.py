@@ -23,7 +23,7 @@ from flask_executor_typed.stores.sqlite import SqliteStore
 
 from .conftest import TIMEOUT
 from .helpers.services import RedisServer, redis_server
-from .stores import SPACE, empty_redis, owner_of, row_of
+from .helpers.stores import SPACE, empty_redis, owner_of, row_of
 
 DATABASES = ("sqlite", "redis")
 KINDS = ("memory", *DATABASES)

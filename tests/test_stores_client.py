@@ -32,7 +32,7 @@ from flask_executor_typed.stores.recording import Codec
 from flask_executor_typed.stores.records import JobRecord, Row
 
 from .conftest import TIMEOUT, until
-from .stores import SPACE
+from .helpers.stores import SPACE
 
 SETTINGS = Settings(space=SPACE, executor="executor", lease=0.3)
 

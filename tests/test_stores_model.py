@@ -25,7 +25,7 @@ from flask_executor_typed.stores.redis import RedisStore
 from flask_executor_typed.stores.sqlite import SqliteStore
 
 from .helpers.services import RedisServer, redis_server
-from .stores import SPACE, empty_redis, owner_of, row_of
+from .helpers.stores import SPACE, empty_redis, owner_of, row_of
 
 pytest.importorskip("hypothesis")
 

@@ -14,7 +14,7 @@ from flask_executor_typed.stores import owners
 from flask_executor_typed.stores.owners import Leases, is_dead, this_process
 
 from .conftest import TIMEOUT, until
-from .stores import owner_of
+from .helpers.stores import owner_of
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells on Linux alone")
 

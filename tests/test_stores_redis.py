@@ -22,7 +22,7 @@ from flask_executor_typed.stores.redis import RedisStore
 
 from .conftest import TIMEOUT
 from .helpers.services import RedisServer, redis_server
-from .stores import SPACE, empty_redis, owner_of, row_of
+from .helpers.stores import SPACE, empty_redis, owner_of, row_of
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from flask_executor_typed.stores.records import COLUMNS
 from flask_executor_typed.stores.sqlite import SqliteStore
 
 from .conftest import TIMEOUT
-from .stores import SPACE, owner_of, row_of
+from .helpers.stores import SPACE, owner_of, row_of
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no forks")
 

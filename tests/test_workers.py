@@ -14,11 +14,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
-from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -44,10 +42,10 @@ from flask_executor_typed.backends.runner import RETURNED
 from flask_executor_typed.backends.wire import PROGRESS, Message, Reader
 from flask_executor_typed.runtime.exit import drain
 
-from . import working
+from .apps import working
+from .apps.working import serving
 from .conftest import TIMEOUT
-from .helpers.scripts import Ended, run_python
-from .helpers.workers import START, is_alive, until, until_dead
+from .helpers.workers import START, is_alive, run_main, until, until_dead
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +61,6 @@ def executor(app: Flask) -> Executor:
     if len(working.executor._states) > 1:
         gc.collect()  # apps of other tests: an app refers to itself
     return working.executor
-
-
-@contextmanager
-def serving(**settings: object) -> Generator[Executor, None, None]:
-    """An executor with other settings, and an app and workers of its own."""
-    app = working.create_app(**settings)
-    with Executor(app) as executor:
-        yield executor
 
 
 def in_view(app: Flask, fn: Callable[[], Any], path: str = "/en/things/7", **given: Any) -> Any:
@@ -321,10 +311,10 @@ def test_logger_of_the_app_works_in_the_worker(capfd: pytest.CaptureFixture[str]
     ("name", "reason"),
     [
         ("no.such.module:app", "Could not import 'no.such.module'"),
-        ("tests.working:no_such_name", "no_such_name"),
-        ("tests.working:create_no_app", "RuntimeError: there is no database"),
-        ("tests.working:create_no_app_and_a_thread", "RuntimeError: there is no database"),
-        ("tests.working:exit_and_create_no_app", "SystemExit: DATABASE is not set"),
+        ("tests.apps.working:no_such_name", "no_such_name"),
+        ("tests.apps.working:create_no_app", "RuntimeError: there is no database"),
+        ("tests.apps.working:create_no_app_and_a_thread", "RuntimeError: there is no database"),
+        ("tests.apps.working:exit_and_create_no_app", "SystemExit: DATABASE is not set"),
     ],
 )
 def test_app_that_cannot_be_loaded_is_told_to_each_job_at_once(name: str, reason: str) -> None:
@@ -354,31 +344,9 @@ def test_every_start_method_works_and_leaves_no_process(method: str) -> None:
     assert not is_alive(processes[0])
 
 
-SCRIPT = """
-import os, sys, time, warnings
-from flask import Flask
-from flask_executor_typed import Executor
-from tests import working
-
-warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process that has threads
-
-
-def main(method):
-    app = working.create_app(EXECUTOR_START_METHOD=method)
-    executor = working.executor
-"""
-
 methods = pytest.mark.parametrize(
     "method", [method for method in ("forkserver", "spawn", "fork") if hasattr(os, "fork")]
 )
-
-
-def run_main(path: Path, method: str, body: str, start: str = "") -> Ended:
-    script = path / "script.py"
-    main = dedent(body).replace("\n", "\n    ")
-    guarded = f'if __name__ == "__main__":\n    main({method!r})\n'
-    script.write_text(f"{SCRIPT}{main}\n\n{dedent(start)}\n\n{guarded}")
-    return run_python(str(script))
 
 
 @methods

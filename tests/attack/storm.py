@@ -24,7 +24,7 @@ from pathlib import Path
 from flask_executor_typed import Executor, FutureProxy, JobLostError
 from flask_executor_typed.backends.process import ProcessBackend
 
-from .. import working
+from ..apps import working
 
 HANGS_AFTER = 300.0
 """Seconds without any call that ends; a machine may be twenty times slower than another."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ..test_workers import serving
+from ..apps.working import serving
 from .storm import Storm
 
 

@@ -28,11 +28,10 @@ from flask_executor_typed.backends.wire import Message, Reader, dump
 from flask_executor_typed.backends.worker_process import Trouble, WorkerProcess
 from flask_executor_typed.runtime.threads import start_thread
 
-from .. import working
+from ..apps import attacked, working
+from ..apps.working import serving
 from ..helpers.scripts import run_python
-from ..helpers.workers import START, is_alive, until, until_dead
-from ..test_workers import run_main, serving
-from . import attacked
+from ..helpers.workers import START, is_alive, run_main, until, until_dead
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 has_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
@@ -47,7 +46,7 @@ def backend_of(executor: Executor) -> ProcessBackend:
 @contextmanager
 def serving_slowly(folder: Path, **settings: object) -> Generator[Executor, None, None]:
     """Only the first of the workers is up before there is a file ``go``."""
-    app = f"tests.attack.attacked:create_app_slowly({str(folder)!r})"
+    app = f"tests.apps.attacked:create_app_slowly({str(folder)!r})"
     with serving(EXECUTOR_APP=app, **settings) as executor:
         yield executor
 
@@ -113,7 +112,7 @@ def test_call_whose_worker_starts_is_cancelled_and_nothing_waits_for_the_start(
 
 def test_exit_does_not_wait_for_a_worker_for_which_there_is_no_call(tmp_path: Path) -> None:
     (tmp_path / "first").touch()
-    app = f"tests.attack.attacked:create_app_slowly({str(tmp_path)!r})"
+    app = f"tests.apps.attacked:create_app_slowly({str(tmp_path)!r})"
     ended = run_main(
         tmp_path,
         "forkserver",
@@ -150,7 +149,7 @@ def test_lost_call_that_waits_for_another_worker_can_be_cancelled(tmp_path: Path
 
 
 def test_lost_call_is_run_again_by_a_worker_that_is_up(tmp_path: Path) -> None:
-    app = f"tests.attack.attacked:create_app_slowly({str(tmp_path)!r})"
+    app = f"tests.apps.attacked:create_app_slowly({str(tmp_path)!r})"
     with serving(EXECUTOR_APP=app, EXECUTOR_MAX_WORKERS=2) as executor:
         paths = [tmp_path / name for name in "ab"]
         (tmp_path / "go").touch()
@@ -195,7 +194,7 @@ def test_start_that_takes_too_long_is_named_and_ended_and_its_calls_fail(
 def test_start_that_fails_costs_no_call_while_a_worker_is_up(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    app = f"tests.attack.attacked:create_app_once({str(tmp_path)!r})"
+    app = f"tests.apps.attacked:create_app_once({str(tmp_path)!r})"
     with serving(EXECUTOR_APP=app, EXECUTOR_MAX_WORKERS=2) as executor:
         first = executor.submit(working.write_and_wait, tmp_path / "pid", tmp_path / "end")
         until((tmp_path / "pid").exists)
@@ -213,7 +212,7 @@ def test_app_that_cannot_be_loaded_fails_all_that_waits_and_what_comes_just_then
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "first").touch()
-    app = f"tests.attack.attacked:create_app_once({str(tmp_path)!r})"
+    app = f"tests.apps.attacked:create_app_once({str(tmp_path)!r})"
     monkeypatch.setattr(process, "_LOAD_AGAIN_AFTER", 3600.0)
     with serving(EXECUTOR_APP=app, EXECUTOR_LOG_EXCEPTIONS=False) as executor:
         futures = [executor.submit(working.pid) for _ in range(3)]
@@ -410,7 +409,7 @@ def test_forked_workers_have_their_own_sockets_and_no_others(tmp_path: Path) -> 
         import threading
         from contextlib import suppress
         from flask_executor_typed.backends import worker_process
-        from tests.attack import attacked
+        from tests.apps import attacked
 
         start, all_are_here = worker_process.start_process, threading.Barrier(4)
 
@@ -617,7 +616,7 @@ def test_modules_that_a_start_needs_are_imported_when_the_backend_is(tmp_path: P
     script.write_text(
         dedent("""
         import sys
-        from tests import working
+        from tests.apps import working
 
         if __name__ == "__main__":
             app = working.create_app()

@@ -1,4 +1,4 @@
-"""Wait for worker processes, and look whether they are alive."""
+"""Wait for worker processes, look whether they are alive, and run scripts that start them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from textwrap import dedent
 
 from .. import conftest
 from ..conftest import TIMEOUT
+from .scripts import Ended, run_python
 
 START = 6 * TIMEOUT
 """Seconds for what may have to start a process, on a busy machine."""
@@ -34,3 +36,27 @@ def is_alive(process: int) -> bool:
 def make_processes() -> ProcessPoolExecutor:
     # Not by fork, which the standard library of Python 3.12 warns of.
     return ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
+
+
+SCRIPT = """
+import os, sys, time, warnings
+from flask import Flask
+from flask_executor_typed import Executor
+from tests.apps import working
+
+warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process that has threads
+
+
+def main(method):
+    app = working.create_app(EXECUTOR_START_METHOD=method)
+    executor = working.executor
+"""
+
+
+def run_main(path: Path, method: str, body: str, start: str = "") -> Ended:
+    """Run ``body`` as the main function of a script, with an executor for worker processes."""
+    script = path / "script.py"
+    main = dedent(body).replace("\n", "\n    ")
+    guarded = f'if __name__ == "__main__":\n    main({method!r})\n'
+    script.write_text(f"{SCRIPT}{main}\n\n{dedent(start)}\n\n{guarded}")
+    return run_python(str(script))

@@ -33,8 +33,8 @@ COMMANDS = {
         *("gunicorn", "--config", "tests/integration/gunicorn_conf.py", "--bind", "fd://{fd}"),
         *("{options}", "{module}:app"),
     ),
-    "waitress": ("tests.integration.serve", "waitress", "{module}", "{fd}", "{options}"),
-    "uvicorn": ("tests.integration.serve", "uvicorn", "{module}", "{fd}", "{options}"),
+    "waitress": ("tests.helpers.serve", "waitress", "{module}", "{fd}", "{options}"),
+    "uvicorn": ("tests.helpers.serve", "uvicorn", "{module}", "{fd}", "{options}"),
     "hypercorn": ("hypercorn", "--bind", "fd://{fd}", "{options}", "{module}:app"),
 }
 
@@ -113,9 +113,7 @@ def serve(tmp_path: Path) -> Iterator[ServerFactory]:
     """Start a server with these options; what a test does not stop is killed after it."""
     servers: list[Server] = []
 
-    def start(
-        *options: str, server: str = "gunicorn", module: str = "tests.integration.served"
-    ) -> Server:
+    def start(*options: str, server: str = "gunicorn", module: str = "tests.apps.served") -> Server:
         if importlib.util.find_spec(server) is None:
             pytest.skip(f"{server} is not installed")
         log = tmp_path / f"server-{len(servers)}.log"

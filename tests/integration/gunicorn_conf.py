@@ -6,7 +6,7 @@ import os
 def when_ready(_: object) -> None:
     """In the master, before it forks: use what the forks use too."""
     if os.environ.get("SERVED_WARM"):
-        from tests.integration.served import crunch
+        from tests.apps.served import crunch
 
         assert crunch.submit(os.getpid).result() != os.getpid()
 

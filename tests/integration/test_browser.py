@@ -27,7 +27,7 @@ MILLISECONDS = PATIENCE * 1000
 @pytest.fixture
 def server(serve: ServerFactory) -> Server:
     options = ("--workers", "1", "--threads", "8")
-    return serve(*options, module="tests.integration.served_jobs")
+    return serve(*options, module="tests.apps.served_jobs")
 
 
 @contextmanager

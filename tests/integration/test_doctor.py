@@ -12,7 +12,7 @@ from .conftest import COMMANDS, PATIENCE, Server, ServerFactory
 
 @pytest.fixture(autouse=True)
 def serve_doctored(monkeypatch: pytest.MonkeyPatch) -> None:
-    command = (*COMMANDS["gunicorn"][:-1], "tests.integration.doctored:app")
+    command = (*COMMANDS["gunicorn"][:-1], "tests.apps.doctored:app")
     monkeypatch.setitem(COMMANDS, "gunicorn", command)
     monkeypatch.delenv("WEB_CONCURRENCY", raising=False)
     monkeypatch.delenv("GUNICORN_CMD_ARGS", raising=False)

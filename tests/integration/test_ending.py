@@ -32,7 +32,7 @@ CASES = [
 
 def start(serve: ServerFactory, name: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
     monkeypatch.setenv("ENDING_FILE", str(file))
-    module = "tests.integration.ending"
+    module = "tests.apps.ending"
     return serve(*SERVERS[name], server=name.partition(" ")[0], module=module)
 
 
@@ -73,7 +73,7 @@ def test_200_of_200_jobs_run_once_although_workers_are_recycled(
 ) -> None:
     monkeypatch.setenv("ENDING_FILE", str(tmp_path / "file"))
     options = ("--max-requests", "20", *SERVERS[name])
-    server = serve(*options, module="tests.integration.ending")
+    server = serve(*options, module="tests.apps.ending")
     for number in range(200):
         get(server, f"/numbered/{number}")
     stop_cleanly(server)
@@ -86,7 +86,7 @@ def test_uvicorn_kills_itself_by_sigterm_unless_the_program_handles_that(
     serve: ServerFactory, by: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ENDING_FILE", str(tmp_path / "file"))
-    server = serve(server="uvicorn", module="tests.integration.ending")
+    server = serve(server="uvicorn", module="tests.apps.ending")
     get(server, "/plain")
     status = server.stop(by)
     assert leaves_nothing_behind(server), server.log

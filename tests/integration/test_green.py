@@ -45,9 +45,7 @@ def serve_green(
     skip_unless_installed("gunicorn")
     skip_unless_installed(library, worker=f"g{library}")
     command = ("gunicorn", "--config", "tests/integration/green_conf.py", "--bind", "fd://{fd}")
-    monkeypatch.setitem(
-        COMMANDS, "gunicorn", (*command, "{options}", "tests.integration.greened:app")
-    )
+    monkeypatch.setitem(COMMANDS, "gunicorn", (*command, "{options}", "tests.apps.greened:app"))
     # What eventlet itself warns of when it is imported.
     monkeypatch.setenv("PYTHONWARNINGS", "ignore")
 
@@ -192,7 +190,7 @@ def test_patched_program_runs_all_its_jobs_before_it_ends(library: str) -> None:
         library,
         f"{PATCHES[library]}\n"
         "import time\n"
-        "from tests.integration.greened import executor\n"
+        "from tests.apps.greened import executor\n"
         "def nap(number): time.sleep(0.05); print(number)\n"
         "for number in range(20): executor.submit(nap, number)\n",
     )
@@ -205,7 +203,7 @@ def test_program_that_patches_only_sockets_keeps_its_coroutine_jobs() -> None:
     ran = run(
         "gevent",
         "from gevent import monkey; monkey.patch_all(thread=False)\n"
-        "from tests.integration.greened import asyncio, executor\n"
+        "from tests.apps.greened import asyncio, executor\n"
         "print(executor.submit(asyncio.sleep, 0, 7).result(30))\n",
     )
     assert ran.returncode == 0, ran.stderr

@@ -26,7 +26,7 @@ def server(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Server]:
     monkeypatch.setenv("RECORDED_FOLDER", str(tmp_path))
-    module = "tests.integration.recorded"
+    module = "tests.apps.recorded"
     start = partial(serve, "--workers", "4", "--threads", "8", module=module)
     if request.param == "sqlite":
         monkeypatch.setenv("RECORDED_STORE", "sqlite:///jobs.db")

@@ -27,7 +27,7 @@ def client_of(server: Server) -> httpx.Client:
 @pytest.fixture(params=WITH_THREADS)
 def server(request: pytest.FixtureRequest, serve: ServerFactory) -> Iterator[Server]:
     name: str = request.param
-    server = serve(*WITH_THREADS[name], server=name, module="tests.integration.served_jobs")
+    server = serve(*WITH_THREADS[name], server=name, module="tests.apps.served_jobs")
     yield server
     assert "Traceback" not in server.log
 
@@ -88,7 +88,7 @@ def test_a_slow_view_is_late_and_cancelled(server: Server) -> None:
 
 def test_a_worker_that_answers_one_request_at_a_time_refuses_events(serve: ServerFactory) -> None:
     options = ("--workers", "1", "--worker-class", "sync")
-    server = serve(*options, module="tests.integration.served_jobs")
+    server = serve(*options, module="tests.apps.served_jobs")
     with client_of(server) as client:
         address = client.post("/start/e").headers["Location"]
         assert client.get(f"{address}/events").status_code == 503

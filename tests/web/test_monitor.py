@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from flask_executor_typed.web.monitor import failures_of, times_of
 
-from .records import NOON, record
+from ..helpers.records import NOON, record
 
 
 def test_failures_are_counted_by_function_in_ever_longer_spans() -> None:

@@ -11,7 +11,7 @@ from flask_executor_typed import Progress
 from flask_executor_typed.web.pages import ShownJob, duration, time_ago, time_tag
 from flask_executor_typed.web.schema import document_of
 
-from .records import NOON, record
+from ..helpers.records import NOON, record
 
 
 def shown(links: tuple[str, ...] = (), **changes: Any) -> ShownJob:

@@ -15,7 +15,7 @@ from flask_executor_typed.stores import JobError, JobProblem
 from flask_executor_typed.web import job_schema, problem_schema
 from flask_executor_typed.web.schema import document_of
 
-from .records import NOON, record
+from ..helpers.records import NOON, record
 
 
 def checked(**changes: Any) -> Any:

@@ -17,7 +17,7 @@ from flask import Flask
 
 from flask_executor_typed import current_job
 
-from .. import working
+from . import working
 
 
 def create_app_slowly(folder: str) -> Flask:

@@ -8,7 +8,7 @@ from typing import Any
 from flask_executor_typed.stores.protocol import Owner
 from flask_executor_typed.stores.records import Row
 
-from .helpers.services import RedisServer
+from .services import RedisServer
 
 SPACE = "app"
 

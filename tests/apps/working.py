@@ -8,7 +8,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from secrets import token_hex
@@ -31,7 +32,7 @@ def create_app(**settings: object) -> Flask:
     config: dict[str, object] = {
         "GREETING": "hello",
         "EXECUTOR_TYPE": "process",
-        "EXECUTOR_APP": "tests.working:create_app",
+        "EXECUTOR_APP": "tests.apps.working:create_app",
         "EXECUTOR_MAX_WORKERS": 1,
         "EXECUTOR_PUSH_REQUEST_CONTEXT": True,
     }
@@ -48,6 +49,14 @@ def create_app(**settings: object) -> Flask:
         return f"{lang} {number}"
 
     return app
+
+
+@contextmanager
+def serving(**settings: object) -> Generator[Executor, None, None]:
+    """An executor with other settings, and an app and workers of its own."""
+    app = create_app(**settings)
+    with Executor(app) as executor:
+        yield executor
 
 
 def create_no_app() -> Flask:

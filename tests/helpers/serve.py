@@ -1,4 +1,4 @@
-"""``python -m tests.integration.serve NAME MODULE DESCRIPTOR``: a server without such a command.
+"""``python -m tests.helpers.serve NAME MODULE DESCRIPTOR``: a server without such a command.
 
 NAME is waitress or uvicorn, MODULE has the app, DESCRIPTOR is that of a socket that listens.
 """
