@@ -27,7 +27,8 @@ LAYERS: tuple[set[str], ...] = (
     {"async_views", "backends", "map"},
     {"app_state", "jobs"},
     {"executor"},
-    {"current_job", "doctor", "web"},
+    {"current_job", "web"},
+    {"doctor"},
     {"__init__"},
 )
 

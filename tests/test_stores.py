@@ -592,7 +592,7 @@ def test_a_job_that_no_worker_has_taken_is_cancelled_at_once(store: Store) -> No
 def test_pages_are_newest_first_and_filtered(store: Store) -> None:
     store.write(
         [
-            row_of("a", user="ann", name="report"),
+            row_of("a", user="ann", name="report", executor="own"),
             row_of("b", user="bob", name="mail", labels='{"tenant": "x", "odd \\" key": "1"}'),
             row_of("c", user="ann", name="mail", status="running"),
             row_of("d", user="ann", listed=0),
@@ -603,6 +603,7 @@ def test_pages_are_newest_first_and_filtered(store: Store) -> None:
     assert ids(store.page(SPACE, Query(user="ann"))) == ["c", "a"]
     assert ids(store.page(SPACE, Query(user="ann", name="report"))) == ["a"]
     assert ids(store.page(SPACE, Query(status="running"))) == ["c"]
+    assert ids(store.page(SPACE, Query(executor="own"))) == ["a"]
     assert ids(store.page(SPACE, Query(label=("tenant", "x")))) == ["b"]
     assert ids(store.page(SPACE, Query(label=('odd " key', "1")))) == ["b"]
     assert ids(store.page(SPACE, Query(label=("tenant", "y")))) == []

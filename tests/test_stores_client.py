@@ -428,6 +428,17 @@ def test_the_jobs_of_a_dead_process_are_lost_and_told_once(
     assert caplog.text.count("is lost: the process") == 5
 
 
+def test_a_page_shows_the_jobs_of_a_dead_process_as_lost(
+    processes: Processes, here: StoreClient, there: StoreClient
+) -> None:
+    lives, dies = job(there), job(here)
+    ids = [dies.id, lives.id]
+    die(here, processes)
+    assert [each.status for each in there.page(Query())] == ["lost", "pending"]
+    assert [each.id for each in there.page(Query())] == ids
+    assert there.page(Query(status="pending"))[0].id == lives.id
+
+
 def test_a_key_of_a_dead_process_is_free_to_join(
     processes: Processes, here: StoreClient, there: StoreClient
 ) -> None:

@@ -11,6 +11,7 @@ import click
 from flask import current_app
 from flask.cli import with_appcontext
 
+from . import jobs
 from .checks import Finding, examine, status
 from .server import Deployment, look
 
@@ -116,4 +117,4 @@ def _status(as_json: bool) -> None:
     )
 
 
-COMMANDS: dict[str, click.Command] = {"doctor": _doctor, "status": _status}
+COMMANDS: dict[str, click.Command] = {"doctor": _doctor, "status": _status, **jobs.COMMANDS}

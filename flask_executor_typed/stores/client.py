@@ -323,7 +323,12 @@ class StoreClient(ClosableThreads):
 
     def page(self, query: Query) -> list[JobRecord]:
         with self._asking():
-            return [record_of(row) for row in self.store.page(self.settings.space, query)]
+            rows = self.store.page(self.settings.space, query)
+            owners = {row.owner: row for row in rows if not row.done}
+            # A list, so that each dead owner is buried: its jobs are lost, which changes the page.
+            if [row for row in owners.values() if self._with_owner_alive(row) is not row]:
+                rows = self.store.page(self.settings.space, query)
+        return [record_of(row) for row in rows]
 
     def counts(self, user: str | None) -> Mapping[JobStatus, int]:
         with self._asking():

@@ -56,6 +56,8 @@ class Query:
     name: str | None = None
     user: str | None = None
     label: tuple[str, str] | None = None
+    executor: str | None = None
+    """Only those of the executor with this name."""
     limit: int = 100
     before: str | None = None
     """Only records older than the one with this id; none, if there is no such record."""
@@ -266,4 +268,5 @@ def matches(row: Row, query: Query) -> bool:
         (query.status is None or row.status == query.status)
         and (query.name is None or row.name == query.name)
         and (query.user is None or row.user == query.user)
+        and (query.executor is None or row.executor == query.executor)
     )

@@ -633,8 +633,8 @@ class RedisStore:
         return list(islice(self._matching(f"{_PREFIX}{index}", query), query.limit))
 
     def _matching(self, index: str, query: Query) -> Iterable[Row]:
-        filters = (query.status, query.name, query.label)
-        count = query.limit if filters == (None, None, None) else _PAGE
+        filters = (query.status, query.name, query.label, query.executor)
+        count = query.limit if filters == (None,) * len(filters) else _PAGE
         below: Any = "+inf"
         if query.before is not None:
             with self.errors():

@@ -536,6 +536,7 @@ class SqliteStore:
             ("user = ?", query.user),
             ("status = ?", query.status),
             ("name = ?", query.name),
+            ("executor = ?", query.executor),
             ("seq < (SELECT seq FROM fet1_jobs WHERE id = ?)", query.before),
         )
         for condition, value in given:
