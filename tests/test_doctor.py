@@ -6,12 +6,14 @@ import asyncio
 import functools
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from flask_executor_typed.runtime import greenlets as green
 
 from .conftest import TIMEOUT
 from .helpers.greenlets import patch
+from .helpers.services import RedisServer, redis_server
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -116,6 +119,132 @@ def test_several_processes_that_share_a_store_are_fine(app: Flask, tmp_path: Pat
     app.config["EXECUTOR_STORE"] = f"sqlite:///{tmp_path}/jobs.db"
     with Executor(app):
         assert "several-processes" not in found(app, Deployment(processes=4))
+
+
+# -- stores ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stored(app: Flask, tmp_path: Path) -> Iterator[Executor]:
+    """An executor with a store, ``jobs.db`` in ``tmp_path``."""
+    app.config["EXECUTOR_STORE"] = f"sqlite:///{tmp_path}/jobs.db"
+    with Executor(app) as executor:
+        yield executor
+
+
+def test_old_sqlite_is_a_hint_and_a_new_one_is_fine(
+    app: Flask, stored: Executor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("flask_executor_typed.stores.sqlite._CHECKPOINTS_ARE_SAFE", False)
+    monkeypatch.setattr("sqlite3.sqlite_version", "3.40.1")
+    (finding,) = check(app)
+    assert (finding.code, finding.must_mend, finding.executor) == ("old-sqlite", False, "executor")
+    assert finding.what == (
+        "This Python has SQLite 3.40.1. Before 3.51.3 it can, very rarely, damage a file that "
+        "several processes write. Executors avoid that; other programs that write to the same "
+        "file do not."
+    )
+    monkeypatch.setattr("flask_executor_typed.stores.sqlite._CHECKPOINTS_ARE_SAFE", True)
+    assert check(app) == []
+    assert not (tmp_path / "jobs.db").exists()  # root may look, and the server could not write it
+
+
+def test_file_on_a_network_disk_must_be_mended(
+    app: Flask, stored: Executor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
+        f"45 22 0:40 / {tmp_path} rw shared:7 - nfs4 files:/export rw,vers=4.2\n",
+        "utf-8",
+    )
+    monkeypatch.setattr("flask_executor_typed.stores.disks._MOUNTS", mounts)
+    findings = found(app)
+    assert mends(findings) == {"store-on-network-disk"}
+    assert (
+        f"{tmp_path}/jobs.db is on a network disk (nfs4)" in findings["store-on-network-disk"].what
+    )
+
+
+def test_file_that_is_no_database_must_be_mended(
+    app: Flask, stored: Executor, tmp_path: Path
+) -> None:
+    (tmp_path / "jobs.db").write_text("this is no database, and long enough to see that", "utf-8")
+    findings = found(app)
+    assert mends(findings) == {"store-unusable"}
+    assert findings["store-unusable"].what == (
+        f"The job store sqlite:///{tmp_path}/jobs.db cannot be used: file is not a database. Jobs "
+        "run, but other processes do not see them."
+    )
+
+
+def test_damaged_database_must_be_mended(app: Flask, stored: Executor, tmp_path: Path) -> None:
+    job_id = stored.submit(int).id
+    assert stored.jobs.get(job_id) is not None
+    assert "store-unusable" not in found(app)
+    stored.shutdown()
+    file = tmp_path / "jobs.db"
+    file.write_bytes(file.read_bytes()[:100] + b"\xff" * 10_000)
+    stored.init_app(app)
+    assert mends(found(app)) == {"store-unusable"}
+
+
+def test_locked_file_is_a_hint(app: Flask, stored: Executor, tmp_path: Path) -> None:
+    stored.submit(int).result(TIMEOUT)
+    stored.jobs.counts()
+    other = sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    finding = found(app)["store-unusable"]
+    other.execute("ROLLBACK")
+    other.close()
+    assert not finding.must_mend
+    assert "database is locked" in finding.what
+
+
+def test_redis_that_is_down_or_evicts_records_must_be_mended(app: Flask) -> None:
+    with redis_server("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru") as redis:
+        app.config["EXECUTOR_STORE"] = redis.url
+        with Executor(app), Executor(app, name="mail"):
+            (finding,) = check(app)  # one, for both
+            assert (finding.code, finding.must_mend) == ("store-evicts", True)
+            assert "(maxmemory-policy allkeys-lru)" in finding.what
+            configure(redis, "maxmemory", "0")
+            assert not found(app)["store-evicts"].must_mend
+            configure(redis, "maxmemory-policy", "volatile-lru")
+            assert check(app) == []
+            assert keys_of(redis) == []  # it has written nothing
+            configure(redis, "maxmemory-policy", "noeviction")
+            configure(redis, "maxmemory", "1")
+            finding = found(app)["store-unusable"]
+            assert "used memory > 'maxmemory'. Jobs run, but other processes do not" in finding.what
+            redis.process.kill()
+            redis.process.wait(TIMEOUT)
+            findings = found(app)
+            assert mends(findings) == {"store-unusable"}
+            assert findings["store-unusable"].what.startswith(f"The job store {redis.url} cannot")
+
+
+def keys_of(server: RedisServer) -> list[bytes]:
+    client: Any = import_module("redis").Redis(port=server.port)
+    keys: list[bytes] = client.keys()
+    client.close()
+    return keys
+
+
+def configure(server: RedisServer, name: str, value: str) -> None:
+    client: Any = import_module("redis").Redis(port=server.port)
+    client.config_set(name, value)
+    client.close()
+
+
+def test_server_that_does_not_tell_of_forks_takes_the_store_from_its_workers(
+    app: Flask, stored: Executor
+) -> None:
+    finding = found(app, Deployment(server="uWSGI", tells_of_forks=False))["silent-forks"]
+    assert finding.what.endswith(", and a store that was used then cannot be used there.")
+
+
+# -- servers ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("executor")

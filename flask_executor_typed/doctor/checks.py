@@ -19,7 +19,7 @@ from flask import Flask
 from ..backends import ThreadBackend
 from ..callables import is_async_callable
 from ..config import ExecutorConfig, GivenExecutor, key_of, keys_of_others, unknown_keys
-from ..errors import ConfigError, GreenThreadsError
+from ..errors import ConfigError, GreenThreadsError, StoreError
 from ..executor import Executor, executors_of, itself
 from ..loops.watchdog import stack_of
 from ..runtime.frames import PACKAGE_FOLDER
@@ -91,7 +91,7 @@ def examine(
     app = itself(app)
     executors = executors_of(app)
     library = patched_by() or deployment.library
-    findings = [*_of_server(app, executors, deployment, library)]
+    findings = [*_of_server(app, executors, deployment, library), *_of_stores(app, executors)]
     for executor in executors:
         findings += _of_executor(app, executor, library, seconds, load_app)
     return sorted(findings, key=lambda finding: not finding.must_mend)
@@ -157,18 +157,20 @@ def _of_server(
             "uWSGI runs no Python threads, so jobs stand still or only run during requests.",
             "Set enable-threads = true for uWSGI.",
         )
+    configs = [executor.state_of(app).config for executor in executors]
     if not deployment.tells_of_forks:
+        of_store = any(each.store for each in configs)
         yield finding(
             "silent-forks",
             "uWSGI does not tell Python that it forks: an executor that was used while the app was "
-            "imported stands still in the workers.",
+            "imported stands still in the workers"
+            + (", and a store that was used then cannot be used there." if of_store else "."),
             "Submit nothing at import, or set py-call-osafterfork = true or lazy-apps = true for "
             "uWSGI.",
             must_mend=False,
         )
     processes = deployment.processes
-    has_stores = all(each.state_of(app).config.store for each in executors_of(app))
-    if processes is not None and processes > 1 and not has_stores:
+    if processes is not None and processes > 1 and not all(each.store for each in configs):
         views = sorted(_views_that_keep_futures(app))
         named = ", ".join(views)
         yield finding(
@@ -220,6 +222,29 @@ def _of_server(
             "Remove it, or give the executor its name: Executor(app, name=...).",
             must_mend=False,
         )
+
+
+def _of_stores(app: Flask, executors: list[Executor[Any]]) -> Iterator[Finding]:
+    """What may go wrong with the records of jobs; once for executors that share a store."""
+    clients = {
+        client.store.url: (executor.label, client.store)
+        for executor in reversed(executors)
+        if (client := executor.state_of(app).client) is not None
+    }
+    for label, store in clients.values():
+        try:
+            for each in store.hazards():
+                yield Finding(each.code, each.must_mend, label, each.what, each.cure)
+        except StoreError as error:
+            yield Finding(
+                "store-unusable",
+                "locked" not in error.reason,  # by a process that may be done in a moment
+                label,
+                f"{_sentence(str(error)).rstrip('.')}. Jobs run, but other processes do not see "
+                "them.",
+                "See that the address is right, that the database is up and whole, and that the "
+                "server's user may write to it.",
+            )
 
 
 def _sentence(text: str) -> str:

@@ -7,6 +7,7 @@ before it:
 - records: a record as users read it, and as stores keep it
 - protocol: the operations of a store
 - owners: which process this is, and which others are alive
+- disks: whether a file is on a disk of another machine
 - memory, sqlite, redis: the stores
 - job_records: what users ask for, here or of all processes
 - local: the records of an app without a store

@@ -8,12 +8,12 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from operator import attrgetter
 
 from ..futures import OnDuplicate
-from .protocol import Burial, Listener, Owner, Pulse, Query, matches
+from .protocol import Burial, Hazard, Listener, Owner, Pulse, Query, matches
 from .records import EXPIRED, LOST, NOT_IN_TIME, Row
 
 __all__ = ("MemoryStore",)
@@ -323,6 +323,9 @@ class MemoryStore:
 
     def listener(self, space: str) -> Listener:
         raise NotImplementedError("this store does not listen; ask mark()")
+
+    def hazards(self) -> Iterator[Hazard]:
+        yield from ()
 
     def close(self) -> None:
         """Nothing is open."""

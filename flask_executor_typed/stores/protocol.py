@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from ..futures import OnDuplicate
 from .records import JobStatus, Row
 
-__all__ = ("Burial", "Listener", "Owner", "Pulse", "Query", "Store", "matches")
+__all__ = ("Burial", "Hazard", "Listener", "Owner", "Pulse", "Query", "Store", "matches")
 
 Pulse = Literal["ok", "dead", "gone"]
 """``"dead"``: another process has buried this one. ``"gone"``: the store has lost its data."""
@@ -46,6 +46,23 @@ class Burial:
 
     again: list[Row] = field(default_factory=list[Row])
     """Those that had attempts left: they are pending, have no owner, and are to be published."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hazard:
+    """What may go wrong with a store where it is now."""
+
+    code: str
+    """Its name, such as ``"store-evicts"``, which is the same in every version."""
+
+    what: str
+    """What happens, in a sentence."""
+
+    cure: str
+    """What to do about it, in a sentence."""
+
+    must_mend: bool = True
+    """Whether records can be lost or damaged; else it is a hint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,6 +269,16 @@ class Store(Protocol):
 
     def listener(self, space: str) -> Listener:
         """Hear of changes. Only of stores that listen."""
+        ...
+
+    # -- the place -------------------------------------------------------------------------------
+
+    def hazards(self) -> Iterator[Hazard]:
+        """Yield what may go wrong here. Writes nothing, and makes no database.
+
+        Raises:
+            StoreError: after the last one, if records cannot be written.
+        """
         ...
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Generator, Hashable, Iterable, Sequence
+from collections.abc import Collection, Generator, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from importlib import import_module
@@ -19,7 +19,7 @@ from weakref import WeakSet
 from ..errors import StoreError, UnstorableError
 from ..futures import OnDuplicate
 from ..runtime.forks import in_child
-from .protocol import Burial, Listener, Owner, Pulse, Query, matches
+from .protocol import Burial, Hazard, Listener, Owner, Pulse, Query, matches
 from .records import COLUMNS, EXPIRED, LOST, NOT_IN_TIME, Row
 
 __all__ = ("RedisStore",)
@@ -708,6 +708,27 @@ class RedisStore:
             pubsub.close()
             raise self._redis.exceptions.TimeoutError("no answer to a subscription")
         return pubsub
+
+    # -- the place -------------------------------------------------------------------------------
+
+    def hazards(self) -> Iterator[Hazard]:
+        with self.errors():
+            memory = self._client.info("memory")
+        policy = memory.get("maxmemory_policy", "")
+        if policy.startswith("allkeys-"):
+            full = "when it is full" if memory.get("maxmemory") else "once it has a maxmemory"
+            yield Hazard(
+                "store-evicts",
+                f"Redis drops any key {full} (maxmemory-policy {policy}), also the records of "
+                "running jobs, whose results then never arrive.",
+                "Set maxmemory-policy to noeviction or volatile-lru, or use a Redis of its own: "
+                "a cache and records do not go together.",
+                must_mend=bool(memory.get("maxmemory")),
+            )
+        with self.errors():
+            # Changes nothing, and is refused where records would be: by a replica, or for want of
+            # memory.
+            self._client.setrange(f"{_PREFIX}seq", 0, b"")
 
     def close(self) -> None:
         self._client.connection_pool.disconnect()

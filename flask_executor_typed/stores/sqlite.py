@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Collection, Generator, Hashable, Iterable, Sequence
+from collections.abc import Collection, Generator, Hashable, Iterable, Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from weakref import WeakSet
 from ..errors import StoreError, UnstorableError
 from ..futures import OnDuplicate
 from ..runtime.forks import around_fork
-from .protocol import Burial, Listener, Owner, Pulse, Query
+from .disks import network_disk_of
+from .protocol import Burial, Hazard, Listener, Owner, Pulse, Query
 from .records import COLUMNS, EXPIRED, LOST, NOT_IN_TIME, Row
 
 __all__ = ("SqliteStore",)
@@ -626,6 +627,30 @@ class SqliteStore:
 
     def listener(self, space: str) -> Listener:
         raise NotImplementedError("this store does not listen; ask mark()")
+
+    # -- the place -------------------------------------------------------------------------------
+
+    def hazards(self) -> Iterator[Hazard]:
+        if (kind := network_disk_of(self._path)) is not None:
+            yield Hazard(
+                "store-on-network-disk",
+                f"{self._path} is on a network disk ({kind}), where SQLite's locks and shared "
+                "memory do not work between machines: the file can be damaged.",
+                "Put the file on a disk of this machine, or use a Redis for several machines.",
+            )
+        if not _CHECKPOINTS_ARE_SAFE:
+            yield Hazard(
+                "old-sqlite",
+                f"This Python has SQLite {sqlite3.sqlite_version}. Before 3.51.3 it can, very "
+                "rarely, damage a file that several processes write. Executors avoid that; other "
+                "programs that write to the same file do not.",
+                "Keep other programs from writing to the file, or use a Python with SQLite 3.51.3.",
+                must_mend=False,
+            )
+        if self._path.exists():
+            self.tell("")  # changes nothing, and needs all that a change needs
+        elif not os.access(self._path.parent, os.W_OK | os.X_OK):
+            raise self._error(f"no file can be made in {self._path.parent}")
 
     def close(self) -> None:
         for handle in self.handles():
