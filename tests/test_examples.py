@@ -190,7 +190,8 @@ def test_a_wrong_count_of_primes_is_noticed(
     assert "WRONG  WrongAnswer: primes: expected 13848, got 168" in capsys.readouterr().out
 
 
-def test_the_readme_code_runs_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_readme_code_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where its instance folder will be
     text = (ROOT / "README.md").read_text("utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     module = ModuleType("readme")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ import pytest
 
 from ..conftest import until
 from ..helpers.services import redis_server
-from .conftest import PATIENCE, Server, ServerFactory, stop_cleanly
+from .conftest import PATIENCE, ROOT, Server, ServerFactory, stop_cleanly
 
 
 @pytest.fixture(params=["sqlite", "redis"])
@@ -92,3 +93,40 @@ def test_job_of_a_killed_process_is_lost_and_this_is_told_once(server: Server) -
     assert {answer["status"] for answer in ask_each(server, "GET", f"/jobs/{job_id}")} == {"lost"}
     assert server.log.count(f"[{job_id}] is lost") == 1
     assert ask(server, "POST", "/join/never")["id"] != job_id  # its key is free
+
+
+def test_first_example_of_the_readme_is_right_in_every_process(
+    serve: ServerFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    first, second, *_ = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    tell_process = (
+        "import os\n"
+        "@app.after_request\n"
+        "def tell_process(response):\n"
+        "    response.headers['Process'] = os.getpid()\n"
+        "    return response\n"
+        "@app.get('/counts')\n"
+        "def counts():\n"
+        "    return dict(executor.jobs.counts())\n"
+    )
+    (tmp_path / "readme_example.py").write_text(f"{first}\n{second}\n{tell_process}", "utf-8")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), str(tmp_path))))
+    server = serve("--workers", "4", "--threads", "8", module="readme_example")
+    url = f"{server.url}/reports/2026?name=Ada"
+    assert httpx.post(url, timeout=PATIENCE, trust_env=False).status_code == 202, server.log
+    answers: dict[str, httpx.Response] = {}
+
+    def all_have_answered() -> bool:
+        with ThreadPoolExecutor(12) as pool:
+            for answer in pool.map(
+                lambda _: httpx.get(url, timeout=PATIENCE, trust_env=False), range(24)
+            ):
+                answers[answer.headers["Process"]] = answer
+        return len(answers) >= 3 and all(each.is_success for each in answers.values())
+
+    until(all_have_answered, PATIENCE)
+    report = {"status": "succeeded", "report": "report of 2026 for Ada"}
+    assert [each.json() for each in answers.values()] == [report] * len(answers)
+    assert ask(server, "GET", "/counts") == {"succeeded": 1}
+    stop_cleanly(server)
