@@ -66,12 +66,14 @@ class AppState:
         carriers: Iterable[Carrier[Any]] | None,
         executor_of: ExecutorOf,
         app: Flask,
+        capacities: WeakSet[Capacity],
         has_users: bool = False,
     ) -> None:
         self.name = name
         self.label = label
         self._app = ref(app)
         self._has_users = has_users
+        self._capacities = capacities
         self.client: StoreClient | None = None
         """What writes and reads the records of jobs, with ``EXECUTOR_STORE``."""
         self.records: Records = LocalRecords(app)
@@ -191,6 +193,7 @@ class AppState:
         self._capacity_of_loops = (
             Capacity(self.label, key, bound) if self._counts_apart else self.capacity
         )
+        self._capacities.update((self.capacity, self._capacity_of_loops))
 
     def _capacity_for(self, fn: Callable[..., object]) -> Capacity:
         """Where a call counts, if plain functions and coroutines count apart."""
@@ -334,6 +337,7 @@ class AppState:
             self._finalizer.detach()
         self.opened = None
         self._lock = threading.RLock()  # the parent may have held it
+        self._capacities.difference_update((self.capacity, self._capacity_of_loops))
         self._count_anew()
         if self.views is not None:
             self.views.forget_parent()

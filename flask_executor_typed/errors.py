@@ -21,6 +21,7 @@ __all__ = (
     "ConfigError",
     "DeadlockError",
     "DuplicateKeyError",
+    "ExecutorBusyError",
     "ExecutorClosedError",
     "ExecutorError",
     "ForkedFutureError",
@@ -142,6 +143,26 @@ class ExecutorClosedError(ExecutorError, RuntimeError):
             f"cannot submit to {self.name} after shutdown; "
             "init_app() makes the executor accept calls again"
         )
+
+
+class ExecutorBusyError(ExecutorError, TimeoutError):
+    """The jobs were not over when the time of ``wait_idle()`` was up."""
+
+    def __init__(self, executor: str, seconds: float, running: list[str]) -> None:
+        super().__init__(executor, seconds, running)
+        self.executor: str = executor
+        self.seconds: float = seconds
+        self.running: list[str] = running
+        """A description of each call and done callback that was not over."""
+
+    def __str__(self) -> str:
+        shown = "; ".join(self.running[:_SHOWN]) or "what ran then is over by now"
+        more = len(self.running) - _SHOWN
+        also = f"; and {more} more" if more > 0 else ""
+        return f"{self.executor} is not idle after {self.seconds:g} s: {shown}{also}"
+
+
+_SHOWN = 10  # of what still runs
 
 
 class QueueFullError(ExecutorError, queue.Full, ServiceUnavailable):

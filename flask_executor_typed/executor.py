@@ -5,8 +5,11 @@ The only module that touches ``app.extensions``.
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
+import contextlib
 import re
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -31,7 +34,7 @@ from typing import (
     overload,
 )
 from uuid import UUID
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from flask import Flask, copy_current_request_context, current_app, g, has_request_context
 from typing_extensions import Self, Unpack
@@ -44,7 +47,17 @@ from .app_state import AppState, Closed, close_all, drain_apart, settings_of
 from .async_views.hook import check_hook
 from .backends import ThreadBackend
 from .callables import GENERATOR, check_function, is_async_callable, name_of
-from .calls import Backoff, Call, ExecutorStats, HeldCall, Limits
+from .calls import (
+    Backoff,
+    Call,
+    Capacity,
+    ExecutorStats,
+    HeldCall,
+    Limits,
+    are_idle,
+    watching_for_idle,
+    what_runs,
+)
 from .carriers import Carrier
 from .cli import add_commands
 from .config import key_of
@@ -57,7 +70,7 @@ from .context import (
     running_call,
     without_resources,
 )
-from .errors import ExecutorClosedError, NoAppError
+from .errors import DeadlockError, ExecutorBusyError, ExecutorClosedError, NoAppError
 from .futures import (
     AsCompleted,
     FutureCollection,
@@ -79,7 +92,9 @@ from .loops import LoopResource
 from .map import MapOptions, Results
 from .options import NO_OPTIONS, carriers_given, carry_predicate, check_seconds
 from .runtime.exit import drain
+from .runtime.frames import line_of_caller
 from .runtime.logs import log_exception
+from .runtime.loop_inbox import inbox_of_running_loop
 from .stores import JobRecords, LocalNote
 
 # The rest is what Flask-Executor's module of this name has, for code that imports it from here.
@@ -182,6 +197,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         self._limits: Limits | None = None
         self._without_options: Self | None = None
         self._states: WeakKeyDictionary[Flask, AppState] = WeakKeyDictionary()
+        # Also of apps that are gone, and of settings that were replaced, while calls are left.
+        self._capacities: WeakSet[Capacity] = WeakSet()
         if app is not None:
             self.init_app(app)
 
@@ -228,6 +245,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
                 carriers=self._carriers,
                 executor_of=partial(_executor_of, name=self.name),
                 app=app,
+                capacities=self._capacities,
                 has_users=self.user is not None,
             )
             state.serve_views(app)
@@ -830,6 +848,53 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             NoAppError: as for :meth:`submit`.
         """
         return self._current()[1].stats()
+
+    def wait_idle(self, timeout: float | None = None) -> None:
+        """Wait until no call of this executor is left in this process, for any app. For tests.
+
+        The done callbacks of the calls are over then, and so are the calls that jobs and callbacks
+        have submitted. Calls that still wait for a response or a commit are not waited for.
+
+        Args:
+            timeout: Seconds to wait at most; ``None`` waits for ever.
+
+        Raises:
+            ExecutorBusyError: calls are left when time is up, which it names; a ``TimeoutError``.
+            DeadlockError: a job of this executor would wait for itself.
+        """
+        self._refuse_to_wait_for_itself()
+        capacities = list(self._capacities)
+        changed = threading.Event()
+        end = None if timeout is None else time.monotonic() + timeout
+        with watching_for_idle(capacities, changed.set):
+            while not are_idle(capacities):
+                seconds = None if end is None else end - time.monotonic()
+                if seconds is not None and seconds <= 0:
+                    raise ExecutorBusyError(self.label, timeout or 0, what_runs(capacities))
+                changed.wait(seconds)
+                changed.clear()
+
+    async def await_idle(self, timeout: float | None = None) -> None:
+        """Like :meth:`wait_idle`, without blocking the loop."""
+        self._refuse_to_wait_for_itself()
+        capacities = list(self._capacities)
+        changed = asyncio.Event()
+        inbox = inbox_of_running_loop()[1]
+        end = None if timeout is None else time.monotonic() + timeout
+        with watching_for_idle(capacities, lambda: inbox.post(changed.set)):
+            while not are_idle(capacities):
+                seconds = None if end is None else end - time.monotonic()
+                if seconds is not None and seconds <= 0:
+                    raise ExecutorBusyError(self.label, timeout or 0, what_runs(capacities))
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(changed.wait(), seconds)
+                changed.clear()
+
+    def _refuse_to_wait_for_itself(self) -> None:
+        call = running_call.get()
+        if call is not None and call.is_of(self._without_options or self):
+            reason = "and is one of them: it can never be done"
+            raise DeadlockError(line_of_caller(), "all jobs of its executor", reason)
 
     # -- jobs ------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from flask_executor_typed.errors import (
     ConfigError,
     DeadlockError,
     DuplicateKeyError,
+    ExecutorBusyError,
     ExecutorClosedError,
     ExecutorError,
     ForkedFutureError,
@@ -68,6 +69,11 @@ ERRORS: list[tuple[ExecutorError, type[Exception], str]] = [
         DeadlockError("app.py:12", "report", "which waits for this line"),
         RuntimeError,
         "app.py:12 waits for report, which waits for this line",
+    ),
+    (
+        ExecutorBusyError("executor", 5.0, ["report (pending)", "the done callback tell"]),
+        TimeoutError,
+        "executor is not idle after 5 s: report (pending); the done callback tell",
     ),
     (
         QueueFullError("executor", "EXECUTOR_MAX_PENDING", 100),

@@ -16,7 +16,14 @@ from .call import (
     is_of_another_call,
     pending_call_of,
 )
-from .capacity import Capacity, ExecutorStats, stats_of
+from .capacity import (
+    Capacity,
+    ExecutorStats,
+    are_idle,
+    stats_of,
+    watching_for_idle,
+    what_runs,
+)
 from .carrying import Carried, Carriers, CarryingCall
 from .held import HeldCall, Hold, Until
 from .limits import Backoff, Deadline, Limits
@@ -35,8 +42,11 @@ __all__ = (
     "Limits",
     "LoopServices",
     "Until",
+    "are_idle",
     "can_be_awaited",
     "is_of_another_call",
     "pending_call_of",
     "stats_of",
+    "watching_for_idle",
+    "what_runs",
 )

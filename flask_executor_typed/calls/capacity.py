@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import DeadlockError, QueueFullError
 from ..futures.base import ClaimableFuture
+from ..futures.callbacks import Callback, callbacks_of
 from ..runtime.frames import line_of_caller
 
-__all__ = ("Capacity", "ExecutorStats", "stats_of")
+__all__ = ("Capacity", "ExecutorStats", "are_idle", "stats_of", "watching_for_idle", "what_runs")
 
 _Counted = ClaimableFuture[Any]
 
@@ -66,7 +68,13 @@ class Capacity:
         self._limit = None if max_pending is None else max_pending + workers
         self._calls: dict[_Counted, None] = {}  # oldest first; with a bound, added to under _room
         self._room = threading.Condition()  # reentrant: a finalizer may settle a future meanwhile
-        self._waiting = 0  # for room; guarded by _room
+        self._waiting = 0  # for room, or for no call to be left; guarded by _room
+        self._idle_watchers: list[Callable[[], object]] = []  # guarded by _room
+        # Done callbacks that are not over, of calls that are done or will be. The callbacks of a
+        # call are added before the call is removed, and the calls that a callback submits are added
+        # before it is over, so that the work is always in one of the two.
+        self._callbacks: dict[Callback, None] = {}
+        self._callbacks_over = itertools.count()
         self._failed = itertools.count()
         self._counts = {FINISHED: itertools.count(), CANCELLED_AND_NOTIFIED: itertools.count()}
 
@@ -110,7 +118,9 @@ class Capacity:
     def settle(self, future: _Counted, status: str, exception: BaseException | None) -> None:
         """Count how a call ends. To be called before those who wait for it hear of it."""
         next(self._failed if exception is not None else self._counts[status])
-        future._counter = None
+        if future._has_callbacks:
+            for callback in callbacks_of(future):
+                self.expect(callback)
         self._calls.pop(future, None)
         if self._waiting:
             self._tell_who_waits()
@@ -119,6 +129,17 @@ class Capacity:
         """Forget a call that is done, or was not accepted."""
         future._counter = None
         self._calls.pop(future, None)
+        if self._waiting:
+            self._tell_who_waits()
+
+    def expect(self, callback: Callback) -> None:
+        """Count a done callback as work from now on."""
+        callback.counter = self
+        self._callbacks[callback] = None
+
+    def callback_is_over(self, callback: Callback) -> None:
+        next(self._callbacks_over)
+        self._callbacks.pop(callback, None)
         if self._waiting:
             self._tell_who_waits()
 
@@ -133,6 +154,9 @@ class Capacity:
         # somebody looks for who waits. So whoever is second sees what the other did.
         with self._room:
             self._room.notify()
+            if not self._calls and not self._callbacks:
+                for wake in self._idle_watchers:
+                    wake()
 
     def _has_room(self) -> bool:
         return self._limit is None or len(self._calls) < self._limit
@@ -143,6 +167,32 @@ class Capacity:
             return self._room.wait_for(self._has_room, min(seconds, threading.TIMEOUT_MAX))
         finally:
             self._waiting -= 1
+
+    def watch_for_idle(self, wake: Callable[[], object]) -> None:
+        """Have ``wake()`` called whenever no call and no callback is left, until it is forgotten.
+
+        From any thread, which must not be blocked by it.
+        """
+        with self._room:
+            self._waiting += 1
+            self._idle_watchers.append(wake)
+
+    def forget_idle_watcher(self, wake: Callable[[], object]) -> None:
+        with self._room:
+            self._waiting -= 1
+            self._idle_watchers.remove(wake)
+
+    def is_empty(self) -> bool:
+        """Return whether no call and no callback is left, as far as two looks can tell."""
+        return not self._calls and not self._callbacks
+
+    def over(self) -> int:
+        """Return how many calls and callbacks are over."""
+        return sum(self.ended()) + _taken(self._callbacks_over)
+
+    def callbacks(self) -> list[Callback]:
+        """Return the done callbacks that are not over."""
+        return list(self._callbacks)
 
     def calls(self) -> list[_Counted]:
         """The calls that are not done, oldest first. In one step, since others come and go."""
@@ -171,6 +221,46 @@ def stats_of(capacities: Iterable[Capacity], workers: int, loops: int) -> Execut
         loops=loops,
         oldest_pending_age=max(0.0, time.time() - min(waiting)) if waiting else 0.0,
     )
+
+
+def are_idle(capacities: Iterable[Capacity]) -> bool:
+    """Return whether no call is left in any of them, nor a done callback."""
+    # Work moves: a callback may submit to an executor that was looked at before, and end before it
+    # is looked at itself. But then something is over that was not. If nothing has ended between the
+    # first look and the last, then what is there at the last look was there all the time.
+    capacities = list(capacities)
+    before = [each.over() for each in capacities]
+    empty = all(each.is_empty() for each in capacities)
+    return empty and before == [each.over() for each in capacities]
+
+
+@contextlib.contextmanager
+def watching_for_idle(
+    capacities: Iterable[Capacity], wake: Callable[[], object]
+) -> Generator[None, None, None]:
+    """Have ``wake()`` called whenever one of them has become idle."""
+    watched: list[Capacity] = []
+    try:
+        for each in capacities:
+            each.watch_for_idle(wake)
+            watched.append(each)
+        yield
+    finally:
+        for each in watched:
+            each.forget_idle_watcher(wake)
+
+
+def what_runs(capacities: Iterable[Capacity]) -> list[str]:
+    """Describe the calls and callbacks that are not over, for messages."""
+    now = time.time()
+    found: list[str] = []
+    for each in capacities:
+        for call in each.calls():
+            how = f"running for {now - call._started:.1f} s" if call._started else "pending"
+            key = "" if call.key is None else f", key {call.key!r}"
+            found.append(f"{call.name} ({how}{key})")
+        found.extend(f"the done callback {callback.name}" for callback in each.callbacks())
+    return found
 
 
 def _taken(count: itertools.count[int]) -> int:

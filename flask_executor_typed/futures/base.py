@@ -20,7 +20,7 @@ from .. import signals
 from ..context import ContextRules, ContextSnapshot
 from ..errors import ForkedFutureError, JobLostError
 from ..runtime.forks import in_child
-from .callbacks import announce
+from .callbacks import CallbackCounter, announce
 from .progress import Progress
 from .waiters import SharedState
 
@@ -71,7 +71,7 @@ def _forget_parent() -> None:
     globals().update(_TO_START=_Ticket(), _TO_RESUME=_Ticket(), _TO_SETTLE=_Ticket())
 
 
-class Counter(Protocol):
+class Counter(CallbackCounter, Protocol):
     """Counts the calls of an executor that are not done."""
 
     def settle(
@@ -200,6 +200,7 @@ class ClaimableFuture(Future[R]):
     # Not slots: most futures have none of their own.
     _recorder: Recorder | None = None
     _attempts: int = 1
+    _has_callbacks: bool = False  # set before the first is added
 
     def __init__(
         self,
@@ -337,7 +338,7 @@ class ClaimableFuture(Future[R]):
                 announce(signal, self, self._snapshot, self._variables)
         # Let go of what the call held.
         self._snapshot = self._variables = None
-        self._interrupter = self._followed = self._queued = None
+        self._interrupter = self._followed = self._queued = self._counter = None
         return True
 
     def _last_followed(self) -> Future[Any]:

@@ -5,7 +5,7 @@ The only module that calls what users ask to be called when a future is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures._base import LOGGER
 from contextvars import Context
 from functools import partial
@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from flask import Flask
 
 from .. import signals
+from ..callables import name_of
 from ..context import ContextRules, ContextSnapshot, active_app_context, capture, run_pushed
 from ..runtime.logs import log_exception, without_data
 
 if TYPE_CHECKING:
     from blinker import NamedSignal
 
-__all__ = ("Callback", "announce", "app_of", "contexts_for_callback")
+__all__ = ("Callback", "announce", "app_of", "callbacks_of", "contexts_for_callback")
 
 
 class _HasContexts(Protocol):
@@ -32,10 +33,22 @@ class _HasContexts(Protocol):
     _variables: Context | None
 
 
+class _HasWatchers(Protocol):
+    _watchers: Any
+
+
+class CallbackCounter(Protocol):
+    """Counts the done callbacks that are not over."""
+
+    def expect(self, callback: Callback, /) -> None: ...
+
+    def callback_is_over(self, callback: Callback, /) -> None: ...
+
+
 class Callback:
     """A done callback with the contexts it runs in."""
 
-    __slots__ = ("_fn", "_snapshot", "_variables")
+    __slots__ = ("_fn", "_snapshot", "_variables", "counter")
 
     def __init__(
         self,
@@ -46,6 +59,12 @@ class Callback:
         self._fn = fn
         self._snapshot = snapshot
         self._variables = variables
+        self.counter: CallbackCounter | None = None
+        """What counts the callback until it is over, wherever it runs."""
+
+    @property
+    def name(self) -> str:
+        return name_of(self._fn)
 
     def __call__(self, future: _HasContexts) -> None:
         try:
@@ -59,6 +78,14 @@ class Callback:
             logger = LOGGER if app is None else app.logger
             fn = without_data(self._fn)
             log_exception(logger, "exception calling callback %r for %r", fn, future)
+        finally:
+            if self.counter is not None:
+                self.counter.callback_is_over(self)
+
+
+def callbacks_of(future: _HasWatchers) -> Iterable[Callback]:
+    """Return the callbacks that a future has."""
+    return [watcher for watcher in list(future._watchers) if isinstance(watcher, Callback)]
 
 
 def announce(

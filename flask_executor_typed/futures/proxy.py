@@ -287,6 +287,11 @@ class FutureProxy(ClaimableFuture[R]):
         active here now; outside of any, with those of the call. What it raises is logged.
         """
         callback = Callback(fn, *contexts_for_callback(self))
+        self._has_callbacks = True
+        # The thread that settles the future may have looked for callbacks already, and still call
+        # this one. It forgets the counter last; then it calls none any more.
+        if (counter := self._counter) is not None:
+            counter.expect(callback)
         if not self._watch(callback):
             callback(self)
 
@@ -357,6 +362,7 @@ def add_default_callback(
     future: FutureProxy[Any], fn: Callable[[FutureProxy[Any]], object]
 ) -> None:
     """Like ``add_done_callback()``, for a call that is not submitted yet."""
+    future._has_callbacks = True
     future._watchers.append(Callback(fn, future._snapshot, future._variables))
 
 
