@@ -79,7 +79,9 @@ class AppState:
         self.records: Records = LocalRecords(app)
         """The records of jobs, of all processes or of this one."""
         self.notes: bool = has_users
-        """Whether something is noted of each call, for its record."""
+        """Whether something is noted of each call, for its record or for debugging."""
+        self.notes_lines: bool = False
+        """Whether the line that submits a call is: in debug mode."""
         self._futures = futures
         self._carry_g = carry_g
         self._given_carriers = carriers
@@ -271,6 +273,8 @@ class AppState:
                 changes = self._adopt_late_settings(app)
                 backend = open_backend(self.config, self.name, self.label, self._executor_of)
                 self._find_carriers(app, backend)  # before other threads find the backend
+                self.notes_lines = app.debug  # not in init_app(): app.run(debug=True) comes later
+                self.notes = self.notes or self.notes_lines
                 # An executor or app that is dropped without shutdown() leaves no thread behind.
                 self._finalizer = finalize(self, backend.close, cancel_pending=False)
                 self._finalizer.atexit = False  # runtime/exit.py sees to that

@@ -10,7 +10,7 @@ from typing import Any
 
 from asgiref.sync import iscoroutinefunction
 
-__all__ = ("GENERATOR", "check_function", "is_async_callable", "name_of")
+__all__ = ("GENERATOR", "check_function", "code_of", "is_async_callable", "name_of")
 
 _CO_COROUTINE = inspect.CO_COROUTINE
 
@@ -60,11 +60,19 @@ def check_function(fn: Callable[..., object]) -> None:
 
 
 def _flags_of(fn: Any) -> int:
-    """The flags of the code that a call of ``fn`` runs, through partials, methods, instances."""
+    code = code_of(fn)
+    return 0 if code is None else code.co_flags
+
+
+def code_of(fn: Any) -> CodeType | None:
+    """Return the code that a call of ``fn`` runs, through partials, methods and instances.
+
+    ``None`` if it is not written in Python.
+    """
     while isinstance(fn, functools.partial | MethodType):
         fn = fn.func if isinstance(fn, functools.partial) else fn.__func__
     code = getattr(fn if hasattr(fn, "__code__") else type(fn).__call__, "__code__", None)
-    return code.co_flags if isinstance(code, CodeType) else 0
+    return code if isinstance(code, CodeType) else None
 
 
 def name_of(fn: Callable[..., object]) -> str:

@@ -175,18 +175,21 @@ class QueueFullError(ExecutorError, queue.Full, ServiceUnavailable):
     response = None
     retry_after = 2  # seconds; a guess: a full queue has room again when one job ends
 
-    def __init__(self, executor: str, key: str, max_pending: int) -> None:
+    def __init__(self, executor: str, key: str, max_pending: int, line: str = "") -> None:
         # Werkzeug's __init__ would take the first of these for the text that clients get.
-        Exception.__init__(self, executor, key, max_pending)
+        Exception.__init__(self, executor, key, max_pending, line)
         self.executor: str = executor
         self.key: str = key
         """The setting. An executor with a name has its own."""
         self.max_pending: int = max_pending
+        self.line: str = line
+        """File and number of the line that submits."""
 
     def __str__(self) -> str:
+        where = self.line and f"; submitted at {self.line}"
         return (
             f"{self.executor} is full: {self.key}={self.max_pending}; submit again later, or wait "
-            "for room with using(block=seconds)"
+            f"for room with using(block=seconds){where}"
         )
 
 

@@ -81,6 +81,7 @@ from .futures import (
     SubmittedFuture,
     add_default_callback,
     claim_key,
+    note_submitter,
     record_with,
     recorder_of,
     release_key,
@@ -578,6 +579,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     def _note(self, state: AppState, future: FutureProxy[Any], key: object) -> None:
         """Have a call recorded, or note what its future does not know."""
         options = self._options
+        if state.notes_lines:
+            note_submitter(future, line_of_caller())
         if options.record is False:
             return
         user = options.user
@@ -590,7 +593,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             user = given
         client = state.client
         if client is None:
-            record_with(future, LocalNote(user, options.labels))
+            if user is not None or options.labels:
+                record_with(future, LocalNote(user, options.labels))
         elif options.record or client.settings.records_all or key is not None:
             client.record(future, user=user, labels=options.labels, has_key=key is not None)
 

@@ -176,6 +176,25 @@ def test_call_that_fails_gives_its_exception_and_is_logged_once(
         error = future.exception(START)
     assert repr(error) == "LookupError('nothing there')"
     assert caplog.messages == [f"Exception in background job fail [{future.id}]"]
+    (record,) = caplog.records
+    assert (record.module, record.funcName) == ("working", "fail")
+    assert record.lineno == working.fail.__code__.co_firstlineno + 1  # where it raises
+    facts = {name: vars(record)[name] for name in ("job", "job_id", "job_key", "job_attempt")}
+    assert facts == {"job": "fail", "job_id": future.id, "job_key": None, "job_attempt": 1}
+    assert "submitted at" not in caplog.text
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_in_debug_mode_a_failure_names_the_line_that_submitted_the_call(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    contract = open_contract(name)
+    contract.app.debug = True
+    with contract.executor as executor:
+        error = executor.submit(working.fail, "nothing there").exception(START)
+    (note,) = getattr(error, "__notes__", [])
+    assert re.fullmatch(rf"submitted at {re.escape(__file__)}:\d+", note)
+    assert note in caplog.text
 
 
 def test_future_tells_id_name_status_and_times(contract: Contract) -> None:

@@ -84,11 +84,11 @@ ERRORS: list[tuple[ExecutorError, type[Exception], str]] = [
         ),
     ),
     (
-        QueueFullError("executor", "EXECUTOR_MAX_PENDING", 100),
+        QueueFullError("executor", "EXECUTOR_MAX_PENDING", 100, "shop.py:12"),
         ServiceUnavailable,
         (
             "executor is full: EXECUTOR_MAX_PENDING=100; submit again later, or wait for room "
-            "with using(block=seconds)"
+            "with using(block=seconds); submitted at shop.py:12"
         ),
     ),
     (

@@ -16,7 +16,13 @@ from flask import Flask
 
 from ..callables import is_async_callable
 from ..calls import Call, Carriers, CarryingCall, LoopServices
-from ..context import ContextRules, ContextSnapshot, PortableContext, rebuild
+from ..context import (
+    ContextRules,
+    ContextSnapshot,
+    PortableContext,
+    missing_context,
+    rebuild,
+)
 from ..errors import ConfigError, OutsideContextError, UnpicklableError
 from ..futures import FutureProxy, block_until_done, future_with_id, telling
 from ..loops import LoopPool
@@ -168,13 +174,8 @@ class Runner:
     def _explained(self, error: BaseException, name: str) -> BaseException:
         """What to do, if a job looked for a context that this executor's jobs do not have."""
         settings = self._settings
-        # Flask's own, and no subclass, whose __str__ may raise.
-        reason = str(error).split(".")[0] if type(error) is RuntimeError else ""
-        if reason == "There is no request in this context":  # of Flask 3.2, where there is an app
-            reason = "Working outside of request context"
-        if reason == "Working outside of application context" or (
-            reason == "Working outside of request context" and settings.app is None
-        ):
+        missing = missing_context(error)
+        if missing == "app" or (missing == "request" and settings.app is None):
             if settings.app is not None and settings.push_app:
                 return error
             cure = (
@@ -182,17 +183,19 @@ class Runner:
                 if settings.app is None
                 else f"set {settings.key_of_push_app} = True"
             )
-        elif reason == "Working outside of request context" and not settings.push_request:
+        elif missing == "request" and not settings.push_request:
             cure = f"set {settings.key_of_push_request} = True to have the request travel there"
         else:
             return error
+        kind = "request" if missing == "request" else "application"
+        reason = f"Working outside of {kind} context"
         explained = OutsideContextError(name, reason, cure)
         explained.__cause__ = error
         return explained
 
 
 class _WorkersCall(CarryingCall[Any]):
-    """A call in a worker process. The server process sends the signals, and logs."""
+    """A call in a worker process. The server process sends the signals, explains and logs."""
 
     __slots__ = ("note_over", "over")
 
@@ -209,6 +212,8 @@ class _WorkersCall(CarryingCall[Any]):
         return begins
 
     def _announce_start(self) -> None: ...
+
+    def explain(self, error: BaseException) -> None: ...
 
     def release(self) -> None:
         self.note_over()

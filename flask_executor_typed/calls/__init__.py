@@ -2,6 +2,7 @@
 
 Each module imports only from those before it:
 
+- reports: the log record of a failed call, and the notes on its exception
 - limits: the time limit and the retries of a call
 - call: one accepted call, and the ways to run it
 - carrying: calls with which carriers take something along

@@ -8,11 +8,11 @@ worker.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextvars import Context
 from functools import partial
+from logging import ERROR, WARNING
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
 
@@ -32,11 +32,11 @@ from ..futures import (
     announce,
     block_until_done,
     follow,
-    id_of,
 )
 from ..runtime.logs import log_exception
 from ..runtime.loop_inbox import LoopInbox
 from .limits import Deadline, Limits
+from .reports import explain, log_call
 
 if TYPE_CHECKING:
     from blinker import NamedSignal
@@ -277,6 +277,7 @@ class Call(Generic[R]):
         if self._is_answer_to_cancel(error):
             self.future._end_cancelled()
         elif not self.future.cancelled():  # it may be, between two attempts
+            self.explain(error)
             self.log(error)
             self.future._fail(error)
 
@@ -405,7 +406,8 @@ class Call(Generic[R]):
 
     def deadline(self, seconds: float) -> Deadline:
         """Return what fails the call when its time is up."""
-        return Deadline(self.future, seconds, self.snapshot.app.logger if self.logs else None)
+        logger = self.snapshot.app.logger if self.logs else None
+        return Deadline(self.future, seconds, logger, self.fn)
 
     def pause_after(self, error: BaseException) -> float | None:
         """Seconds until the next attempt; ``None`` if the error is final."""
@@ -462,43 +464,53 @@ class Call(Generic[R]):
         From any thread. It may end at any moment, and lets go of its parts one by one.
         """
         future, snapshot = getattr(self, "future", None), getattr(self, "snapshot", None)
+        fn = self.fn
         if future is None or snapshot is None:
             return
         # If we take the right to start, no worker will.
         error = JobAbandonedError(future.name, seconds, begun=not future._refuse())
+        explain(error, future)
         if future._interrupt(error) and self.logs:
             self.logs = False  # what it raises from now on, nobody waits for
             message = "Background job %s [%s] is abandoned"
-            log_exception(snapshot.app.logger, message, future.name, id_of(future), error=error)
+            log_call(
+                snapshot.app.logger,
+                message,
+                future=future,
+                fn=fn,
+                attempt=self.attempt,
+                error=error,
+            )
 
     def _announce_start(self) -> None:
         if self.attempt == 1:
             signals.announce(signals.job_started, self.snapshot.app, self.future)
 
+    def explain(self, error: BaseException) -> None:
+        """Note on ``error`` what its traceback does not tell."""
+        explain(error, self.future, self.snapshot)
+
     def log(self, error: BaseException) -> None:
         """Log what an attempt raised, once, unless it answers ``cancel()``."""
         if not self.logs or self._is_answer_to_cancel(error):
             return
-        logger, future = self.snapshot.app.logger, self.future
+        self.explain(error)
+        message, numbers, level = "Exception in background job %s [%s]", tuple[int, ...](), ERROR
         if self.limits is not None and self._may_retry(error):
-            with contextlib.suppress(BaseException):
-                logger.warning(
-                    "Attempt %d of %d of background job %s [%s] failed; it will run again",
-                    self.attempt,
-                    self.limits.retries + 1,
-                    future.name,
-                    id_of(future),
-                    exc_info=error,
-                )
+            message = "Attempt %d of %d of background job %s [%s] failed; it will run again"
+            numbers, level = (self.attempt, self.limits.retries + 1), WARNING
         else:
             self.logs = False  # once: where it was raised, or where nothing else could log it
-            log_exception(
-                logger,
-                "Exception in background job %s [%s]",
-                future.name,
-                id_of(future),
-                error=error,
-            )
+        log_call(
+            self.snapshot.app.logger,
+            message,
+            *numbers,
+            future=self.future,
+            fn=self.fn,
+            attempt=self.attempt,
+            error=error,
+            level=level,
+        )
 
 
 def _run_in_context(call: Call[Any], loops: LoopServices) -> Any:

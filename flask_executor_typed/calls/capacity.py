@@ -104,7 +104,8 @@ class Capacity:
             )
         with self._room:
             if not self._has_room() and not (seconds and self._wait_for_room(seconds)):
-                raise QueueFullError(self._label, self._key, self._max_pending or 0)
+                bound = self._max_pending or 0
+                raise QueueFullError(self._label, self._key, bound, line_of_caller())
             if now:
                 self.add(future)
             else:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from ..errors import JobTimeoutError
-from ..futures import FutureProxy, id_of
-from ..runtime.logs import log_exception
+from ..futures import FutureProxy
+from .reports import explain, log_call
 
 __all__ = (
     "Backoff",
@@ -44,15 +44,24 @@ class Deadline:
     """Fails a call whose time is up. It refers to no call, which may be over any moment."""
 
     def __init__(
-        self, future: FutureProxy[Any], seconds: float, logger: logging.Logger | None
+        self,
+        future: FutureProxy[Any],
+        seconds: float,
+        logger: logging.Logger | None,
+        fn: Callable[..., object],
     ) -> None:
         self._future = future
         self._seconds = seconds
         self._logger = logger
+        self._fn = fn
 
     def __call__(self) -> None:
         future = self._future
         error = JobTimeoutError(future.name, self._seconds)
+        explain(error, future)
         if future._interrupt(error) and self._logger is not None:
             message = "Background job %s [%s] took too long"
-            log_exception(self._logger, message, future.name, id_of(future), error=error)
+            attempt = future._attempts
+            log_call(
+                self._logger, message, future=future, fn=self._fn, attempt=attempt, error=error
+            )

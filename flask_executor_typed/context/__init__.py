@@ -20,7 +20,7 @@ of its modules imports only from those before it:
 from .arguments import carried_arguments, carried_function, rewind_uploads
 from .capture import capture
 from .carry import CarryG, ContextRules, without_resources
-from .compat import active_app_context
+from .compat import active_app_context, missing_context
 from .handback import copy_of_g, copy_of_session, take_after_request_functions, use_session
 from .portable import PortableContext
 from .push import PushedContexts, PushedInTask, run_pushed, running_call
@@ -42,6 +42,7 @@ __all__ = (
     "carried_function",
     "copy_of_g",
     "copy_of_session",
+    "missing_context",
     "rebuild",
     "rewind_uploads",
     "run_pushed",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import flask.globals
 from flask.ctx import AppContext
@@ -24,6 +24,7 @@ __all__ = (
     "active_request_context",
     "app_slot",
     "has_request",
+    "missing_context",
     "request_of",
     "request_slot",
     "session_attribute",
@@ -84,6 +85,24 @@ active_request_context: Callable[[], Any] = partial(request_slot.get, None)
 def has_request(context: Any) -> bool:
     """Return whether a context from :func:`active_request_context` has a request."""
     return context is not None and (not IS_MERGED or context.has_request)
+
+
+_NEEDS_REQUEST = (
+    "Working outside of request context",
+    "There is no request in this context",  # Flask 3.2, where there is an app context
+    "Unable to build URLs outside an active request",
+    "Application was not able to create a URL adapter",  # Flask before 2.2, for the same
+)
+
+
+def missing_context(error: BaseException) -> Literal["app", "request"] | None:
+    """Return which context an error of Flask's says that it needs."""
+    if type(error) is not RuntimeError:  # no subclass, whose __str__ may raise
+        return None
+    text = str(error)
+    if text.startswith("Working outside of application context"):
+        return "app"
+    return "request" if text.startswith(_NEEDS_REQUEST) else None
 
 
 def request_of(context: Any) -> Any:

@@ -45,8 +45,10 @@ from .proxy import (
     is_waited_for,
     named_future,
     named_futures,
+    note_submitter,
     record_with,
     recorder_of,
+    submitter_of,
     wait_here_with,
 )
 from .watching import telling
@@ -81,10 +83,12 @@ __all__ = (
     "is_waited_for",
     "named_future",
     "named_futures",
+    "note_submitter",
     "record_with",
     "recorder_of",
     "release_key",
     "share_keys",
+    "submitter_of",
     "telling",
     "wait_here_with",
 )

@@ -201,6 +201,7 @@ class ClaimableFuture(Future[R]):
     _recorder: Recorder | None = None
     _attempts: int = 1
     _has_callbacks: bool = False  # set before the first is added
+    _submitter: str = ""  # the line that submitted it, if that is noted
 
     def __init__(
         self,

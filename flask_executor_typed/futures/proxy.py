@@ -38,8 +38,10 @@ __all__ = (
     "is_waited_for",
     "named_future",
     "named_futures",
+    "note_submitter",
     "record_with",
     "recorder_of",
+    "submitter_of",
     "wait_here_with",
 )
 
@@ -415,6 +417,16 @@ def record_with(future: FutureProxy[Any], recorder: Recorder) -> None:
     """Have the changes of a call, which no worker knows of yet, recorded."""
     future._recorder = recorder
     future._watchers.insert(0, recorder)
+
+
+def note_submitter(future: FutureProxy[Any], line: str) -> None:
+    """Note the line that submits a call, which no worker knows of yet."""
+    future._submitter = line
+
+
+def submitter_of(future: FutureProxy[Any]) -> str:
+    """Return the line that submitted a call, or ``""`` if that was not noted."""
+    return future._submitter
 
 
 def future_with_id(name: str, future_id: str, key: Hashable | None) -> FutureProxy[Any]:

@@ -9,6 +9,6 @@ from those before it:
 - exit: closing, draining and leaving behind whatever runs calls
 - loop_inbox: callbacks for an event loop, from any thread
 - greenlets: detect gevent and eventlet
-- frames: the user's line that led here
+- frames: the user's line that led here, or that failed
 - logs: logging that cannot fail
 """

@@ -9,10 +9,13 @@ import contextlib
 import functools
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import BuiltinFunctionType, FunctionType
+from typing import Any
 
-__all__ = ("log_exception", "without_data")
+from .frames import Place
+
+__all__ = ("log_as_if_from", "log_exception", "without_data")
 
 
 def log_exception(
@@ -21,6 +24,31 @@ def log_exception(
     """Log ``error``, or else the exception being handled. Never raises."""
     with contextlib.suppress(BaseException):
         logger.error(message, *args, exc_info=error or sys.exc_info())
+
+
+def log_as_if_from(  # all that a record is made of
+    place: Place,
+    logger: logging.Logger,
+    level: int,
+    message: str,
+    *args: object,
+    error: BaseException,
+    extra: Mapping[str, object],
+) -> None:
+    """Log ``error`` in a record that shows ``place``, not the line that logs. Never raises."""
+    with contextlib.suppress(BaseException):
+        given: Any = logger  # an app may have put a logger of another library in its place
+        if not isinstance(given, logging.Logger):
+            given.log(level, message, *args, exc_info=error, extra=extra)
+        elif logger.isEnabledFor(level):
+            raised = type(error), error, error.__traceback__
+            file, line, function = place
+            record = logger.makeRecord(
+                logger.name, level, file, line, message, args, raised, function
+            )
+            # Not makeRecord(extra=...), which refuses what a record factory of the app has set.
+            vars(record).update(extra)
+            logger.handle(record)
 
 
 def without_data(fn: Callable[..., object]) -> object:
