@@ -392,8 +392,9 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     def add_default_done_callback(self, fn: Callable[[FutureProxy[Any]], object]) -> None:
         """Call ``fn(future)`` when a call is done, for every call submitted from now on.
 
-        It runs in the worker, with contexts like the call's own; what it raises is logged. Each
-        registration counts: do it once, where the executor is made, and not in a view.
+        It may block, as those of :meth:`FutureProxy.add_done_callback` may, and has contexts like
+        the call's own; what it raises is logged. Each registration counts: do it once, where the
+        executor is made, and not in a view.
         """
         given: Any = fn
         if not callable(given) or is_async_callable(fn):

@@ -353,6 +353,22 @@ def test_a_waiter_that_gives_up_is_not_polled_for_any_more(
 # -- cancelling ------------------------------------------------------------------------------------
 
 
+def test_a_callback_that_blocks_holds_up_no_records(here: StoreClient, there: StoreClient) -> None:
+    future, release, over = job(here), threading.Event(), threading.Event()
+
+    def block(future: FutureProxy[Any]) -> None:
+        assert release.wait(TIMEOUT)
+        over.set()
+
+    future.add_done_callback(block)
+    assert there.cancel(future.id, TIMEOUT) == "cancelled"
+    other = job(here)
+    other.set_result(1)
+    until(lambda: status(there, other) == "succeeded")
+    release.set()
+    assert over.wait(TIMEOUT)
+
+
 def test_cancelling_elsewhere_is_confirmed_by_the_owner(
     here: StoreClient, there: StoreClient
 ) -> None:

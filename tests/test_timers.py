@@ -1,12 +1,14 @@
-"""Timers of time limits: one thread, in order, cancelled timers free at once, and an end."""
+"""Timers of time limits: none holds up another, cancelled ones are free at once, and all end."""
 
 from __future__ import annotations
 
 import gc
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from queue import SimpleQueue
+from typing import NoReturn
 
 import pytest
 
@@ -24,18 +26,43 @@ def timers() -> Iterator[Timers]:
     until(lambda: timers.threads() == [])
 
 
-def test_timers_come_in_the_order_of_their_times_in_one_thread(timers: Timers) -> None:
-    came: SimpleQueue[tuple[int, threading.Thread]] = SimpleQueue()
+def test_timers_come_in_the_order_of_their_times(timers: Timers) -> None:
+    came: SimpleQueue[int] = SimpleQueue()
+    timers.call_later(0.2, partial(came.put, 2))
+    timers.call_later(0.1, partial(came.put, 1))
+    timers.call_later(0, partial(came.put, 0))
+    assert [came.get(timeout=TIMEOUT) for _ in range(3)] == [0, 1, 2]
 
-    def note(number: int) -> Callable[[], object]:
-        return lambda: came.put((number, threading.current_thread()))
 
-    timers.call_later(0.02, note(2))
-    timers.call_later(0.01, note(1))
-    timers.call_later(0, note(0))
-    first, second, third = (came.get(timeout=TIMEOUT) for _ in range(3))
-    assert [first[0], second[0], third[0]] == [0, 1, 2]
-    assert {first[1], second[1], third[1]} == set(timers.threads())
+def test_timer_that_blocks_holds_up_no_other_and_is_waited_for(timers: Timers) -> None:
+    begun, later, over = threading.Event(), threading.Event(), threading.Event()
+
+    def block() -> None:
+        begun.set()
+        assert later.wait(TIMEOUT)
+        over.set()
+
+    timers.call_later(0, block)
+    assert begun.wait(TIMEOUT)
+    blocking = [each for each in timers.threads() if each.name == "tests-timer"]
+    timers.call_later(0.01, later.set)
+    assert over.wait(TIMEOUT)
+    assert len(blocking) == 1
+
+
+def test_timer_comes_where_no_thread_can_be_started(
+    timers: Timers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    came = threading.Event()
+    cancel = timers.call_later(3600, came.set)  # starts their thread
+
+    def refuse(name: str, target: object) -> NoReturn:
+        raise RuntimeError(f"no thread for {name}")
+
+    monkeypatch.setattr("flask_executor_typed.runtime.timers.start_thread", refuse)
+    timers.call_later(0, came.set)
+    assert came.wait(TIMEOUT)
+    cancel()
 
 
 def test_cancelled_timer_is_not_called_and_keeps_nothing_alive(timers: Timers) -> None:

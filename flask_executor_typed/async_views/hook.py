@@ -149,7 +149,8 @@ class AsyncViews(ClosableThreads):
             loop.end()
 
     def runs_here(self) -> bool:
-        return serves_this_thread()  # a view, or a job that it awaits, would wait for itself
+        # A view, or a job that it awaits, would wait for itself; and so would a callback.
+        return serves_this_thread() or super().runs_here()
 
     def threads(self) -> list[threading.Thread]:
         with self._lock:

@@ -20,7 +20,8 @@ from typing import Any
 from ..calls import Call
 from ..config import ExecutorConfig, GivenExecutor
 from ..errors import ConfigError, JobLostError, NestedProcessError
-from ..futures import id_of
+from ..futures import call_back_by, id_of
+from ..runtime.threads import DaemonPool
 from .adapter_worker import Told, home, run_call
 from .borrowed import BackendInThreads, BorrowingBackend, Unreachable
 from .capabilities import Capabilities, check
@@ -28,6 +29,8 @@ from .pickling import ContextDumper, Settings, Work, dump_function, dump_key
 from .runner import is_worker, settle_like
 
 __all__ = ("LocalBackend", "RemoteBackend", "open_adapter")
+
+_CALLBACK_THREADS = 4  # for done callbacks; a guess
 
 _Factory = Callable[[], concurrent.futures.Executor]
 
@@ -196,6 +199,8 @@ class RemoteBackend(BorrowingBackend):
         )
         self._pool = pool
         self._backend = told.backend
+        # A thread of the executor settles the futures, often its only one.
+        self._callbacks = DaemonPool(f"{told.settings.name}-callbacks", _CALLBACK_THREADS)
         self._told = pickle.dumps(tuple(told))
         self._contexts = ContextDumper(told.settings)
 
@@ -229,6 +234,7 @@ class RemoteBackend(BorrowingBackend):
         running.add_done_callback(partial(self._settle, call))
 
     def _settle(self, call: Call[Any], running: Future[tuple[bytes, bytes, float]]) -> None:
+        call_back_by(self._callbacks.submit)
         try:
             with self.working_here():
                 if running.cancelled():
@@ -242,14 +248,19 @@ class RemoteBackend(BorrowingBackend):
                     if error is not None:
                         call.fail(error)
         finally:
+            call_back_by(None)
             self.release(call)
             call.release()
             error = None  # its traceback refers to this frame
+
+    def threads(self) -> list[threading.Thread]:
+        return [*super().threads(), *self._callbacks.threads()]
 
     def sizes(self) -> tuple[int, int]:
         return 0, 0  # nobody tells us
 
     def _give_back(self, *, wait: bool = True) -> None:
+        self._callbacks.shutdown(wait=False)  # which runs what was handed over
         self._pool.shutdown(wait=wait)
 
     def _cancel_pending(self) -> None:

@@ -69,7 +69,7 @@ class BorrowingBackend(ClosableThreads):
 
     def runs_here(self) -> bool:
         with self._changed:
-            return threading.get_ident() in self._working
+            return threading.get_ident() in self._working or super().runs_here()
 
     def wait(self, end: float) -> bool:
         with self._changed:

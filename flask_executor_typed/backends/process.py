@@ -200,9 +200,6 @@ class ProcessBackend(ClosableThreads):
         for item in items:
             item.call.cancel()
 
-    def runs_here(self) -> bool:
-        return threading.current_thread() in self.threads()  # in a callback
-
     def threads(self) -> list[threading.Thread]:
         with self._lock:
             return self._threads + self._timers.threads()

@@ -65,7 +65,7 @@ class ThreadBackend(ClosableThreads):
         self._pool.close(cancel_pending)
 
     def runs_here(self) -> bool:
-        return self._loops.serves_this_thread()
+        return super().runs_here() or self._loops.serves_this_thread()
 
     def threads(self) -> list[threading.Thread]:
         return self._pool.threads() + self._loops.threads()

@@ -22,7 +22,7 @@ from concurrent.futures import Future
 from ..helpers import InstanceProxy
 from .as_completed import AsCompleted, SubmittedFuture
 from .base import Interrupter, Recorder
-from .callbacks import announce, app_of
+from .callbacks import announce, app_of, call_back_by
 from .chaining import follow, following_apart
 from .collection import (
     FutureCollection,
@@ -74,6 +74,7 @@ __all__ = (
     "announce",
     "app_of",
     "block_until_done",
+    "call_back_by",
     "claim_key",
     "facts_of",
     "follow",

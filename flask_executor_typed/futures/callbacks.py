@@ -1,10 +1,12 @@
-"""A done callback, and the contexts that it is called with.
+"""A done callback: the contexts it is called with, and the thread.
 
 The only module that calls what users ask to be called when a future is done.
 """
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures._base import LOGGER
 from contextvars import Context
@@ -16,12 +18,24 @@ from flask import Flask
 from .. import signals
 from ..callables import name_of
 from ..context import ContextRules, ContextSnapshot, active_app_context, capture, run_pushed
+from ..runtime.forks import in_child
 from ..runtime.logs import log_exception, without_data
+from ..runtime.threads import start_thread
 
 if TYPE_CHECKING:
     from blinker import NamedSignal
 
-__all__ = ("Callback", "announce", "app_of", "callbacks_of", "contexts_for_callback")
+__all__ = (
+    "Callback",
+    "announce",
+    "app_of",
+    "call_back_by",
+    "callbacks_of",
+    "contexts_for_callback",
+)
+
+_Submit = Callable[[Callable[[], object]], object]
+"""Runs a function in another thread, or raises ``RuntimeError`` if there is none for it."""
 
 
 class _HasContexts(Protocol):
@@ -31,6 +45,38 @@ class _HasContexts(Protocol):
     _rules: ContextRules
     _snapshot: ContextSnapshot | None
     _variables: Context | None
+    _watchers: list[Any]
+
+    def _take(self, item: Any) -> bool: ...
+
+
+class _ThisThread(threading.local):
+    submit: _Submit | None = None
+
+
+_this_thread = _ThisThread()
+
+
+def call_back_by(submit: _Submit | None) -> None:
+    """Have the callbacks of futures that are settled in this thread run by ``submit``.
+
+    For threads that serve many jobs, such as that of an event loop. ``None``: here, as usual.
+    """
+    _this_thread.submit = submit
+
+
+@in_child
+def _forget_parent() -> None:
+    _this_thread.submit = None  # the threads behind it are the parent's
+
+
+def _where_callbacks_may_block() -> _Submit | None:
+    """Return what runs the callbacks of a future that is settled here; ``None``: this thread."""
+    if (submit := _this_thread.submit) is not None:
+        return submit
+    if asyncio._get_running_loop() is not None:  # not one of ours: a call was cancelled on it, say
+        return partial(start_thread, "flask_executor_typed-callbacks")
+    return None
 
 
 class _HasWatchers(Protocol):
@@ -67,6 +113,24 @@ class Callback:
         return name_of(self._fn)
 
     def __call__(self, future: _HasContexts) -> None:
+        """The future is done: run, with the callbacks after it, in a thread that may block."""
+        submit = _where_callbacks_may_block()
+        if submit is None:
+            self.run(future)
+            return
+        # Together, which keeps their order. One that is being added meanwhile is run by whoever
+        # removes it from the list: we do, or the thread that settles the future comes to it next,
+        # or the one that adds it takes it back and runs it at once.
+        callbacks = [self, *(each for each in callbacks_of(future) if future._take(each))]
+        try:
+            submit(partial(_run_all, callbacks, future))
+        except (RuntimeError, OSError):
+            # No thread can be started: the system has no more, or Python 3.12 is exiting. To hold
+            # up what this thread serves is better than to lose them.
+            _run_all(callbacks, future)
+
+    def run(self, future: _HasContexts) -> None:
+        """Run now, in this thread."""
         try:
             if self._snapshot is None or self._variables is None:
                 self._fn(future)
@@ -98,7 +162,12 @@ def announce(
     """Send a signal about the call of ``future``, with contexts like those of the call."""
     if signal.receivers and snapshot is not None:
         send = partial(signals.announce, signal, snapshot.app, **facts)
-        Callback(send, snapshot, variables)(future)
+        Callback(send, snapshot, variables).run(future)
+
+
+def _run_all(callbacks: list[Callback], future: _HasContexts) -> None:
+    for each in callbacks:
+        each.run(future)
 
 
 def app_of(future: _HasContexts) -> Flask | None:

@@ -284,9 +284,11 @@ class FutureProxy(ClaimableFuture[R]):
     def add_done_callback(self, fn: Callable[[FutureProxy[R]], object]) -> None:
         """Call ``fn(self)`` when the call is done, at once if it already is.
 
-        The callback runs in the thread that settles the future (the worker's; a coroutine job's
-        callbacks run on its loop, so they must not block), with contexts of its own like the ones
-        active here now; outside of any, with those of the call. What it raises is logged.
+        The callback may block: it runs in the thread that settles the future, such as the worker's,
+        unless that is the thread of an event loop, which others need; then a thread for callbacks
+        runs it. Those of one future run one after the other, as they were added. It has contexts of
+        its own like the ones active here now; outside of any, those of the call. What it raises is
+        logged.
         """
         callback = Callback(fn, *contexts_for_callback(self))
         self._has_callbacks = True
@@ -295,7 +297,7 @@ class FutureProxy(ClaimableFuture[R]):
         if (counter := self._counter) is not None:
             counter.expect(callback)
         if not self._watch(callback):
-            callback(self)
+            callback.run(self)
 
     def set_running_or_notify_cancel(self) -> bool:
         """Claim the call for running. For executors; ``False`` if it was cancelled."""

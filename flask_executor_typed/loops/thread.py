@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary, ref
 from ..calls import Call
 from ..context import running_call
 from ..errors import DeadlockError, ExecutorClosedError
-from ..futures import FutureProxy, wait_here_with
+from ..futures import FutureProxy, call_back_by, wait_here_with
 from ..runtime.exit import CLEANUP, exit_has_begun
 from ..runtime.frames import line_of_caller
 from ..runtime.loop_inbox import LoopInbox
@@ -35,7 +35,7 @@ R = TypeVar("R")
 _logger = logging.getLogger("flask_executor_typed")
 
 _BLOCKING_THREADS = min(32, (os.cpu_count() or 1) + 4)
-"""For ``asyncio.to_thread``, on each loop; as many as asyncio has."""
+"""For ``asyncio.to_thread``, on each loop; as many as asyncio has. As many again for callbacks."""
 
 
 class LoopThread:
@@ -68,6 +68,8 @@ class LoopThread:
         self._residents_tasks: set[asyncio.Task[Any]] = set()
         self._blocking = DaemonPool(f"{name}-blocking", _BLOCKING_THREADS)
         self.loop.set_default_executor(self._blocking)
+        # Apart from those, which jobs can fill with code that waits for a callback.
+        self._callbacks = DaemonPool(f"{name}-callbacks", _BLOCKING_THREADS)
         self._sensitive_pools: set[ref[DaemonPool]] = set()  # of tasks that are still alive
         loop_threads[self.loop] = self
         try:
@@ -146,7 +148,8 @@ class LoopThread:
 
     def _pools(self) -> list[DaemonPool]:
         pools = (reference() for reference in self._sensitive_pools.copy())
-        return [self._blocking, *(pool for pool in pools if pool is not None)]
+        own = (self._blocking, self._callbacks)
+        return [*own, *(pool for pool in pools if pool is not None)]
 
     def sensitive_pool(self) -> DaemonPool:
         """Return a pool of one thread, for what one task runs in ``sync_to_async``."""
@@ -225,6 +228,7 @@ class LoopThread:
     def _main(self) -> None:
         asyncio.set_event_loop(self.loop)
         self._forbid_blocking()
+        call_back_by(self._callbacks.submit)
         watchdog = None
         if self._slow_callback is not None:
             self.loop.set_task_factory(self._make_task)

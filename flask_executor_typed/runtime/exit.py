@@ -75,6 +75,9 @@ class ClosableThreads(ABC):
     def threads(self) -> list[threading.Thread]:
         """Return the threads that must end; some may have ended already."""
 
+    def runs_here(self) -> bool:
+        return threading.current_thread() in self.threads()
+
     def wait(self, end: float) -> bool:
         waited: set[threading.Thread] = set()
         # Repeated, because a running job may start more threads.

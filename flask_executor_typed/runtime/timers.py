@@ -1,4 +1,4 @@
-"""Functions that are called after some seconds, in a thread that runs nothing else."""
+"""Functions that are called after some seconds, each in a thread of its own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Timers:
     """Time limits, kept by one thread, which starts with the first. Thread-safe.
 
     Not on an event loop: a job that blocks the loop would suspend the limits of all other jobs.
-    What a timer calls must be short, and must not raise.
+    What a timer calls must not raise. It may block: it fails a future, whose callbacks may.
     """
 
     def __init__(self, name: str) -> None:
@@ -45,6 +45,7 @@ class Timers:
         self._cancelled = 0  # of those in the heap
         self._ends = False
         self._thread: threading.Thread | None = None
+        self._calling: list[threading.Thread] = []  # that call the functions of timers
 
     def call_later(self, seconds: float, fn: Callable[[], object]) -> Callable[[], object]:
         """Call ``fn()`` in ``seconds``. Returns a function that prevents it.
@@ -82,12 +83,23 @@ class Timers:
 
     def threads(self) -> list[threading.Thread]:
         with self._changed:
-            return [] if self._thread is None else [self._thread]
+            calling = [each for each in self._calling if each.is_alive()]
+            return calling if self._thread is None else [*calling, self._thread]
 
     def _run(self) -> None:
         while (fn := self._next()) is not None:
-            fn()
+            self._call(fn)
             del fn  # an idle thread keeps nothing alive
+
+    def _call(self, fn: Callable[[], object]) -> None:
+        try:
+            # Few limits are ever reached, so a thread for each costs less than keeping some. With
+            # the lock: it finds itself among the threads, if it asks.
+            with self._changed:
+                self._calling = [each for each in self._calling if each.is_alive()]
+                self._calling.append(start_thread(f"{self._name}-timer", fn))
+        except (RuntimeError, OSError):  # no more threads, or Python 3.12 is exiting
+            fn()
 
     def _next(self) -> Callable[[], object] | None:
         """Wait for the next timer, and take its function; ``None`` at the end."""

@@ -15,6 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Hashable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import Any, cast
 from weakref import WeakSet, WeakValueDictionary
@@ -795,7 +796,7 @@ class StoreClient(ClosableThreads):
                 continue
             if row is not None:
                 row = self.store.get([job_id], results=True).get(job_id)
-            self._settle(future, row)
+            self._apart(partial(future.adopt, row))
 
     def _may_have_changed(self, now: float) -> bool:
         is_due = self._look_is_due
@@ -809,19 +810,18 @@ class StoreClient(ClosableThreads):
         before, self._mark = self._mark, self.store.mark()
         return is_due or before != self._mark
 
-    def _settle(self, future: RemoteFuture[Any], row: Row | None) -> None:
-        # In a thread of its own: callbacks may wait, for other remote futures say.
+    def _apart(self, settle: Callable[[], object]) -> None:
+        """Settle a future in a thread of its own: callbacks may wait, for remote futures say."""
         try:
-            start_thread(f"{self._label}-settle", lambda: future.adopt(row))
+            start_thread(f"{self._label}-settle", settle)
         except RuntimeError:
-            future.adopt(row)
+            settle()
 
     def _cancel_here(self, job_id: str, *, kill: bool) -> None:
         with self._lock:
             future = self._known.get(job_id)
         if future is not None:
-            with contextlib.suppress(Exception):  # such as that it cannot be killed
-                future.cancel(kill=kill)
+            self._apart(partial(_cancel, future, kill=kill))
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -854,9 +854,6 @@ class StoreClient(ClosableThreads):
         self._closing = True
         self._wake.set()
 
-    def runs_here(self) -> bool:
-        return threading.current_thread() is self._thread
-
     def threads(self) -> list[threading.Thread]:
         with self._lock:
             return [] if self._thread is None else [self._thread]
@@ -870,6 +867,11 @@ class StoreClient(ClosableThreads):
     def forget_parent(self) -> None:
         """In the child of a fork, which is another owner: the jobs are the parent's."""
         self._reset()
+
+
+def _cancel(future: FutureProxy[Any], *, kill: bool) -> None:
+    with contextlib.suppress(Exception):  # such as that it cannot be killed
+        future.cancel(kill=kill)
 
 
 _clients: WeakSet[StoreClient] = WeakSet()
