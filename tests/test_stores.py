@@ -254,6 +254,27 @@ def test_replace_takes_the_key_and_leaves_the_other_record(store: Store) -> None
     assert store.count_keys(SPACE) == 1
 
 
+@pytest.mark.parametrize("state", ["pending", "done"])
+def test_a_job_that_has_a_record_gets_a_key_and_nothing_else_of_it_changes(
+    store: Store, state: str
+) -> None:
+    store.write([row_of("a", name="report")])
+    if state == "done":
+        store.write([row_of("a", name="report", step=2, status="succeeded", finished=1001.0)])
+    before = store.get(["a"])["a"]
+    assert store.claim(row_of("a", name="other", key='"k"'), "error") is None
+    after = store.get(["a"])["a"]
+    assert after == dataclasses.replace(before, key='"k"', version=before.version + 1)
+    assert store.claim(row_of("a", key='"k"'), "error") is None
+    assert store.get(["a"])["a"] == after  # it has it already
+    kept = store.claim(row_of("b", key='"k"'), "error")
+    assert kept is not None
+    assert kept.id == "a"
+    if state == "done":
+        assert store.purge(SPACE, finished_before=2000.0) == 1
+        assert store.count_keys(SPACE) == 0
+
+
 @pytest.mark.parametrize("on_duplicate", ["error", "join", "replace"])
 def test_a_claim_whose_answer_was_lost_can_be_repeated(
     store: Store, on_duplicate: OnDuplicate

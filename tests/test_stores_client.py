@@ -408,6 +408,25 @@ def test_a_key_is_one_for_all_processes(here: StoreClient, there: StoreClient) -
     assert len(there.page(Query())) == 1
 
 
+@pytest.mark.parametrize("when", ["pending", "done"])
+def test_a_job_can_be_given_a_key_later(here: StoreClient, there: StoreClient, when: str) -> None:
+    future = job(here)
+    if when == "done":
+        future.set_result(7)
+        until(lambda: (found := there.get(future.id)) is not None and found.done)
+    assert here.add(future, "k")
+    found = there.find("k")
+    assert found is not None
+    assert found.id == future.id
+    assert record(there, future).key == "k"
+    assert here.add(future, "k")  # it has it already
+    with pytest.raises(DuplicateKeyError):
+        there.add(job(there), "k")
+    assert not here.add(FutureProxy("not recorded"), "other")
+    assert not here.add(future, object())
+    assert there.find("other") is None
+
+
 # -- the end of processes --------------------------------------------------------------------------
 
 

@@ -62,6 +62,15 @@ class SharedKeys(Protocol):
         """
         ...
 
+    def add(self, future: Future[Any], key: Hashable) -> bool:
+        """Give a key to a future that was submitted before. Returns whether all processes know it.
+
+        Raises:
+            DuplicateKeyError: another job has the key.
+            StoreError: keys must be shared, and cannot be now.
+        """
+        ...
+
     def find(self, key: Hashable) -> FutureProxy[Any] | None:
         """Return the future that has a key. Raises ``StoreError``."""
         ...
@@ -115,7 +124,9 @@ class FutureCollection(Generic[T]):
         Raises:
             DuplicateKeyError: the key is in use; a ``ValueError``.
         """
-        claim_key(self, future_key, future, "error")
+        key, shared = plain_key(future_key), self._shared()
+        if shared is None or not shared.add(future, key):
+            claim_key(self, key, future, "error")
 
     @overload
     def pop(self, future_key: FutureKey[R]) -> FutureProxy[R] | None: ...
@@ -297,7 +308,7 @@ def claim_key(
         if isinstance(future, FutureProxy):
             future.key = key  # before it is kept, or release_key() would not find it
         futures._futures[key] = future
-        while futures.max_length is not None and len(futures) > futures.max_length:
+        while futures.max_length is not None and len(futures._futures) > futures.max_length:
             finished = (
                 k for k, kept in futures._futures.items() if kept.done() and kept is not future
             )

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Hashable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -280,6 +281,26 @@ class StoreClient(ClosableThreads):
             if on_duplicate == "error":
                 raise DuplicateKeyError(key)
             return self._future_of(kept)
+
+    def add(self, future: Future[Any], key: Hashable) -> bool:
+        if not isinstance(future, FutureProxy) or (text := self._text_of(key)) is None:
+            return False
+        job_id = future.id  # which writes its record, if it has one
+        try:
+            with self._asking():
+                row = self.store.get([job_id]).get(job_id)
+                if row is None or row.space != self.settings.space:
+                    return False
+                row.key = text
+                kept = self.store.claim(row, "error")
+        except StoreError:
+            if self.settings.strict:
+                raise
+            return False
+        if kept is not None:
+            raise DuplicateKeyError(key)
+        future.key = key
+        return True
 
     def _text_of(self, key: Hashable) -> str | None:
         text = encode_key(key)

@@ -150,8 +150,12 @@ class MemoryStore:
                 if on_duplicate == "join" and not kept.done and not kept.held:
                     return _without_result(kept)
             self._keys[row.space, row.key] = row.id
-            if row.id not in self._rows:
+            old = self._rows.get(row.id)
+            if old is None:
                 self._insert(row)
+            elif old.key != row.key:
+                self._rows[row.id] = replace(old, key=row.key, version=old.version + 1)
+                self._changes += 1
         return None
 
     def release(self, space: str, key: str, job_id: str) -> None:

@@ -171,7 +171,8 @@ class Store(Protocol):
 
         Else the record that has the key is returned: with ``"error"`` any, with ``"join"`` one that
         is not done and not held. A key whose record is gone is free. A row that has its key already
-        keeps it, so a claim whose answer was lost can be repeated.
+        keeps it, so a claim whose answer was lost can be repeated. Of a job that has a record
+        without this key, only the key changes.
         """
         ...
 

@@ -295,7 +295,12 @@ if kept and kept.id ~= row.id then
   end
 end
 call('HSET', P .. 'keys:' .. row.space, row.key, row.id)
-if not known(row.id) then insert(row, ttl) end
+local old = known(row.id)
+if not old then
+  insert(row, ttl)
+elseif old.key ~= row.key then
+  change(old, {key = row.key})
+end
 return false
 """)
 

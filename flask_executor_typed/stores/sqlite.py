@@ -430,6 +430,12 @@ class SqliteStore:
             )
             if not _exists(connection, row.id):
                 connection.execute(_INSERT, _values_of(row))
+            else:
+                connection.execute(
+                    "UPDATE fet1_jobs SET key = ?, version = version + 1"
+                    " WHERE id = ? AND key IS NOT ?",
+                    (row.key, row.id, row.key),
+                )
         return None
 
     def release(self, space: str, key: str, job_id: str) -> None:
