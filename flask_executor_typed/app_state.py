@@ -119,7 +119,9 @@ class AppState:
         if app is None:
             return
         self.client = client = self._open_client(app)
-        self.records = LocalRecords(app) if client is None else client
+        self.records = (
+            LocalRecords(app, self.config.store_max_result_bytes) if client is None else client
+        )
         self.notes = self._has_users or client is not None
         if client is not None:
             close_at_exit(client, self.config.at_exit)

@@ -13,6 +13,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
 import pytest
+from werkzeug.wrappers import Response
 
 from flask_executor_typed import FutureProxy, Progress
 from flask_executor_typed.errors import (
@@ -30,6 +31,7 @@ from flask_executor_typed.stores.memory import MemoryStore
 from flask_executor_typed.stores.protocol import Query
 from flask_executor_typed.stores.recording import Codec
 from flask_executor_typed.stores.records import JobRecord, Row
+from flask_executor_typed.stores.responses import RecordedResponse
 
 from .conftest import TIMEOUT, until
 from .helpers.stores import SPACE
@@ -141,8 +143,6 @@ def test_a_job_whose_id_was_read_is_found_by_every_process(
         {"tenant": "x"},
     )
     assert found.server == here.owner.server
-    assert there.is_written(future.id) is False  # it is not that one's
-    assert here.is_written(future.id)
 
 
 def test_a_job_that_shows_no_id_is_written_too_behind_its_submission(
@@ -192,6 +192,87 @@ def test_half_surrogates_in_an_error_are_written(here: StoreClient, there: Store
     error = record(there, future).error
     assert error is not None
     assert error.message == "\ufffd\ufffd"
+
+
+@pytest.mark.parametrize("outcome", ["pending", "succeeded", "failed", "cancelled"])
+def test_a_job_is_kept_that_was_submitted_without_a_record(
+    here: StoreClient, there: StoreClient, outcome: str
+) -> None:
+    future: FutureProxy[Any] = FutureProxy("view")
+    ends: dict[str, Callable[[], object]] = {
+        "succeeded": lambda: future.set_result([1]),
+        "failed": lambda: future.set_exception(ValueError("wrong")),
+        "cancelled": future.cancel,
+    }
+    if outcome in ends:
+        ends[outcome]()
+    here.keep(future, kind="view", user="ann")
+    kept = record(there, future)
+    assert (kept.status, kept.kind, kept.user) == (outcome, "view", "ann")
+    if outcome == "pending":
+        ends["succeeded"]()
+    found = here.get(future.id)  # at once: what its process knows is written before it is read
+    assert found is not None
+    assert found.result == ([1] if outcome in {"pending", "succeeded"} else None)
+    assert (found.error is not None) is (outcome == "failed")
+    until(lambda: future not in here._open)
+
+
+def test_a_job_that_is_kept_while_it_ends_has_its_result(
+    here: StoreClient, there: StoreClient
+) -> None:
+    for number in range(300):
+        future: FutureProxy[Any] = FutureProxy("view")
+        both = threading.Barrier(2)
+
+        def end(future: FutureProxy[Any], both: threading.Barrier, number: int) -> None:
+            both.wait(TIMEOUT)
+            future.set_result(number)
+
+        thread = threading.Thread(target=end, args=(future, both, number))
+        thread.start()
+        both.wait(TIMEOUT)
+        here.keep(future, kind="view", user=None)
+        thread.join()
+        found = here.get(future.id)
+        assert found is not None
+        assert (found.status, found.result) == ("succeeded", number)
+    until(lambda: not here._open)
+
+
+def test_another_process_hears_of_each_change(here: StoreClient, there: StoreClient) -> None:
+    future = job(here)
+    version = record(there, future).version
+    changes: list[tuple[Callable[[], object], Callable[[JobRecord], object]]] = [
+        (future.set_running_or_notify_cancel, lambda seen: seen.status == "running"),
+        (lambda: future._report(Progress(1, 2, "half")), lambda seen: seen.progress),
+        (lambda: future.set_result(None), lambda seen: seen.done),
+    ]
+    for change, is_seen in changes:
+        change()
+        while not is_seen(record(there, future)):
+            changed = there.changed(future.id, version, TIMEOUT)
+            assert changed > version
+            version = changed
+    version = record(there, future).version
+    assert there.changed(future.id, version, 0) == version
+    there.purge(0)
+    assert there.changed(future.id, version, TIMEOUT) == 0
+
+
+def test_a_response_is_stored_whole(here: StoreClient, there: StoreClient) -> None:
+    future = job(here)
+    response = Response(b"\x00\n\xff" * 100_000, 203, {"X-Part": "1"}, mimetype="text/csv")
+    response.headers.add("X-Part", "2")
+    future.set_result(RecordedResponse.of(response))
+    until(lambda: record(there, future).done)
+    again = record(there, future).result.response(Response)
+    assert (again.status, again.headers.getlist("X-Part")) == (
+        "203 NON AUTHORITATIVE INFORMATION",
+        ["1", "2"],
+    )
+    assert again.mimetype == "text/csv"
+    assert again.get_data() == b"\x00\n\xff" * 100_000
 
 
 # -- results ---------------------------------------------------------------------------------------

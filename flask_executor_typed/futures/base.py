@@ -122,7 +122,10 @@ class Recorder(Protocol):
     def keep_outcome(
         self, future: ClaimableFuture[Any], result: object, exception: BaseException | None
     ) -> None:
-        """Encode the outcome, before anything can see it or change it. Raises nothing."""
+        """Encode the outcome, before anything can see it or change it. Raises nothing.
+
+        Not called if the recorder came while the call was being settled.
+        """
 
     def __call__(self, future: ClaimableFuture[Any]) -> None:
         """Note that the call is settled: a recorder is the first of the future's watchers."""

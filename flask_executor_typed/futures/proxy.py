@@ -39,6 +39,7 @@ __all__ = (
     "named_future",
     "named_futures",
     "note_submitter",
+    "record_late",
     "record_with",
     "recorder_of",
     "submitter_of",
@@ -429,6 +430,17 @@ def note_submitter(future: FutureProxy[Any], line: str) -> None:
 def submitter_of(future: FutureProxy[Any]) -> str:
     """Return the line that submitted a call, or ``""`` if that was not noted."""
     return future._submitter
+
+
+def record_late(future: FutureProxy[Any], recorder: Recorder) -> None:
+    """Have the changes of a call recorded from now on: it may be running, or over.
+
+    The recorder hears of the end exactly once. Of the outcome it is told only if the call was not
+    being settled already: see :meth:`Recorder.keep_outcome`.
+    """
+    future._recorder = recorder
+    if not future._watch(recorder, first=True):
+        recorder(future)
 
 
 def future_with_id(name: str, future_id: str, key: Hashable | None) -> FutureProxy[Any]:

@@ -5,6 +5,7 @@ before it:
 
 - encoding: keys, results and failures as text and bytes
 - records: a record as users read it, and as stores keep it
+- responses: whole responses as results
 - protocol: the operations of a store
 - owners: which process this is, and which others are alive
 - disks: whether a file is on a disk of another machine
@@ -25,7 +26,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from ..config import without_password
 from ..errors import ConfigError
-from .job_records import JobRecords, Records
+from .job_records import JobRecords, Records, records_of
 from .local import LocalNote, LocalRecords
 from .protocol import Store
 from .records import CancelAnswer, JobError, JobProblem, JobRecord, JobStatus, ResultState
@@ -47,6 +48,7 @@ __all__ = (
     "ResultState",
     "Store",
     "open_store",
+    "records_of",
 )
 
 _EXPECTED = (

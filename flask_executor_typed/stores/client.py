@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from math import inf
+from queue import Empty, SimpleQueue
 from typing import Any, cast
 from weakref import WeakSet, WeakValueDictionary
 
@@ -29,7 +30,15 @@ from ..errors import (
     UnstorableError,
     job_failed,
 )
-from ..futures import FutureProxy, OnDuplicate, id_of, is_waited_for, record_with
+from ..futures import (
+    FutureProxy,
+    OnDuplicate,
+    id_of,
+    is_waited_for,
+    record_late,
+    record_with,
+    recorder_of,
+)
 from ..runtime.exit import ClosableThreads
 from ..runtime.forks import in_child
 from ..runtime.logs import log_exception
@@ -69,6 +78,20 @@ class Settings:
     records_all: bool = True
     keeps: int | None = 50
     """Futures whose results no other process can have, and are kept here, at most."""
+
+
+class _Watch:
+    """A thread that waits for another version of one record."""
+
+    def __init__(self, job_id: str, version: int) -> None:
+        self.job_id = job_id
+        self.version = version
+        self.changes: SimpleQueue[None] = SimpleQueue()
+
+    def sees(self, version: int) -> None:
+        if version != self.version:
+            self.version = version
+            self.changes.put(None)
 
 
 class StoreClient(ClosableThreads):
@@ -127,6 +150,7 @@ class StoreClient(ClosableThreads):
         self._known: WeakValueDictionary[str, FutureProxy[Any]] = WeakValueDictionary()
         """Futures by id, of this process and of others: one for each id. Guarded by _lock."""
         self._kept: OrderedDict[str, FutureProxy[Any]] = OrderedDict()  # guarded by _lock
+        self._watches: tuple[_Watch, ...] = ()  # replaced, under _lock
         self._asked: set[str] = set()  # that were told to cancel; the thread's
         self._look_is_due = False
         """Set by any thread; the client's own clears it, and then looks at what is waited for."""
@@ -150,7 +174,7 @@ class StoreClient(ClosableThreads):
         user: str | None = None,
         labels: Mapping[str, str] | None = None,
         has_key: bool = False,
-    ) -> Recording:
+    ) -> None:
         """Record a call from now on, which no worker knows of yet.
 
         Args:
@@ -159,19 +183,40 @@ class StoreClient(ClosableThreads):
             labels: Texts to find it by.
             has_key: :meth:`claim` comes next, and writes the first row.
         """
-        recording = Recording(
-            self,
-            self.owner,
-            space=self.settings.space,
-            executor=self.settings.executor,
-            user=user,
-            labels=labels,
-        )
+        recording = self._recording(user=user, labels=labels)
         record_with(future, recording)
         self._open[future] = recording
         if not has_key:
             self.mark(future, soon=False)
-        return recording
+
+    def _recording(
+        self,
+        *,
+        kind: str = "call",
+        user: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Recording:
+        return Recording(
+            self,
+            self.owner,
+            space=self.settings.space,
+            executor=self.settings.executor,
+            kind=kind,
+            user=user,
+            labels=labels,
+        )
+
+    def keep(self, future: FutureProxy[Any], *, kind: str, user: str | None) -> None:
+        if isinstance(future, RemoteFuture):
+            return
+        if recorder_of(future) is None:
+            recording = self._recording(kind=kind, user=user)
+            self._open[future] = recording  # first: the recording marks what is open
+            record_late(future, recording)
+        _ = future.id  # writes the record
+        recorder = recorder_of(future)
+        if not (isinstance(recorder, Recording) and recorder.is_written):
+            raise StoreError(self.store.url, f"there is no record of {future.name}")
 
     def refuse(self, future: FutureProxy[Any]) -> None:
         """Forget a call that was not accepted, unless other processes may have seen it."""
@@ -214,19 +259,19 @@ class StoreClient(ClosableThreads):
             return
         try:
             self._register()
-            refused = self.store.write([recording.row(future)])
+            self.store.write([recording.row(future)])  # or it is refused, for it is there
         except StoreError as error:
             self._goes_down(error)
             return
-        if not refused:
-            recording.is_written = True
+        recording.is_written = True
 
-    def is_written(self, job_id: str) -> bool:
-        """Return whether other processes can find a job of this one."""
+    def _catch_up(self, job_id: str) -> None:
+        """Write the end of a job of this process, if that is seen before it is written."""
         with self._lock:
             future = self._known.get(job_id)
         recording = None if future is None else self._open.get(future)
-        return future is not None and (recording is None or recording.is_written)
+        if future is not None and recording is not None and future.done():
+            self.ensure(future, recording)
 
     def _register(self) -> None:
         if not self._is_registered:
@@ -336,12 +381,31 @@ class StoreClient(ClosableThreads):
 
     # -- records of all processes ----------------------------------------------------------------
 
-    def get(self, job_id: str) -> JobRecord | None:
-        row = self.read(job_id)
-        return None if row is None else record_of(row, self._result_of(row))
+    @property
+    def max_result_bytes(self) -> int:
+        return self.codec.max_bytes
+
+    def get(self, job_id: str, *, with_result: bool = True) -> JobRecord | None:
+        row = self.read(job_id, with_result=with_result)
+        if row is None:
+            return None
+        return record_of(row, self._result_of(row) if with_result else None)
 
     def _result_of(self, row: Row) -> Any:
         return self.codec.result_of(row) if row.result_state == "stored" else None
+
+    def changed(self, job_id: str, version: int, timeout: float) -> int:
+        watch = _Watch(job_id, version)
+        with self._lock:
+            self._watches += (watch,)
+        try:
+            self._look_again()
+            with contextlib.suppress(Empty):
+                watch.changes.get(timeout=timeout)
+        finally:
+            with self._lock:
+                self._watches = tuple(each for each in self._watches if each is not watch)
+        return watch.version
 
     def page(self, query: Query) -> list[JobRecord]:
         with self._asking():
@@ -387,7 +451,10 @@ class StoreClient(ClosableThreads):
         if future is not None and not isinstance(future, RemoteFuture):
             if future.done():
                 return "cannot"
-            return "cancelled" if future.cancel(kill=kill) else "asked"
+            is_cancelled = future.cancel(kill=kill)
+            if (recording := self._open.get(future)) is not None:
+                self.ensure(future, recording)  # the canceller may look at once
+            return "cancelled" if is_cancelled else "asked"
         before = self.read(job_id)
         if before is None:
             return None
@@ -405,9 +472,10 @@ class StoreClient(ClosableThreads):
 
     # -- what remote futures need ----------------------------------------------------------------
 
-    def read(self, job_id: str) -> Row | None:
+    def read(self, job_id: str, *, with_result: bool = True) -> Row | None:
+        self._catch_up(job_id)
         with self._asking():
-            row = self.store.get([job_id], results=True).get(job_id)
+            row = self.store.get([job_id], results=with_result).get(job_id)
             is_ours = row is not None and row.space == self.settings.space
             return self._with_owner_alive(row) if row is not None and is_ours else None
 
@@ -432,6 +500,9 @@ class StoreClient(ClosableThreads):
 
     def wait_for(self, future: RemoteFuture[Any]) -> None:
         self._waiting[future.id] = future
+        self._look_again()
+
+    def _look_again(self) -> None:
         self._waited_since = time.monotonic()
         self._look_is_due = True  # an end may have come before it was waited for
         self._awake()
@@ -560,7 +631,7 @@ class StoreClient(ClosableThreads):
         return max(0.0, min(times) - now)
 
     def _poll_interval(self, now: float) -> float:
-        if self._waiting:
+        if self._waiting or self._watches:
             waited = now - self._waited_since
             return next(interval for until, interval in _POLLS if waited < until)
         return _POLL_FOR_CANCEL if self._open else inf
@@ -794,7 +865,8 @@ class StoreClient(ClosableThreads):
         self._listens = False
 
     def _matters(self, heard: Any) -> bool:
-        return any(each in self._waiting or each == self.owner.id for each in heard)
+        ours = {self.owner.id, *(watch.job_id for watch in self._watches)}
+        return any(each in self._waiting or each in ours for each in heard)
 
     def _look(self, now: float) -> None:
         """Settle what is waited for, and cancel what is to be cancelled."""
@@ -804,8 +876,13 @@ class StoreClient(ClosableThreads):
             if job_id not in self._asked:
                 self._asked.add(job_id)
                 self._cancel_here(job_id, kill=cancel_hard)
-        waiting = list(self._waiting)
-        rows = self.store.get(waiting) if waiting else {}
+        waiting, watches = list(self._waiting), self._watches
+        ids = {*waiting, *(watch.job_id for watch in watches)}
+        rows = self.store.get(ids) if ids else {}
+        for watch in watches:
+            row = rows.get(watch.job_id)
+            row = None if row is None else self._with_owner_alive(row)
+            watch.sees(0 if row is None else row.version)
         for job_id in waiting:
             future, row = self._waiting.pop(job_id), rows.get(job_id)
             row = None if row is None else self._with_owner_alive(row)
@@ -823,7 +900,7 @@ class StoreClient(ClosableThreads):
         is_due = self._look_is_due
         if is_due:
             self._look_is_due = False  # before we look: what is set from now on means another look
-        if self.store.listens or not (self._waiting or self._open):
+        if self.store.listens or not (self._waiting or self._watches or self._open):
             return is_due
         if not is_due and now < self._polled + self._poll_interval(now):
             return False

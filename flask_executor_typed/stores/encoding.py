@@ -17,6 +17,7 @@ from math import isfinite
 from typing import Any
 from uuid import UUID
 
+from markupsafe import Markup
 from werkzeug.exceptions import HTTPException
 
 from ..errors import JobFailedError
@@ -122,6 +123,7 @@ _TO_JSON: dict[type, Callable[[Any], Any]] = {
     timedelta: lambda value: _tagged("timedelta", [value.days, value.seconds, value.microseconds]),
     Decimal: lambda value: _tagged("Decimal", str(value)),
     UUID: lambda value: _tagged("UUID", value.hex),
+    Markup: lambda value: _tagged("Markup", str(value)),
 }
 _FROM_JSON: dict[str, Callable[[Any], Any]] = {
     "dict": dict,
@@ -136,6 +138,7 @@ _FROM_JSON: dict[str, Callable[[Any], Any]] = {
     "timedelta": lambda parts: timedelta(*parts),
     "Decimal": Decimal,
     "UUID": UUID,
+    "Markup": Markup,
 }
 
 

@@ -10,13 +10,36 @@ from ..futures import FutureProxy
 from .protocol import Query
 from .records import CancelAnswer, JobRecord, JobStatus
 
-__all__ = ("JobRecords", "Records")
+__all__ = ("JobRecords", "Records", "records_of")
 
 
 class Records(Protocol):
     """Where the records of one executor in one app are."""
 
-    def get(self, job_id: str) -> JobRecord | None: ...
+    @property
+    def max_result_bytes(self) -> int: ...
+
+    def get(self, job_id: str, *, with_result: bool = True) -> JobRecord | None: ...
+
+    def keep(self, future: FutureProxy[Any], *, kind: str, user: str | None) -> None:
+        """Have a job found by its id from now on.
+
+        Args:
+            future: The job's; it may be running, or over.
+            kind: Of a job that has no record so far: ``"call"``, or ``"view"``.
+            user: Whose such a job is.
+
+        Raises:
+            StoreError: the record cannot be written.
+        """
+        ...
+
+    def changed(self, job_id: str, version: int, timeout: float) -> int:
+        """Wait until the version of a record is another, and return it; 0 if there is no record.
+
+        When the time is over, that is the same version.
+        """
+        ...
 
     def page(self, query: Query) -> list[JobRecord]: ...
 
@@ -95,3 +118,12 @@ class JobRecords:
     def counts(self, *, user: str | None = None) -> Mapping[JobStatus, int]:
         """Return how many jobs there are of each status that occurs."""
         return self._records().counts(user)
+
+
+def records_of(jobs: JobRecords) -> Records:
+    """Return where records are now, with what is for the routes of jobs only.
+
+    Raises:
+        NoAppError: it is not clear for which app.
+    """
+    return jobs._records()  # pyright: ignore[reportPrivateUsage]  # of a class in this module

@@ -2,43 +2,93 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
+import threading
 import time
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from queue import Empty, SimpleQueue
 from typing import Any
 from weakref import ref
 
 from flask import Flask
 
-from ..futures import FutureProxy, app_of, facts_of, id_of, named_future, named_futures, recorder_of
+from ..futures import (
+    FutureProxy,
+    app_of,
+    facts_of,
+    id_of,
+    named_future,
+    named_futures,
+    record_late,
+    recorder_of,
+)
 from .encoding import failure_of
 from .protocol import Query
 from .records import CancelAnswer, JobRecord, JobStatus, error_of
 
 __all__ = ("LocalNote", "LocalRecords")
 
+_KEPT = 1000
+"""Jobs that are done and kept, at most."""
+
+_KEPT_FOR = 300.0
+"""Seconds that a job is kept after its end."""
+
 
 class LocalNote:
     """What a future does not know of its job: implements :class:`Recorder`, and records nothing."""
 
-    __slots__ = ("labels", "user")
+    __slots__ = ("_versions", "_waiting", "kind", "labels", "user", "version")
 
-    def __init__(self, user: str | None, labels: Mapping[str, str]) -> None:
+    def __init__(self, user: str | None, labels: Mapping[str, str], kind: str = "call") -> None:
         self.user = user
         self.labels = labels
+        self.kind = kind
+        self.version: int = 1
+        self._versions = itertools.count(2)
+        # Replaced, under _joining; so the job's thread reads it as it is.
+        self._waiting: tuple[Callable[[None], object], ...] = ()
+
+    def _changes(self) -> None:
+        # Of two changes at once the lower number may stay. It is another than before, all the same.
+        self.version = next(self._versions)
+        for wake in self._waiting:
+            wake(None)
+
+    def changed(self, version: int, timeout: float) -> int:
+        """Wait until the version is another, or time is up, and return it."""
+        changes: SimpleQueue[None] = SimpleQueue()  # whose put() takes no lock: see _settle()
+        wake = changes.put
+        with _joining:
+            self._waiting += (wake,)
+        try:
+            # After we wait: what has changed before is seen here, and the rest wakes us.
+            if self.version == version:
+                changes.get(timeout=timeout)
+        except Empty:
+            pass
+        finally:
+            with _joining:
+                self._waiting = tuple(each for each in self._waiting if each is not wake)
+        return self.version
 
     def is_named(self, future: Any) -> None: ...
 
-    def has_changed(self, future: Any) -> None: ...
+    def has_changed(self, future: Any) -> None:
+        self._changes()
 
-    def has_moved(self, future: Any) -> None: ...
+    def has_moved(self, future: Any) -> None:
+        self._changes()
 
     def keep_outcome(
         self, future: Any, result: object, exception: BaseException | None
     ) -> None: ...
 
-    def __call__(self, future: Any) -> None: ...
+    def __call__(self, future: Any) -> None:
+        self._changes()
 
     def is_refused(self, future: Any) -> None: ...
 
@@ -48,15 +98,21 @@ class LocalNote:
 
 _NO_NOTE = LocalNote(None, {})
 
+_joining = threading.Lock()
+
 
 class LocalRecords:
     """The jobs of one app in this process whose ids were read, as long as their futures live.
 
-    Implements :class:`Records`.
+    Those that were given to :meth:`keep` live for five minutes after their end. Implements
+    :class:`Records`.
     """
 
-    def __init__(self, app: Flask) -> None:
+    def __init__(self, app: Flask, max_result_bytes: int = 8 * 2**20) -> None:
+        self.max_result_bytes: int = max_result_bytes
         self._app = ref(app)
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, FutureProxy[Any]] = OrderedDict()  # guarded by _lock
         self._purged: set[str] = set()  # items are added and removed atomically
 
     def _find(self, job_id: str) -> FutureProxy[Any] | None:
@@ -69,7 +125,29 @@ class LocalRecords:
     def _all(self) -> list[FutureProxy[Any]]:
         return [future for future in named_futures() if self._has(future)]
 
-    def get(self, job_id: str) -> JobRecord | None:
+    def keep(self, future: FutureProxy[Any], *, kind: str, user: str | None) -> None:
+        if recorder_of(future) is None:
+            record_late(future, LocalNote(user, {}, kind))
+        with self._lock:
+            self._kept[future.id] = future
+            self._forget()
+
+    def _forget(self) -> None:
+        """Forget what was done long ago, and the oldest of what is done if that is too much."""
+        done = [(job_id, each) for job_id, each in self._kept.items() if each.done()]
+        too_many = len(done) - _KEPT
+        before = time.time() - _KEPT_FOR
+        for number, (job_id, future) in enumerate(done):
+            end = future.finished_at
+            if number < too_many or (end is not None and end.timestamp() < before):
+                del self._kept[job_id]
+
+    def changed(self, job_id: str, version: int, timeout: float) -> int:
+        future = self._find(job_id)
+        note = None if future is None else recorder_of(future)
+        return note.changed(version, timeout) if isinstance(note, LocalNote) else 0
+
+    def get(self, job_id: str, *, with_result: bool = True) -> JobRecord | None:
         future = self._find(job_id)
         return None if future is None else _record_of(future)
 
@@ -113,6 +191,9 @@ class LocalRecords:
         ]
         named = {id_of(future) for future in named_futures()}
         self._purged = (self._purged | set(done)) & named
+        with self._lock:
+            for job_id in done:
+                self._kept.pop(job_id, None)
         return len(done)
 
 
@@ -127,10 +208,12 @@ def _matches(record: JobRecord, query: Query) -> bool:
 
 
 def _record_of(future: FutureProxy[Any]) -> JobRecord:
-    status = future.status  # first: once it is final, so is the rest
-    facts, note = facts_of(future), recorder_of(future)
+    note = recorder_of(future)
     if not isinstance(note, LocalNote):
         note = _NO_NOTE
+    version = note.version  # first: what changes from now on has another
+    status = future.status  # then this: once it is final, so is the rest
+    facts = facts_of(future)
     result, error = None, None
     if status == "succeeded":
         result = future.result(0)
@@ -154,4 +237,6 @@ def _record_of(future: FutureProxy[Any]) -> JobRecord:
         result=result,
         result_state="stored" if status == "succeeded" else "absent",
         cancel_requested=facts.cancel_requested,
+        kind=note.kind,
+        version=version,
     )

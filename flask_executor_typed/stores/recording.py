@@ -22,8 +22,12 @@ from .encoding import (
 )
 from .protocol import Owner
 from .records import FINAL, LOST, JobRecord, ResultState, Row, record_of
+from .responses import RecordedResponse
 
 __all__ = ("Codec", "Recording", "Recordings")
+
+
+_RESPONSE = "response"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,8 @@ class Codec:
             if isinstance(error, JobLostError):
                 return Outcome(failure=Failure(LOST, clean_text(error.reason), ""))
             return Outcome(failure=failure_of(error))
+        if isinstance(result, RecordedResponse):  # whose size was limited where it was read
+            return Outcome("stored", _RESPONSE, result.encoded())
         kind = full_name(type(result))
         try:
             data, how = encode_plain(result), "json"
@@ -73,6 +79,8 @@ class Codec:
         """
         if row.result is None:
             return None
+        if row.result_type == _RESPONSE:
+            return RecordedResponse.decoded(row.result)
         if row.result_type == "pickle":
             signer = self.signer or JobSigner([])
             return signer.loads(row.result, kind="result", job_id=row.id)
@@ -112,6 +120,7 @@ class Recording:
         "executor",
         "is_written",
         "key",
+        "kind",
         "labels",
         "outcome",
         "owner",
@@ -120,13 +129,14 @@ class Recording:
         "writer",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # one for each column
         self,
         writer: Recordings,
         owner: Owner,
         *,
         space: str,
         executor: str,
+        kind: str = "call",
         user: str | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> None:
@@ -135,6 +145,7 @@ class Recording:
         """The process under whose name the record is written; after a burial there is another."""
         self.space: str = space
         self.executor: str = executor
+        self.kind: str = kind
         self.key: str | None = None
         self.user: str | None = user
         self.labels: Mapping[str, str] = labels or {}
@@ -158,6 +169,11 @@ class Recording:
     def keep_outcome(self, future: Any, result: object, exception: BaseException | None) -> None:
         self.outcome = self.writer.codec.outcome_of(id_of(future), result, exception)
 
+    def _keep_settled(self, future: FutureProxy[Any]) -> None:
+        error = None if future.cancelled() else future.exception(0)
+        result: object = None if error is not None or future.cancelled() else future.result(0)
+        self.keep_outcome(future, result, error)
+
     def __call__(self, future: Any) -> None:
         self.writer.mark(future, soon=True)
 
@@ -175,6 +191,10 @@ class Recording:
             step = next(self._steps)
             # First the status: once that is final the outcome is there, and does not change.
             status = future.status
+            if status in FINAL and self.outcome is None:
+                # The record was begun while the call ended, which did not see it: there is no
+                # other that keeps the outcome.
+                self._keep_settled(future)
             outcome = self.outcome if status in FINAL else None
             started, finished = future.started_at, future.finished_at
             progress, facts = future.progress, facts_of(future)
@@ -183,6 +203,7 @@ class Recording:
             space=self.space,
             executor=self.executor,
             name=clean_text(future.name),
+            kind=self.kind,
             key=self.key,
             owner=self.owner.id,
             server=self.owner.server,

@@ -1,7 +1,7 @@
 """Routes, pages and events by which users follow jobs; and views that run as jobs.
 
-No other package defines routes. Jobs are known in the process that runs them. Its modules, of
-which each imports only from those before it:
+No other package defines routes. What is known of a job is its record. Its modules, of which each
+imports only from those before it:
 
 - preferences, origin, negotiation: what a request says of itself
 - texts: the words of pages
@@ -9,9 +9,8 @@ which each imports only from those before it:
 - access: who may see a job
 - schema: a job as JSON
 - pages: a job as pages show it
-- recorded: complete responses
+- recorded: read a response to its end
 - results: the result of a job as a response
-- known: the jobs that clients were told of
 - answers: what a client is told of a job
 - respond: views in the background
 - events: streams of progress

@@ -7,22 +7,21 @@ from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import CancelledError
 from typing import Any, ParamSpec
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, current_app, request
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import InternalServerError
 
 from ..callables import is_async_callable, name_of
-from ..errors import JobAbandonedError, UnpicklableError, UnsupportedError
+from ..errors import JobAbandonedError, StoreError, UnpicklableError, UnsupportedError
 from ..executor import Executor
 from ..futures import FutureProxy
-from ..stores import JobRecord
+from ..stores import JobRecord, records_of
+from ..stores.responses import RecordedResponse
 from .access import Access
 from .answers import Answers, asset_versions, prefer
 from .events import Events
-from .known import KnownJobs, is_done
 from .preferences import Preferences
-from .recorded import RecordedResponse
-from .respond import InTime, Visit, read_request
+from .respond import InTime, Visit, is_done, read_request
 from .results import conditional
 from .routes import Routes
 from .texts import TEXTS
@@ -33,9 +32,6 @@ __all__ = ("JobsBlueprint",)
 P = ParamSpec("P")
 
 View = Callable[P, ResponseReturnValue | Awaitable[ResponseReturnValue]]
-
-_MAX_BYTES = 8 * 1024 * 1024
-"""Of a late response."""
 
 _A_YEAR = 31536000  # seconds
 
@@ -102,9 +98,8 @@ class JobsBlueprint(Blueprint):
         self._urls = Urls(name)
         access = Access(self.is_mine if authorize is None else authorize, operator)
         self._answers = Answers(self._urls, access, retry_after=retry_after, streams=streams)
-        self._jobs = KnownJobs()
         self._routes = Routes(
-            self._jobs,
+            executor.jobs,
             access,
             self._answers,
             Events(self._answers, streams=streams, stream_time=stream_time, heartbeat=heartbeat),
@@ -151,10 +146,20 @@ class JobsBlueprint(Blueprint):
         """
         self._urls.check()
         preferences = _preferences()
-        is_done(future, preferences.seconds(wait, self._max_wait))
-        job = self._jobs.add(future, self._user())
-        if job.done:
-            return prefer(self._routes.outcome(job), preferences, self._max_wait)
+        try:
+            is_done(future, preferences.seconds(wait, self._max_wait))
+            job = self._recorded(future, "call")
+            if job.done:
+                response = self._routes.outcome_of(job, future)
+                return prefer(response, preferences, self._max_wait)
+        except StoreError as error:
+            current_app.logger.warning(
+                "%s [%s] goes on, though its client cannot be told of it: %s",
+                future.name,
+                future.id,
+                error,
+            )
+            raise self._routes.unavailable(error) from error
         return self._answers.pending(job, preferences, self._max_wait)
 
     def respond_async(
@@ -208,7 +213,7 @@ class JobsBlueprint(Blueprint):
     ) -> Visit:
         self._urls.check()
         read_request()
-        limit = _MAX_BYTES
+        limit = records_of(self._executor.jobs).max_result_bytes
         return Visit(call, name_of(view), limit=limit, keep_cookies=keep_cookies)
 
     def _submit(self, visit: Visit, is_async: bool) -> FutureProxy[InTime | RecordedResponse]:
@@ -234,8 +239,25 @@ class JobsBlueprint(Blueprint):
         return answered
 
     def _late(self, future: FutureProxy[Any], preferences: Preferences, longest: float) -> Response:
-        job = self._jobs.add(future, self._user(), "view")
+        try:
+            job = self._recorded(future, "view")
+        except StoreError as error:
+            future.cancel()  # whose answer could not be asked for
+            raise self._routes.unavailable(error) from error
         return self._answers.pending(job, preferences, longest)
+
+    def _recorded(self, future: FutureProxy[Any], kind: str) -> JobRecord:
+        """Return the record of a job, which every process can read from now on.
+
+        Raises:
+            StoreError: the record cannot be written, or read.
+        """
+        records = records_of(self._executor.jobs)
+        records.keep(future, kind=kind, user=self._user())
+        job = records.get(future.id, with_result=False)
+        if job is None:  # removed at once: the bounds of the store are too narrow
+            raise self._answers.missing()
+        return job
 
 
 def _preferences() -> Preferences:

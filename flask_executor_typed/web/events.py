@@ -8,9 +8,9 @@ from datetime import datetime, timezone
 
 from flask import Response, current_app, json, request
 
-from ..stores import JobRecord
+from ..errors import StoreError
+from ..stores import JobRecord, Records
 from .answers import Answers
-from .known import KnownJobs
 from .pages import ShownJob
 from .schema import document_of
 
@@ -39,7 +39,7 @@ class Events:
         # may give one back, can run in the middle of anything.
         self._places = [None] * streams
 
-    def stream(self, jobs: KnownJobs, job: JobRecord) -> Response:
+    def stream(self, jobs: Records, job: JobRecord) -> Response:
         """Return the response that tells of a job's changes from now on.
 
         Raises:
@@ -67,7 +67,7 @@ class Events:
         response.headers["X-Accel-Buffering"] = "no"  # nginx
         return response
 
-    def _frames(self, jobs: KnownJobs, job: JobRecord, seen: str) -> Iterator[bytes]:
+    def _frames(self, jobs: Records, job: JobRecord, seen: str) -> Iterator[bytes]:
         end = time.monotonic() + self._stream_time
         yield b"retry: %d\n\n" % _RETRY
         while True:
@@ -84,11 +84,15 @@ class Events:
             version = jobs.changed(job.id, job.version, min(left, self._heartbeat))
             if version == job.version:
                 yield _HEARTBEAT
-            elif (now := jobs.get(job.id)) is None:  # removed
+                continue
+            try:
+                now = jobs.get(job.id, with_result=False)
+            except StoreError:
+                now = None
+            if now is None:  # removed, or not to be read
                 yield _PAUSE
                 return
-            else:
-                job = now
+            job = now
 
 
 def _frame(job: JobRecord) -> bytes:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ..stores import JobRecord, JobStatus
-from .known import KnownJobs
+from ..stores import JobRecord, JobRecords, JobStatus
 
 __all__ = ("Page", "page_of")
 
@@ -28,7 +27,7 @@ class Page:
 
 
 def page_of(
-    jobs: KnownJobs,
+    jobs: JobRecords,
     allows: Callable[[JobRecord], bool],
     *,
     status: JobStatus | None,

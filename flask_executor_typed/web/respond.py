@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import CancelledError
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -19,9 +21,11 @@ from ..context import (
     use_session,
 )
 from ..errors import ResponseTooLargeError, UnsupportedError
-from .recorded import RecordedResponse, read_body
+from ..futures import FutureProxy
+from ..stores.responses import RecordedResponse
+from .recorded import read_body
 
-__all__ = ("InTime", "Visit", "read_request")
+__all__ = ("InTime", "Visit", "is_done", "read_request")
 
 _CONDITIONS = (
     "HTTP_IF_NONE_MATCH",
@@ -44,6 +48,17 @@ def read_request() -> None:
         _ = request.form, request.files
     else:
         request.get_data(cache=True)
+
+
+def is_done(future: FutureProxy[Any], seconds: float | None) -> bool:
+    """Wait for a future; ``False`` if it takes longer."""
+    try:
+        future.exception(seconds)
+    except FutureTimeoutError:
+        return False
+    except CancelledError:
+        pass
+    return True
 
 
 @dataclass(slots=True)

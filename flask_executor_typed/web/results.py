@@ -9,7 +9,7 @@ from markupsafe import Markup
 from werkzeug.http import dump_options_header
 
 from ..stores import JobRecord
-from .recorded import RecordedResponse
+from ..stores.responses import RecordedResponse
 from .schema import name_of
 
 __all__ = ("conditional", "response_of")

@@ -12,13 +12,15 @@ from functools import partial
 from typing import Any, cast
 
 from flask import Blueprint, Response, current_app, jsonify, request
+from werkzeug.exceptions import HTTPException
 
+from ..errors import ResultNotSharedError, StoreError
+from ..futures import FutureProxy
 from ..runtime.logs import log_exception
-from ..stores import JobRecord, JobStatus
+from ..stores import JobRecord, JobRecords, JobStatus, Records, ResultState, records_of
 from .access import Access
 from .answers import Answers, prefer, see_other
 from .events import Events
-from .known import KnownJobs
 from .listing import Page, page_of
 from .monitor import SPANS, failures_of, times_of
 from .negotiation import vary, wanted_by
@@ -33,6 +35,11 @@ __all__ = ("Routes",)
 
 _WINDOW = 1000
 """Jobs that the figures for operators are made of."""
+
+_NEVER_STORED: Mapping[ResultState, str] = {
+    "local": "it is not plain data; return that, or set EXECUTOR_STORE_RESULTS='pickle'",
+    "too_large": "it is larger than EXECUTOR_STORE_MAX_RESULT_BYTES",
+}
 
 
 class Routes:
@@ -52,7 +59,7 @@ class Routes:
 
     def __init__(  # noqa: PLR0913  # all that the routes are made of
         self,
-        jobs: KnownJobs,
+        jobs: JobRecords,
         access: Access,
         answers: Answers,
         events: Events,
@@ -81,6 +88,18 @@ class Routes:
         rule("/<job_id>/events", "events", self.events)
         rule("/<job_id>/fragment", "fragment", self.fragment)
         rule("/<job_id>/cancel", "cancel", self.cancel, methods=["POST"])
+        blueprint.register_error_handler(StoreError, self._answer_unavailable)
+
+    @property
+    def _records(self) -> Records:
+        return records_of(self._jobs)
+
+    def unavailable(self, error: StoreError) -> HTTPException:
+        """Return the error for a store that cannot be used now."""
+        return self._answers.problem(503, TEXTS["store_down"], cause=error)
+
+    def _answer_unavailable(self, error: StoreError) -> Any:
+        return current_app.handle_user_exception(self.unavailable(error))
 
     # -- one job ---------------------------------------------------------------------------------
 
@@ -109,7 +128,7 @@ class Routes:
 
     def events(self, job_id: str) -> Response:
         """Answer with a stream of what happens to a job."""
-        return self._events.stream(self._jobs, self._find(job_id))
+        return self._events.stream(self._records, self._find(job_id))
 
     def result(self, job_id: str) -> Response:
         """Answer with what the job has returned, or what its view has answered."""
@@ -117,10 +136,10 @@ class Routes:
         job = self._when_done(self._find(job_id), preferences)
         if not job.done:
             return self._answers.pending(job, preferences, self._max_wait)
-        return prefer(self.outcome(job), preferences, self._max_wait)
+        return prefer(self.outcome_of(job), preferences, self._max_wait)
 
-    def outcome(self, job: JobRecord) -> Response:
-        """Return the result of a job that is done.
+    def outcome_of(self, job: JobRecord, future: FutureProxy[Any] | None = None) -> Response:
+        """Return the result of a job that is done: of its future, or as it was stored.
 
         Raises:
             HTTPException: there is none.
@@ -128,9 +147,9 @@ class Routes:
         problem = self._answers.problem
         if job.status == "cancelled":
             raise problem(410, TEXTS["cancelled"], kind=_kind("cancelled"), job=job)
-        future = self._jobs.future(job.id)
         if (error := error_of(job)) is not None:
             status = 500 if job.error is None or job.error.problem is None else error["status"]
+            future = future or self._jobs.future(job.id)
             cause = None if future is None else future.exception()
             raise problem(
                 status,
@@ -141,9 +160,7 @@ class Routes:
                 cause=cause,
             )
         try:
-            if future is None:
-                raise LookupError
-            result = future.result()
+            result = self._stored_result(job) if future is None else future.result()
         except LookupError:
             gone = TEXTS["result_gone"]
             raise problem(410, gone, kind=_kind("result-gone"), job=job) from None
@@ -156,13 +173,23 @@ class Routes:
             response.headers.remove("Set-Cookie")  # it is for who asked the view, and no operator
         return response
 
+    def _stored_result(self, job: JobRecord) -> Any:
+        now = self._records.get(job.id)
+        if now is not None and now.result_state == "stored":
+            return now.result
+        state = "absent" if now is None else now.result_state
+        if state in _NEVER_STORED:
+            log = current_app.logger.error
+            log("The result of %s [%s] was not stored: %s", job.name, job.id, _NEVER_STORED[state])
+        raise ResultNotSharedError(job.name, state, "")
+
     def cancel(self, job_id: str) -> Response:
         """Cancel a job, or ask it to end."""
         if comes_from_elsewhere(request, self._trusted_origins):
             raise self._answers.problem(403, "This request was made by a page of another site.")
         job = self._find(job_id)
         answer = self._jobs.cancel(job_id)
-        job = self._jobs.get(job_id) or job
+        job = self._records.get(job_id, with_result=False) or job
         wanted = wanted_by(request)
         if wanted == "html":
             return see_other(self._answers.urls.to("job", job_id=job_id))
@@ -173,7 +200,7 @@ class Routes:
         return self._answers.json(job, 202 if answer == "asked" and not job.done else 200)
 
     def _find(self, job_id: str) -> JobRecord:
-        job = self._jobs.get(job_id)
+        job = self._records.get(job_id, with_result=False)
         if job is None or not self._access.allows(job):
             raise self._answers.missing()
         return job
@@ -187,7 +214,7 @@ class Routes:
             future = self._jobs.future(job.id) if may_wait else None
             if future is not None:
                 wait([future], seconds)
-        return self._jobs.get(job.id) or job
+        return self._records.get(job.id, with_result=False) or job
 
     @contextmanager
     def _long_poll(self) -> Generator[bool]:

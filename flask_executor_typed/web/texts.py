@@ -59,6 +59,7 @@ TEXTS: Mapping[str, str] = {
     "still": "This page no longer reloads itself.",
     "stop_reloading": "Stop that",
     "stopping": "It was asked to stop.",
+    "store_down": "What is known of jobs cannot be read or written now. Please try again.",
     "submitted": "Submitted",
     "succeeded": "It took {duration}.",
     "times": "Times",

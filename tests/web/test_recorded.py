@@ -14,7 +14,8 @@ from werkzeug.test import EnvironBuilder, run_wsgi_app
 from werkzeug.wrappers import Response
 
 from flask_executor_typed.errors import ResponseTooLargeError
-from flask_executor_typed.web.recorded import RecordedResponse, read_body
+from flask_executor_typed.stores.responses import RecordedResponse
+from flask_executor_typed.web.recorded import read_body
 
 SMALL = b"small " * 10
 LARGE = os.urandom(3_000_000)
