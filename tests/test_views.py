@@ -9,8 +9,10 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import asynccontextmanager
 from contextvars import Context, ContextVar, copy_context
 from importlib.metadata import version
@@ -452,6 +454,39 @@ def test_jobs_can_be_awaited_in_a_view(either_app: Flask) -> None:
         return [await executor.submit(double, 1), await executor.submit(max, 3, 4)]
 
     assert call(either_app, view) == [2, 4]
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_blocking_the_loop_of_a_view_is_a_warning_in_debug_mode_that_names_the_line(
+    either_app: Flask, debug: bool
+) -> None:
+    either_app.debug = debug
+    executor: Executor = either_app.extensions["executor"]
+    release = threading.Event()
+
+    async def wait() -> str:
+        future = executor.using(name="report").submit(release.wait, TIMEOUT)
+        with pytest.raises(FutureTimeoutError):
+            future.result(0.01)
+        release.set()
+        await future
+        assert future.result()  # it is done, so this does not block
+        return "over"
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert call(either_app, wait) == "over"
+    ours = [each for each in caught if "await future" in str(each.message)]
+    if not debug:
+        assert ours == []
+        return
+    (warning,) = ours
+    assert str(warning.message) == (
+        "waiting for report here blocks the event loop, and whatever else runs on it; "
+        "use 'await future'"
+    )
+    lines = Path(warning.filename).read_text().splitlines()
+    assert lines[warning.lineno - 1].strip() == "future.result(0.01)"
 
 
 def test_wrong_arguments_are_an_error_of_the_caller_and_the_next_call_works(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
+import warnings
 from collections.abc import AsyncIterator, Callable, Generator, Hashable
 from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -18,6 +19,7 @@ from weakref import WeakValueDictionary
 
 from ..errors import JobLostError, UnsupportedError
 from ..runtime.forks import in_child
+from ..runtime.frames import levels_to_caller
 from ..runtime.loop_inbox import inbox_of_running_loop
 from .base import ClaimableFuture, Recorder, has_watchers, shared_lock
 from .callbacks import Callback, contexts_for_callback
@@ -275,7 +277,7 @@ class FutureProxy(ClaimableFuture[R]):
         """
         if self._status == PENDING:
             if timeout is None or timeout > 0:
-                (_this_thread.wait or block_until_done)(self, timeout)
+                (_this_thread.wait or _block_here)(self, timeout)
             if self._status == PENDING:
                 raise FutureTimeoutError
         if self._status != FINISHED:
@@ -351,6 +353,18 @@ class FutureProxy(ClaimableFuture[R]):
         @property
         def _state(self) -> str:
             return state_of(self)
+
+
+def _block_here(future: FutureProxy[Any], timeout: float | None) -> None:
+    """Block a thread that is none of the executor's, such as that of a view."""
+    # On the loop of an async view it ends, unlike on one that has to run the call: no error then.
+    if asyncio._get_running_loop() is not None and (app := future._app) is not None and app.debug:
+        warnings.warn(
+            f"waiting for {future.name} here blocks the event loop, and whatever else runs on it; "
+            "use 'await future'",
+            stacklevel=levels_to_caller(),
+        )
+    block_until_done(future, timeout)
 
 
 def block_until_done(future: FutureProxy[Any], timeout: float | None = None) -> None:
