@@ -202,7 +202,7 @@ def test_given_executor_is_refused_in_the_child_of_a_fork(app: Flask) -> None:
         with os.fdopen(reader) as told:
             message = told.read()
         os.waitpid(child, 0)
-        assert "made before the process was forked, and does not work here" in message
+        assert "was created before the process was forked, and does not work here" in message
 
 
 def test_exit_waits_for_calls_in_threads_of_others_that_nobody_waits_for() -> None:

@@ -474,7 +474,7 @@ def test_progress_reaches_the_future(contract: Contract) -> None:
 
 @lacking("progress")
 def test_progress_lack_is_refused_where_it_is_told(contract: Contract) -> None:
-    with pytest.raises(UnsupportedError, match=refusal(contract, "report", "tell of progress")):
+    with pytest.raises(UnsupportedError, match=refusal(contract, "report", "report progress")):
         contract.executor.submit(working.report, 3).result(START)
 
 
@@ -543,7 +543,7 @@ def test_time_limits_end_a_coroutine(contract: Contract, tmp_path: Path) -> None
 @lacking("time_limits")
 def test_time_limits_lack_is_refused_at_submit(contract: Contract) -> None:
     limited = contract.executor.using(timeout=1)
-    with pytest.raises(UnsupportedError, match=refusal(contract, "add", "keep time limits")):
+    with pytest.raises(UnsupportedError, match=refusal(contract, "add", "enforce time limits")):
         limited.submit(working.add, 1)
     with pytest.raises(UnsupportedError):
         limited.submit_stored("limited", working.add, 1)
@@ -561,5 +561,5 @@ def test_retries_run_a_failed_call_again(contract: Contract, tmp_path: Path) -> 
 
 @lacking("retries")
 def test_retries_lack_is_refused_at_submit(contract: Contract, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match=refusal(contract, "fail_until", "run a job again")):
+    with pytest.raises(UnsupportedError, match=refusal(contract, "fail_until", "retry a job")):
         contract.executor.using(retries=2).submit(working.fail_until, tmp_path / "a", 3)

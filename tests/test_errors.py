@@ -201,12 +201,12 @@ ERRORS: list[tuple[ExecutorError, type[Exception], str]] = [
         UnsupportedError(
             "report",
             "EXECUTOR_TYPE='interpreter'",
-            "keep time limits",
+            "enforce time limits",
             "use EXECUTOR_TYPE='process'",
         ),
         NotImplementedError,
         (
-            "report: EXECUTOR_TYPE='interpreter' cannot keep time limits; "
+            "report: EXECUTOR_TYPE='interpreter' cannot enforce time limits; "
             "use EXECUTOR_TYPE='process'"
         ),
     ),

@@ -199,7 +199,7 @@ def test_error_that_only_begins_like_flasks_is_left_as_it_is(executor: Executor)
     reason="proxies of this Flask can be pickled, and find what is current in the worker",
 )
 def test_proxy_as_an_argument_is_named(executor: Executor) -> None:
-    with pytest.raises(UnpicklableError, match="it is a proxy of Flask"):
+    with pytest.raises(UnpicklableError, match="it is a Flask proxy"):
         executor.submit(processes.echo, current_app)
 
 

@@ -107,7 +107,7 @@ def test_what_of_g_cannot_be_pickled_stays_behind_and_is_named_once(
             assert executor.submit(working.names_of_g).result(START) == {"name": "kept"}
     assert sorted(record.getMessage() for record in caplog.records) == [
         f"g.{name} cannot be pickled, so jobs in worker processes of executor do not have it; "
-        "carry_g says what of g travels"
+        "carry_g selects what travels from g"
         for name in ("lock", "odd")
     ]
 

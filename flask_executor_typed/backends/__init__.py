@@ -26,15 +26,15 @@ __all__ = (
 
 
 class Backend(Closable, Protocol):
-    """Runs calls somewhere. Every method may be called from any thread."""
+    """A place where calls run. Every method may be called from any thread."""
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it can do. A call that asks for more is refused."""
+        """What the backend can do. A call that asks for more is refused."""
         ...
 
     def sizes(self) -> tuple[int, int]:
-        """How many run now: of workers, and of event loops."""
+        """Return how many workers and how many event loops are running now."""
         ...
 
     def submit(self, call: Call[Any]) -> None:
@@ -46,10 +46,10 @@ class Backend(Closable, Protocol):
 
 
 def import_backend(config: ExecutorConfig) -> None:
-    """Import what :func:`open_backend` needs, which is slow, and not needed for threads.
+    """Import what :func:`open_backend` needs. Slow, and not needed for threads.
 
-    Early, when the app is made: a process that is forked while another thread imports a module can
-    never import it.
+    Called early, when the app is created: if a process forks while another thread imports a module,
+    the child can never import that module.
     """
     if config.type == "process":
         import_module(f"{__name__}.process")
@@ -63,13 +63,13 @@ def open_backend(
     label: str,
     executor_of: ExecutorOf,
 ) -> Backend:
-    """The backend that ``config`` asks for.
+    """Return the backend that ``config`` asks for.
 
     Args:
         config: The settings.
-        name: The executor's, as in its settings.
-        label: What threads and messages call it.
-        executor_of: Finds the executor of another process in its app; can be pickled.
+        name: The executor's name, as in its settings.
+        label: The executor's name in messages and thread names.
+        executor_of: Finds the executor in the app of a worker process. Must be picklable.
     """
     backend: Backend
     if config.type == "thread":
@@ -112,10 +112,10 @@ def open_backend(
 
 
 def default_max_workers(kind: object) -> int:
-    """As many workers as the standard library's pools: of processes, one for each processor."""
+    """Return the standard library's defaults; for processes, one worker per processor."""
     processors = int(getattr(os, "process_cpu_count", os.cpu_count)() or 1)
     if kind == "sync":
         return 1
     if kind != "thread":
-        return min(processors, 61) if sys.platform == "win32" else processors  # its limit
+        return min(processors, 61) if sys.platform == "win32" else processors  # Windows' limit
     return min(32, processors + 4)

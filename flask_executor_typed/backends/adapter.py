@@ -1,7 +1,7 @@
-"""Calls in any executor of ``concurrent.futures``: loky's, the standard library's, one's own.
+"""Run calls in any executor of ``concurrent.futures``: the standard library's, loky's, your own.
 
-The only module that knows executors of others. Those whose workers are threads of this process get
-the call itself; all others get it pickled, and make its contexts anew.
+The only module that knows third-party executors. If their workers are threads of this process, they
+get the call itself; otherwise, they get it pickled and rebuild its contexts.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ _Factory = Callable[[], concurrent.futures.Executor]
 def open_adapter(
     config: ExecutorConfig, key: str, settings: Settings, max_workers: int
 ) -> LocalBackend | RemoteBackend:
-    """The backend for an executor of somebody else.
+    """Return the backend for a third-party executor.
 
     Args:
-        config: The settings; ``type`` says what executor it is.
-        key: The setting of ``type``.
-        settings: For workers in other processes.
-        max_workers: Of a pool of interpreters. All other executors know themselves.
+        config: The settings; ``type`` is the executor, or creates it.
+        key: The name of the setting that is read as ``type``.
+        settings: The settings for workers in other processes.
+        max_workers: The size of a pool of interpreters. Other executors know their own.
     """
     if isinstance(config.type, GivenExecutor):
         if config.type.process != os.getpid():
             expected = (
-                "a function or class that makes an executor, or the name of one: this executor was "
-                "made before the process was forked, and does not work here"
+                "a function or class that creates an executor, or the name of one: this executor "
+                "was created before the process was forked, and does not work here"
             )
             raise ConfigError(key, config.type.executor, expected)
         pool = _Pool(None, key, config.type.executor)
@@ -62,7 +62,7 @@ def open_adapter(
     label = f"{key}={config.type!r}" if isinstance(config.type, str) else _path_of(type(executor))
     if _is_in_this_process(executor):
         return LocalBackend(pool, settings.name, label, config.loop_factory)
-    coroutines = not _is_of_interpreters(executor)  # they have no daemon threads, for loops
+    coroutines = not _is_of_interpreters(executor)  # loops need daemon threads, which they lack
     told = Told(settings, label, coroutines, home(), key)
     return RemoteBackend(pool, told)
 
@@ -75,13 +75,13 @@ def _is_in_this_process(executor: concurrent.futures.Executor) -> bool:
 
 
 def _is_of_interpreters(executor: concurrent.futures.Executor) -> bool:
-    kind: Any = getattr(concurrent.futures, "InterpreterPoolExecutor", ())  # of Python 3.14
+    kind: Any = getattr(concurrent.futures, "InterpreterPoolExecutor", ())  # from Python 3.14 on
     return isinstance(executor, kind)
 
 
 def _pool_of_interpreters(max_workers: int) -> concurrent.futures.Executor:
     kind: Any = concurrent.futures
-    # A new interpreter finds modules where this one did when it started; not where it does now.
+    # A new interpreter gets the sys.path that this one had at its start, not the current one.
     path = f"import sys; sys.path[:] = {sys.path!r}"
     pool: concurrent.futures.Executor = kind.InterpreterPoolExecutor(
         max_workers, initializer=exec, initargs=(path, {})
@@ -90,7 +90,7 @@ def _pool_of_interpreters(max_workers: int) -> concurrent.futures.Executor:
 
 
 class _Pool:
-    """The executor; if we made it, we make another when it is broken, and shut it down."""
+    """The adapted executor. One created here is replaced when it breaks, and shut down."""
 
     def __init__(
         self, make: _Factory | None, key: str, given: concurrent.futures.Executor | None = None
@@ -99,13 +99,13 @@ class _Pool:
         self._key = key
         # Reentrant: a finalizer may shut down while it is held.
         self._lock = threading.RLock()
-        self._futures: set[Future[Any]] = set()  # that are not done
+        self._futures: set[Future[Any]] = set()  # those that are not done
         # Set under _lock.
         self.executor: concurrent.futures.Executor = given or self._make_one()
 
     def _make_one(self) -> concurrent.futures.Executor:
         assert self._make is not None
-        made: Any = self._make()  # whatever the annotation says
+        made: Any = self._make()  # the factory may ignore its annotation
         if not isinstance(made, concurrent.futures.Executor):
             expected = f"a function that returns an executor of concurrent.futures, not {made!r}"
             raise ConfigError(self._key, self._make, expected)
@@ -123,7 +123,7 @@ class _Pool:
         except BrokenExecutor:
             if self._make is None:
                 raise
-            with self._lock:  # who comes first makes another one; the others find and use it
+            with self._lock:  # the first thread replaces it; the others use the replacement
                 if self.executor is executor:
                     self._end(executor, wait=False)
                     self.executor = self._make_one()
@@ -134,7 +134,7 @@ class _Pool:
 
     def cancel_pending(self) -> None:
         for future in list(self._futures):
-            future.cancel()  # of a running one it is not possible
+            future.cancel()  # does nothing if the call is running
 
     def shutdown(self, *, wait: bool) -> None:
         if self._make is not None:
@@ -142,8 +142,8 @@ class _Pool:
 
 
 _unended: set[concurrent.futures.Executor] = set()
-"""What we made and have not shut down. The child of a fork forgets the backends, and must keep
-these: a pool of processes that is collected writes to pipes that it shares with its parent."""
+"""The executors created here and not shut down. The child of a fork drops the backends, but must
+keep these: a garbage-collected process pool writes to pipes that it shares with its parent."""
 
 
 class LocalBackend(BackendInThreads):
@@ -170,7 +170,7 @@ class LocalBackend(BackendInThreads):
         running.add_done_callback(partial(self._settle, call, future))
 
     def _settle(self, call: Call[Any], future: Future[Any], running: Future[Any]) -> None:
-        """The call is over, or will never run."""
+        """Settle a call that is over or will never run."""
         try:
             with self.working_here():
                 if running.cancelled():
@@ -190,7 +190,7 @@ class LocalBackend(BackendInThreads):
 
 
 class RemoteBackend(BorrowingBackend):
-    """An executor whose workers are other processes, or other interpreters of this one."""
+    """An executor whose workers are other processes, or other interpreters of this process."""
 
     def __init__(self, pool: _Pool, told: Told) -> None:
         super().__init__(told.settings.name)
@@ -220,8 +220,8 @@ class RemoteBackend(BorrowingBackend):
         )
         self.accept(call)
         try:
-            # From here on it is the executor's future that can be cancelled, or not: nobody tells
-            # us when a worker begins. Who has cancelled ours before was first.
+            # From here on, cancelling is up to the executor's future, because no message says when
+            # a worker begins. If our future has been cancelled before, the call does not run.
             if not call.refuse():
                 self.release(call)
                 return
@@ -257,7 +257,7 @@ class RemoteBackend(BorrowingBackend):
         return [*super().threads(), *self._callbacks.threads()]
 
     def sizes(self) -> tuple[int, int]:
-        return 0, 0  # nobody tells us
+        return 0, 0  # unknown
 
     def _give_back(self, *, wait: bool = True) -> None:
         self._callbacks.shutdown(wait=False)  # which runs what was handed over
@@ -268,7 +268,7 @@ class RemoteBackend(BorrowingBackend):
 
 
 def _lost(call: Call[Any], error: BaseException) -> BaseException:
-    """What a call failed with, if it did not fail by itself."""
+    """Return the error to fail a call with: if its executor broke, a ``JobLostError``."""
     if not isinstance(error, BrokenExecutor):
         return error
     lost = JobLostError(call.future.name, f"its executor broke: {type(error).__name__}: {error}")

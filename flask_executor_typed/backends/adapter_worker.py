@@ -1,7 +1,7 @@
-"""Run a call in a worker of another library's executor: another process or interpreter.
+"""Run a call in a worker of a third-party executor: another process or interpreter.
 
-The only module that is imported there by name. Without coroutines it must not need daemon threads
-or signals, which subinterpreters don't have.
+The only module that such a worker imports by name. Except for coroutines, it must work without
+daemon threads and signals, which subinterpreters don't have.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ __all__ = ("Told", "home", "run_call")
 
 R = TypeVar("R")
 
-_token = secrets.token_hex(8)  # another interpreter of this process has another
+_token = secrets.token_hex(8)  # differs between the interpreters of one process
 
 
 class Told(NamedTuple):
-    """What all calls of an executor have in common."""
+    """Facts that all calls of an executor share."""
 
     settings: Settings
     backend: str
-    """What messages call it."""
+    """The name of the backend in messages."""
 
     coroutines: bool
-    """Whether it can run them."""
+    """Whether the executor can run coroutines."""
 
     home: tuple[int, str]
-    """The process and interpreter of the submitter."""
+    """The process and interpreter that submit the calls."""
 
     key_of_type: str
 
 
 def home() -> tuple[int, str]:
-    """This process and interpreter."""
+    """Return what identifies this process and interpreter."""
     return os.getpid(), _token
 
 
 def run_call(told: bytes, message: bytes) -> tuple[bytes, bytes, float]:
-    """Run a call. Returns what kind of answer it is, the answer, and when the call began."""
+    """Run a call. Return the kind of answer, the answer, and when the call began."""
     started = time.time()
     work: Work = Work(*pickle.loads(message))
     try:
@@ -90,11 +90,11 @@ class _Runner(Runner, ClosableThreads):
             self._loop_services = _NoLoops(told.backend)
 
     def _report(self, future: FutureProxy[Any]) -> None:
-        cure = "use EXECUTOR_TYPE='process' or 'thread', or leave progress() and track() away"
-        raise UnsupportedError(future.name, self._told.backend, "tell of progress", cure)
+        cure = "use EXECUTOR_TYPE='process' or 'thread', or remove progress() and track()"
+        raise UnsupportedError(future.name, self._told.backend, "report progress", cure)
 
     def close(self, *, cancel_pending: bool) -> None:
-        """The worker ends."""
+        """End the loops, because the worker is ending."""
         self._loops.end()
 
     def runs_here(self) -> bool:
@@ -111,7 +111,7 @@ class _Runner(Runner, ClosableThreads):
 
 
 class _NoLoops:
-    """In place of event loops, where there can be none that last."""
+    """A stand-in for event loops, where none can be kept alive."""
 
     def __init__(self, backend: str) -> None:
         self._backend = backend
@@ -119,10 +119,10 @@ class _NoLoops:
     def wait_for(self, awaitable: Awaitable[R], /) -> R:
         close = getattr(awaitable, "close", None)
         if close is not None:
-            close()  # or Python would warn that it was never awaited
+            close()  # otherwise Python warns that it was never awaited
         cure = "use EXECUTOR_TYPE='thread', or a plain function that calls asyncio.run()"
         name = "a function that returned an awaitable"
         raise UnsupportedError(name, self._backend, "await what it returned", cure)
 
     def call_later(self, seconds: float, fn: Callable[[], object], /) -> Callable[[], object]:
-        raise NotImplementedError  # calls with a time limit are refused at submit
+        raise NotImplementedError  # submit() refuses calls with a time limit

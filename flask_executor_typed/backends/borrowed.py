@@ -1,4 +1,4 @@
-"""Backends whose threads are not this package's: the submitter's, or those of an adapted pool."""
+"""Base classes of backends that do not own their threads: the submitter's, or an adapted pool's."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ R = TypeVar("R")
 
 
 class BorrowingBackend(ClosableThreads):
-    """Knows the calls that are not over, for a backend whose workers are not its own."""
+    """Tracks unfinished calls, for a backend that does not own its workers."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         # Reentrant: a finalizer may shut down while it is held.
         self._changed = threading.Condition(threading.RLock())
-        self._accepted: set[Call[Any]] = set()  # guarded by _changed, as what follows
-        self._working: list[int] = []  # threads that run calls or their callbacks now
+        self._accepted: set[Call[Any]] = set()  # guarded by _changed, like everything below
+        self._working: list[int] = []  # threads that are running calls or their callbacks
         self._closed = False
         self._ender: threading.Thread | None = None
 
     def accept(self, call: Call[Any]) -> None:
-        """A call will be run, or given up: :meth:`release` must follow."""
+        """Note a call that will be run or given up. :meth:`release` must follow."""
         with self._changed:
             if self._closed:
                 raise ExecutorClosedError(self._name, exit_has_begun())
@@ -50,7 +50,7 @@ class BorrowingBackend(ClosableThreads):
 
     @contextlib.contextmanager
     def working_here(self) -> Generator[None, None, None]:
-        """What runs in the block cannot wait for all calls: it may be one, or its callback."""
+        """Mark this thread as running a call or its callback, which cannot wait for all calls."""
         here = threading.get_ident()
         with self._changed:
             self._working.append(here)
@@ -82,7 +82,7 @@ class BorrowingBackend(ClosableThreads):
             return [] if self._ender is None else [self._ender]
 
     def abandon(self, seconds: float) -> None:
-        """Fail the calls that are not over. Those that run go on, and nobody looks after them."""
+        """Fail the unfinished calls. Functions that are running continue; their outcome is lost."""
         with self._changed:
             calls = self._accepted.copy()
         self._cancel_pending()
@@ -93,28 +93,28 @@ class BorrowingBackend(ClosableThreads):
         return False
 
     def _end_if_idle(self) -> None:
-        """Give back what was borrowed, once no call is left and none will come."""
+        """Release the borrowed resources, once no call is left and none will come."""
         if not self._closed or self._accepted or self._ender is not None:
             return
-        try:  # in a thread of its own, since it waits for the workers, and this may be one
+        try:  # in a new thread, since it waits for the workers, and this thread may be one
             self._ender = start_thread(f"{self._name}-end", self._give_back)
-        except RuntimeError:  # the interpreter exits, and its exit waits for them
+        except RuntimeError:  # the interpreter is exiting, and its exit waits for the workers
             self._give_back(wait=False)
 
     def _give_back(self, *, wait: bool = True) -> None:
-        """Shut down what is to be shut down."""
+        """Shut down the resources that this backend owns."""
 
     def _cancel_pending(self) -> None:
-        """Cancel what has not begun."""
+        """Cancel the calls that have not begun."""
 
     def sizes(self) -> tuple[int, int]:
-        """How many threads run calls or their callbacks now, as far as this knows; and loops."""
+        """Return how many threads are known to be running calls or callbacks; and no loops."""
         with self._changed:
             return len(set(self._working)), 0
 
 
 class BackendInThreads(BorrowingBackend):
-    """Runs calls in whatever thread it is called. What they need of loops, it has."""
+    """Runs calls in the thread that calls :meth:`run`, and owns the loops that they need."""
 
     capabilities = IN_A_THREAD
 
@@ -124,8 +124,8 @@ class BackendInThreads(BorrowingBackend):
         super().__init__(name)
         self._in_thread = Unreachable(backend)
         self._loop_factory = loop_factory
-        self._pools: list[LoopPool] = []  # each of one loop; guarded by _changed, as what follows
-        self._free: list[LoopPool] = []  # those on which no call runs
+        self._pools: list[LoopPool] = []  # one loop each; guarded by _changed, like _free
+        self._free: list[LoopPool] = []  # those that run no call
         self._timers = Timers(name)
 
     def run(self, call: Call[Any]) -> None:
@@ -142,8 +142,8 @@ class BackendInThreads(BorrowingBackend):
                 with _no_running_loop():
                     call.run(self)
 
-    # A loop that runs a call may be blocked by it: a coroutine may submit to this very backend. So
-    # each call has a loop of its own, and there are as many as there are calls within calls.
+    # A call may block the loop that runs it: a coroutine may submit to this very backend. So each
+    # call gets a loop of its own, and there are as many loops as calls nested in each other.
 
     @contextlib.contextmanager
     def _loop(self) -> Generator[LoopPool, None, None]:
@@ -186,12 +186,12 @@ class BackendInThreads(BorrowingBackend):
 
     def _give_back(self, *, wait: bool = True) -> None:
         self._timers.end()
-        for pool in self._pools:  # no call can add one any more
+        for pool in self._pools:  # no call is left that could add one
             pool.end()
 
 
 class Unreachable:
-    """What a future knows of a call that nobody can stop."""
+    """The interrupter of a call that cannot be stopped."""
 
     def __init__(self, backend: str) -> None:
         self.backend = backend
@@ -200,15 +200,15 @@ class Unreachable:
         return False
 
     def interrupt(self, *, kill: bool = False) -> None:
-        """Nothing: a function in a thread of this process sees the request itself."""
+        """Do nothing: a function in a thread of this process sees the request itself."""
 
     def ask(self) -> None:
-        """Nothing, likewise."""
+        """Do nothing, for the same reason."""
 
 
 @contextlib.contextmanager
 def _no_running_loop() -> Generator[None, None, None]:
-    """Let a plain function use ``async_to_sync`` and the like, although a loop runs below it."""
+    """Let a plain function use ``async_to_sync`` and the like inside a running loop."""
     loop = asyncio._get_running_loop()
     asyncio._set_running_loop(None)
     try:

@@ -20,28 +20,28 @@ class Capabilities:
     """What a backend can do for its calls, beyond running plain functions."""
 
     contexts: bool = False
-    """Jobs have the app, a copy of ``g``, and the request if the settings say so."""
+    """Jobs run with the app, a copy of ``g`` and, if the settings say so, the request."""
 
     shared_memory: bool = False
-    """Nothing is pickled: any function will do, and it shares its arguments with the submitter."""
+    """Nothing is pickled: any function works, and it shares its arguments with the submitter."""
 
     coroutines: bool = False
-    """``async def`` jobs, on a loop that lasts."""
+    """``async def`` jobs run, on a lasting loop."""
 
     progress: bool = False
-    """What ``current_job.progress()`` tells reaches the future while the job runs."""
+    """What ``current_job.progress()`` reports reaches the future while the job runs."""
 
     cancel_running: bool = False
-    """``cancel()`` reaches a running job: a coroutine ends, a function sees the request."""
+    """``cancel()`` reaches a running job: a coroutine is cancelled, a function sees the request."""
 
     kill: bool = False
     """``cancel(kill=True)`` ends a running function."""
 
     time_limits: bool = False
-    """``using(timeout=...)`` and ``EXECUTOR_JOB_TIMEOUT``."""
+    """``using(timeout=...)`` and ``EXECUTOR_JOB_TIMEOUT`` work."""
 
     retries: bool = False
-    """``using(retries=...)``."""
+    """``using(retries=...)`` works."""
 
     def names(self) -> set[str]:
         return {field.name for field in fields(self) if getattr(self, field.name)}
@@ -56,14 +56,14 @@ IN_A_THREAD = Capabilities(
     time_limits=True,
     retries=True,
 )
-"""Of whatever runs calls in threads of this process."""
+"""The capabilities of every backend that runs calls in threads of this process."""
 
 
 def check(call: Call[Any], capabilities: Capabilities, backend: str) -> None:
     """Refuse a call that asks for what ``backend`` cannot do.
 
     Raises:
-        UnsupportedError: it names the backend, what it cannot do, and what to do instead.
+        UnsupportedError: names the backend, what it cannot do, and what to do instead.
     """
     name, limits = call.future.name, call.limits
     if not capabilities.coroutines and is_async_callable(call.fn):
@@ -73,7 +73,7 @@ def check(call: Call[Any], capabilities: Capabilities, backend: str) -> None:
         return
     if not capabilities.time_limits and call.has_time_limit:
         cure = "use EXECUTOR_TYPE='process', or lift the limit with using(timeout=math.inf)"
-        raise UnsupportedError(name, backend, "keep time limits", cure)
+        raise UnsupportedError(name, backend, "enforce time limits", cure)
     if not capabilities.retries and limits.retries:
-        cure = "use EXECUTOR_TYPE='process', or try again in the function itself"
-        raise UnsupportedError(name, backend, "run a job again", cure)
+        cure = "use EXECUTOR_TYPE='process', or retry inside the function"
+        raise UnsupportedError(name, backend, "retry a job", cure)

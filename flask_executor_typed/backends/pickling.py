@@ -41,20 +41,20 @@ __all__ = (
 
 
 ExecutorOf = Callable[[Flask], tuple[object, Iterable[Carrier[Any]]]]
-"""Finds the executor, and the carriers that it was given, in the app of a worker process."""
+"""Finds the executor and its carriers in the app of a worker process."""
 
 
 class Settings(NamedTuple):
-    """What a worker process is told when it starts."""
+    """The settings that a worker process receives when it starts."""
 
     name: str
-    """Of the executor, for threads and messages."""
+    """The executor's name in messages and thread names."""
 
     app: str | None
     push_app: bool
     push_request: bool
     key_of_app: str
-    """The settings, by the names that this executor's have."""
+    """The name of the setting in the config of this executor, as are the next two."""
 
     key_of_push_app: str
     key_of_push_request: str
@@ -70,13 +70,13 @@ class Work(NamedTuple):
     key: bytes | None
     attempt: int
     function: bytes
-    """With its arguments."""
+    """The function with its arguments, pickled."""
 
     context: bytes | None
 
 
 class _Pickler(pickle.Pickler):
-    """Finds a function that ``@executor.job`` has replaced under its own name."""
+    """Pickles functions that ``@executor.job`` has replaced under their own names."""
 
     def reducer_override(self, obj: object) -> Any:
         if isinstance(obj, FunctionType) and "<locals>" not in obj.__qualname__:
@@ -86,7 +86,7 @@ class _Pickler(pickle.Pickler):
             function: object = getattr(named, "fn", None)
             if function is obj:
                 return _function_of_job, (obj.__module__, obj.__qualname__)
-        if isinstance(obj, FileStorage):  # a small one could, and a large one in production not
+        if isinstance(obj, FileStorage):  # only small ones can be pickled
             raise UploadsLeftBehindError
         return NotImplemented
 
@@ -108,12 +108,12 @@ def dump_function(call: Call[Any]) -> bytes:
     """Pickle the function of a call and its arguments.
 
     Raises:
-        UnpicklableError: it names the part that is to blame.
+        UnpicklableError: names the part that cannot be pickled.
     """
     try:
         return _dumps((call.fn, call.args, call.kwargs))
     except Exception:
-        # Which part it was: the pickler's own message rarely tells.
+        # Find out which part it was; the pickler's own message rarely says so.
         parts: dict[str, object] = {"the function itself": call.fn}
         parts.update((f"argument {i}", value) for i, value in enumerate(call.args, 1))
         parts.update((f"argument {name!r}", value) for name, value in call.kwargs.items())
@@ -123,13 +123,13 @@ def dump_function(call: Call[Any]) -> bytes:
             except Exception as error:
                 reason = _describe(error)
                 if type(value) is LocalProxy:
-                    reason = "it is a proxy of Flask, such as request or current_app"
+                    reason = "it is a Flask proxy, such as request or current_app"
                 raise UnpicklableError(call.future.name, what, reason) from error
         raise
 
 
 def dump_context(context: PortableContext) -> tuple[bytes, list[str]]:
-    """Pickle what can be pickled of a context, and tell what cannot: ``g.lock``, say."""
+    """Pickle a context. Also return the names of what cannot be pickled: ``g.lock``, say."""
     try:
         return _dumps(context), []
     except Exception:
@@ -148,14 +148,14 @@ def dump_context(context: PortableContext) -> tuple[bytes, list[str]]:
 
 
 class ContextDumper:
-    """Pickles the contexts of the calls of one executor, and warns of what cannot travel, once."""
+    """Pickles the contexts of an executor's calls, and warns once about each unpicklable value."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._left_behind: set[str] = set()  # names of which a warning was logged
+        self._left_behind: set[str] = set()  # names already warned about
 
     def dump(self, call: Call[Any]) -> bytes | None:
-        """Pickle the contexts of a call, and what carriers captured for it; ``None``: neither."""
+        """Pickle a call's contexts and what carriers captured; ``None`` if there is neither."""
         snapshot = call.snapshot
         context = _NO_CONTEXT
         if self._settings.app is not None:
@@ -170,7 +170,7 @@ class ContextDumper:
             with contextlib.suppress(BaseException):
                 snapshot.app.logger.warning(
                     "%s cannot be pickled, so jobs in worker processes of %s do not have it; "
-                    "carry_g says what of g travels",
+                    "carry_g selects what travels from g",
                     name,
                     self._settings.name,
                 )
@@ -188,7 +188,7 @@ def _dump_carried(carried: Carried, app: Flask) -> dict[str, bytes]:
 
 
 def load_carried(carriers: Carriers, pickled: dict[str, bytes], app: Flask) -> Carried:
-    """Load what :class:`ContextDumper` has pickled, for those of ``carriers`` that captured it."""
+    """Load what :class:`ContextDumper` has pickled, each value for its carrier."""
     values: list[tuple[Carrier[Any], Any]] = []
     for name, captured in pickled.items():
         try:
@@ -216,16 +216,16 @@ _PLAIN = {type(None), bool, int, float, str, bytes}
 
 
 def dump_result(name: str, result: object) -> bytes:
-    """Pickle a result, and see that it can be made anew.
+    """Pickle a result, and make sure that it can be unpickled.
 
     Raises:
-        UnpicklableError: it cannot.
+        UnpicklableError: it cannot be pickled or unpickled.
     """
     try:
         pickled = _dumps(result)
         if type(result) not in _PLAIN:
             pickle.loads(pickled)
-    except BaseException as error:  # SystemExit too: it would end the worker, and nobody hear of it
+    except BaseException as error:  # SystemExit too, which would silently end the worker
         raise UnpicklableError(name, "its result", _describe(error)) from error
     return pickled
 
@@ -250,7 +250,7 @@ def dump_error(name: str, error: BaseException) -> bytes:
 
 
 def load_error(pickled: bytes) -> BaseException:
-    """The exception, caused by its traceback in the worker."""
+    """Return the exception, with its traceback in the worker as its cause."""
     error: BaseException
     error, text = pickle.loads(pickled)
     if text is not None:
@@ -265,5 +265,5 @@ _NO_CONTEXT_PICKLED = dump_context(_NO_CONTEXT)[0]
 def _describe(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {error}"
-    except BaseException:  # of its __str__
+    except BaseException:  # its __str__ raised
         return type(error).__name__

@@ -1,8 +1,9 @@
-"""Calls in other processes, for work that needs a processor of its own.
+"""Run calls in other processes, for work that needs a processor of its own.
 
-A call is bound to a process when it is sent to one that is up, and not before. Until then it waits
-in one queue, where whatever ends it finds it. So calls begin in the order in which they were
-submitted, and neither the start of a process nor its end costs a call that has not begun.
+A call is bound to a process only when it is sent to one that is up. Until then it waits in the
+queue, where cancelling, abandoning or a time limit can find it. So calls begin in the order in
+which they were submitted, and no call is lost because a process starts or ends before the call has
+begun.
 """
 
 from __future__ import annotations
@@ -33,29 +34,29 @@ from .worker_process import Trouble, WorkerProcess
 __all__ = ("ProcessBackend",)
 
 _WARN_AFTER = 30.0
-"""Seconds for which a worker may load the app before a warning says that it does; a guess."""
+"""Seconds that a worker may take to load the app before a warning is logged; a guess."""
 
 _CRASHES, _KILLS = 3, 10
-"""Workers in turn that may end before they run anything, until a call is given up: by themselves,
-or killed from outside, which says little of the app."""
+"""Workers in a row that may end before they run anything, until a call is given up: by themselves,
+or killed from outside, which says little about the app."""
 
 _TRUSTED_FOR = 0.1
-"""Seconds of idleness after which a worker is looked at before it gets a call. One that dies sooner
-gets a call that it does not read, and that goes back to the front of the queue."""
+"""Seconds of idleness after which a worker is checked before it gets a call. A worker that dies
+sooner is sent a call that it never reads; that call goes back to the front of the queue."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0
-"""Seconds from a failed start to the next, doubled each time; guesses."""
+"""Seconds between a failed start and the next, doubled each time; guesses."""
 
 _LONGEST_PAUSE_AFTER_KILLS = 0.5
-"""The same for workers that were killed from outside: another one is likely to come up."""
+"""The same for workers killed from outside: the next one is likely to start."""
 
 _LOAD_AGAIN_AFTER = 1.0
-"""Seconds for which an app that a worker could not load is not loaded again, at least; a guess."""
+"""Seconds to wait at least before loading an app again that a worker could not load; a guess."""
 
 
 class _State(Enum):
     VACANT = "no worker"
-    STARTING = "its worker is not up"
+    STARTING = "its worker is starting"
     IDLE = "its worker is up"
     BUSY = "its worker has a call"
 
@@ -64,26 +65,26 @@ class _Seat:
     """A thread and its worker process, which it starts when there is a call for one."""
 
     def __init__(self) -> None:
-        # Guarded by the lock of the backend.
-        self.state = _State.STARTING  # as good as: its thread is to start
-        self.has_begun = False  # the thread
+        # Guarded by the backend's lock.
+        self.state = _State.STARTING  # from the beginning: its thread is about to start
+        self.has_begun = False  # whether the thread has
         self.worker: WorkerProcess | None = None
         self.call: ProcessCall | None = None
 
 
 class _Failure(NamedTuple):
-    """A start that came to nothing."""
+    """A failed start of a worker."""
 
     reason: str
     patience: int
-    """How many in turn there must be until a call is given up; 0: all are, at once."""
+    """Failures in a row until a call is given up. With 0, all calls are given up at once."""
 
     is_crash: bool = False
     error: bytes | None = None
-    """What the worker has said, pickled."""
+    """The error that the worker has sent, pickled."""
 
     def error_of(self, name: str, count: int, begun: bool = False) -> BaseException:
-        """The error of a call that is given up after ``count`` failures."""
+        """Return the error for a call that is given up after ``count`` failures."""
         if self.error is not None:
             return load_error(self.error)
         if not self.is_crash:
@@ -100,7 +101,7 @@ def _failure_of(error: Exception) -> _Failure:
 
 def _death_of(worker: WorkerProcess) -> _Failure:
     how = worker.bury()
-    # 255 is what multiprocessing says if the fork server was killed too, and how is unknown.
+    # multiprocessing reports 255 if the exit code is unknown, as the fork server was killed too.
     kills = {-signal.SIGTERM, -getattr(signal, "SIGKILL", signal.SIGTERM), 255, None}
     is_killed = worker.exit_code in kills
     return _Failure(how, _KILLS if is_killed else _CRASHES, is_crash=True)
@@ -110,7 +111,7 @@ _SHUT_DOWN = _Failure("its worker processes were killed", 0)
 
 
 class ProcessBackend(ClosableThreads):
-    """Worker processes, started one by one while all of them are busy."""
+    """Worker processes. Another one is started only while all of them are busy."""
 
     def __init__(
         self,
@@ -137,34 +138,35 @@ class ProcessBackend(ClosableThreads):
         self._contexts = ContextDumper(settings)
         self._numbers = itertools.count(1)  # of worker processes, for their names
         self._timers = Timers(settings.name)
-        # All that follows is guarded by _lock. It is held for a few steps, neither while code of
-        # users runs nor for what may block. Reentrant: a finalizer may shut down while it is held.
+        # Everything below is guarded by _lock. It is held for a few steps only, never while users'
+        # code runs or anything blocks. Reentrant: a finalizer may shut down while it is held.
         self._lock = threading.RLock()
-        self._call_came = threading.Condition(self._lock)  # or none will; for idle seats
-        self._worker_wanted = threading.Condition(self._lock)  # or none will be; for vacant seats
+        self._call_came = threading.Condition(self._lock)  # or will never; for idle seats
+        self._worker_wanted = threading.Condition(self._lock)  # or will never be; for vacant seats
         self._pending: OrderedDict[ProcessCall, None] = OrderedDict()  # first in, first out
         self._seats: list[_Seat] = []
         self._count: Counter[_State] = Counter()  # of seats
         self._threads: list[threading.Thread] = []  # of seats; some may have ended
         self._closed = False
         self._killed = False
-        self._failures = 0  # of starts in turn, until a worker has run something
+        self._failures = 0  # failed starts in a row, reset when a worker has run a call
         self._no_start_before = 0.0
-        self._refusal: _Failure | None = None  # of calls until then, if no worker is up
+        self._refusal: _Failure | None = None  # for new calls until then, while no worker is up
 
     def submit(self, call: Call[Any]) -> None:
         name = call.future.name
         if is_worker():
             raise NestedProcessError(name)
-        # Pickled here, so that the submitter hears of errors.
+        # Pickled here, so that errors are raised in the submitter.
         item = ProcessCall(call, self._contexts.dump(call))
         try:
             refusal = self._accept(item)
-            # Settled before a worker takes it, it leaves the queue: no worker starts for it.
+            # A call that is settled before a worker takes it leaves the queue, so that no worker
+            # is started for it.
             if not call.watch(partial(self._note_settled, item)):
                 self._withdraw(item)
             error = self._add_seat()
-        except BaseException:  # it is refused; or we are interrupted, and leave no call behind
+        except BaseException:  # refused, or interrupted by a signal: leave no call behind
             if self._withdraw(item):
                 call.refuse()
             raise
@@ -175,7 +177,7 @@ class ProcessBackend(ClosableThreads):
             item.fail(refusal.error_of(name, 1))
 
     def _accept(self, item: ProcessCall) -> _Failure | None:
-        """Put a call in the queue; or return why no worker can load the app, as known just now."""
+        """Queue a call; or return the recent failure, if no worker could load the app just now."""
         with self._lock:
             if self._closed:
                 raise ExecutorClosedError(self._settings.name, exit_has_begun())
@@ -205,7 +207,7 @@ class ProcessBackend(ClosableThreads):
             return self._threads + self._timers.threads()
 
     def abandon(self, seconds: float) -> None:
-        """Fail what is pending and what runs, which worker processes are told."""
+        """Fail pending and running calls. The workers are ordered to cancel the running ones."""
         with self._lock:
             items = self._take_all()
             items += [seat.call for seat in self._seats if seat.call is not None]
@@ -215,18 +217,18 @@ class ProcessBackend(ClosableThreads):
 
     def kill(self) -> bool:
         with self._lock:
-            self._killed = True  # who starts a worker from now on sees it, and kills that one
+            self._killed = True  # a thread that is just starting a worker sees this, and kills it
             workers = [seat.worker for seat in self._seats if seat.worker is not None]
         for worker in workers:
             worker.kill()
         return bool(workers)
 
     def try_to_start(self) -> None:
-        """Start a worker process, which loads the app, and end it.
+        """Start a worker process, let it load the app, and end it.
 
         Raises:
-            ConfigError: it could not load the app.
-            JobLostError: no process can be started, or each ends before it has.
+            ConfigError: the worker could not load the app.
+            JobLostError: no process can be started, or each ends before it has loaded the app.
         """
         for count in itertools.count(1):
             seat = _Seat()
@@ -237,10 +239,10 @@ class ProcessBackend(ClosableThreads):
             if count >= failure.patience:
                 raise failure.error_of(self._settings.name, count)
 
-    # -- the queue, and how many seats it wants; all with the lock held --------------------------
+    # -- the queue and the number of seats it needs; all with the lock held - -----------------
 
     def _wanted(self) -> int:
-        """How many workers more are wanted than are idle or start."""
+        """Return how many workers are needed beyond the idle and starting ones."""
         return len(self._pending) - self._count[_State.IDLE] - self._count[_State.STARTING]
 
     def _wants_another_seat(self) -> bool:
@@ -248,7 +250,7 @@ class ProcessBackend(ClosableThreads):
         return can_start and self._wanted() > self._count[_State.VACANT]
 
     def _wake_seats(self) -> None:
-        """Wake who is concerned if a call has come, or a seat has lost its worker."""
+        """Wake the threads concerned after a call has come, or a seat has lost its worker."""
         self._call_came.notify()
         self._worker_wanted.notify(max(0, self._wanted()))
 
@@ -261,7 +263,7 @@ class ProcessBackend(ClosableThreads):
             self._worker_wanted.notify_all()
             for seat in self._seats:
                 if seat.state is _State.STARTING and seat.worker is not None:
-                    seat.worker.kill()  # there is no call for it: nothing is to wait for its start
+                    seat.worker.kill()  # no call is left for it: do not wait for its start
 
     def _take_all(self) -> list[ProcessCall]:
         items = list(self._pending)
@@ -269,7 +271,7 @@ class ProcessBackend(ClosableThreads):
         return items
 
     def _no_worker_is_up(self) -> bool:
-        """And none is starting."""
+        """Return whether all seats are vacant: no worker is up or starting."""
         return self._count[_State.VACANT] == len(self._seats)
 
     def _move(self, seat: _Seat, state: _State) -> None:
@@ -277,11 +279,12 @@ class ProcessBackend(ClosableThreads):
         self._count[state] += 1
         seat.state = state
 
-    # -- from anywhere ----------------------------------------------------------------------------
+    # -- called from any thread -------------------------------------------------------------------
 
     def _note_settled(self, item: ProcessCall, future: object) -> None:
-        # As a rule it has run. If it is put back just now, who does that sees that it is settled.
-        if item in self._pending:  # cancelled, or abandoned, or its time is up
+        # Usually, the call has run. If a seat's thread is just putting it back into the queue, that
+        # thread sees that it is settled.
+        if item in self._pending:  # cancelled, abandoned or out of time
             self._withdraw(item)
 
     def _withdraw(self, item: ProcessCall) -> bool:
@@ -294,13 +297,14 @@ class ProcessBackend(ClosableThreads):
             return True
 
     def _add_seat(self) -> Exception | None:
-        """Start the thread of another seat, if one is wanted. Returns why it cannot be started.
+        """Start the thread of another seat, if one is needed. Return the error if that fails.
 
-        Not under the lock, which the thread needs: a signal handler may run here meanwhile, and
-        wait for it. The seat is counted before, so that no other is started for the same call. If
-        its thread does not start, or we are interrupted, it is given up; the thread sees that.
+        The thread is started without the lock, which it needs: a signal handler may run here
+        meanwhile, and wait for the thread. The seat is counted first, so that no other seat is
+        started for the same call. If the thread does not start, or a signal handler raises, the
+        seat is removed; a thread that starts anyway sees that.
         """
-        if not self._wants_another_seat():  # as a rule; looked at again under the lock
+        if not self._wants_another_seat():  # the usual case; checked again under the lock
             return None
         seat = _Seat()
         try:
@@ -341,7 +345,7 @@ class ProcessBackend(ClosableThreads):
                 if failure is not None:
                     self._note_failure(seat, failure)
                 self._end_worker(seat, failure)
-        except BaseException as error:  # no memory, say
+        except BaseException as error:  # out of memory, say
             if seat.call is not None:
                 seat.call.call.fail(error)
             if seat.worker is not None:
@@ -349,10 +353,10 @@ class ProcessBackend(ClosableThreads):
             raise
         finally:
             self._remove(seat)
-            self._add_seat()  # as a rule none is wanted any more
+            self._add_seat()  # usually, none is needed any more
 
     def _wait_until_wanted(self, seat: _Seat) -> bool:
-        """Vacant, wait until there is a call for one more worker; ``False``: there will be none."""
+        """Wait as a vacant seat for a call that needs a worker; ``False`` if none will come."""
         with self._lock:
             self._move(seat, _State.VACANT)
             while not self._is_done():
@@ -371,17 +375,17 @@ class ProcessBackend(ClosableThreads):
         name = f"{self._settings.name}-worker-{next(self._numbers)}"
         try:
             worker = WorkerProcess(self._start_method, self._settings, name)
-        except Exception as error:  # no memory, no descriptors, or no fork server
+        except Exception as error:  # no memory, no file descriptors, or no fork server
             return _failure_of(error)
         with self._lock:
             seat.worker = worker
             unwanted = self._is_done() or self._killed
-        if unwanted:  # before it could be found
+        if unwanted:  # since before kill() and _end_if_done() could find it
             worker.kill()
         answer = worker.receive(0, begun + min(limit, _WARN_AFTER))
         if answer is Trouble.LATE and limit > _WARN_AFTER:
             self._warn(
-                "Worker process %s is not up after %.0f s; it is ended after %g s (%s)",
+                "Worker process %s is not up after %.0f s; it will be killed after %g s (%s)",
                 *(name, time.monotonic() - begun, limit, self._key_of_start_timeout),
             )
             answer = worker.receive(0, begun + limit)
@@ -397,7 +401,7 @@ class ProcessBackend(ClosableThreads):
         return None
 
     def _note_failure(self, seat: _Seat, failure: _Failure) -> None:
-        """Decide what a failure means for the calls that wait."""
+        """Decide what a failed start means for the waiting calls."""
         with self._lock:
             self._move(seat, _State.VACANT)
             self._failures += 1
@@ -421,7 +425,7 @@ class ProcessBackend(ClosableThreads):
         return [self._pending.popitem(last=False)[0]] if self._pending else []
 
     def _serve_calls(self, seat: _Seat) -> _Failure | None:
-        """Have the worker, which is up, run calls. Returns why it ended, if it has run none."""
+        """Let the worker, which is up, run calls. Return why it ended, if it has run none."""
         worker = seat.worker
         assert worker is not None
         while not worker.is_gone and (item := self._next_call(seat, worker)) is not None:
@@ -436,7 +440,7 @@ class ProcessBackend(ClosableThreads):
                     self._pending[item] = None
                     self._pending.move_to_end(item, last=False)
                     self._wake_seats()
-            if waits and item.is_settled():  # perhaps before it could be found in the queue
+            if waits and item.is_settled():  # maybe before _note_settled() looked
                 self._withdraw(item)
             del item  # an idle worker keeps nothing alive
         if worker.is_used or self._is_done():
@@ -444,7 +448,7 @@ class ProcessBackend(ClosableThreads):
         return _death_of(worker)
 
     def _next_call(self, seat: _Seat, worker: WorkerProcess) -> ProcessCall | None:
-        """Idle, wait for a call; ``None``: there will be none, or the worker has died."""
+        """Wait as an idle seat for a call; ``None`` if none will come, or the worker has died."""
         with self._lock:
             self._move(seat, _State.IDLE)
             while not self._pending:
@@ -454,13 +458,13 @@ class ProcessBackend(ClosableThreads):
                 is_stale = time.monotonic() - begun > _TRUSTED_FOR
                 if self._is_done() or (is_stale and not worker.is_ready()):
                     self._move(seat, _State.VACANT)
-                    self._wake_seats()  # the call that we were woken for is another's
+                    self._wake_seats()  # another seat must take the call that woke this one
                     return None
             item = self._take_first()[0]
             seat.call = item
             self._move(seat, _State.BUSY)
             self._end_if_done()
-        self._add_seat()  # if the thread of one could not be started before
+        self._add_seat()  # in case a thread could not be started earlier
         return item
 
     def _end_worker(self, seat: _Seat, failure: _Failure | None) -> None:
@@ -474,7 +478,7 @@ class ProcessBackend(ClosableThreads):
                 seat.worker = None
 
     def _warn(self, message: str, *args: object) -> None:
-        """Log a warning for the app whose call has waited longest, if one waits."""
+        """Log a warning to the app whose call has waited longest, if there is one."""
         with self._lock:
             snapshot = next((getattr(each.call, "snapshot", None) for each in self._pending), None)
         if snapshot is not None:

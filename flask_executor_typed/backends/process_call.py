@@ -27,36 +27,36 @@ __all__ = ("End", "ProcessCall")
 
 
 CallLater: TypeAlias = Callable[[float, Callable[[], object]], Callable[[], object]]
-"""Calls a function after some seconds. Returns a function that prevents it."""
+"""Calls a function after some seconds. Returns a function that cancels that."""
 
 
 class End(Enum):
-    """What has become of a call that a worker was given."""
+    """The ways in which a worker may leave a call."""
 
     OVER = "it is settled"
-    AGAIN = "it was lost with its worker, and is to run once more"
-    UNREAD = "its worker ended before it had read the call, which has not run"
+    AGAIN = "it was lost with its worker, and runs once more"
+    UNREAD = "its worker ended before reading the call, which has not run"
 
 
 class ProcessCall:
-    """A call, pickled by its submitter. One thread at a time has it, and any may cancel it."""
+    """A call, pickled by its submitter. One thread at a time owns it; any thread may cancel it."""
 
     def __init__(self, call: Call[Any], context: bytes | None) -> None:
         """Pickle the function of ``call`` and its arguments.
 
         Raises:
-            UnpicklableError: it names the part that is to blame.
+            UnpicklableError: names the part that cannot be pickled.
         """
         self.call = call
         self._function = dump_function(call)
         self._context = context
         self._interrupter = _Interrupter(is_async_callable(call.fn))
         self.has_begun: bool = False
-        self._end = inf  # of its time, once it has begun
-        self._is_timed = False  # whether a timer sees to that; else the thread that has the call
+        self._end = inf  # when its time is up, once it has begun
+        self._is_timed = False  # whether a timer enforces _end; otherwise the owning thread does
 
     def run(self, worker: WorkerProcess) -> End:
-        """Have ``worker`` run the call, as often as its retries allow, while the worker lives."""
+        """Run the call on ``worker``, as often as its retries allow, while the worker lives."""
         call = self.call
         end = End.OVER
         try:
@@ -65,7 +65,7 @@ class ProcessCall:
                 if begins and signals.job_started.receivers:
                     call.announcement(signals.job_started)()
                 end = self._run(worker)
-        except BaseException as error:  # no memory for the answer, say; other calls go on
+        except BaseException as error:  # no memory for the answer, say; other calls must continue
             self._interrupter.detach()
             worker.kill()
             worker.bury()
@@ -75,15 +75,15 @@ class ProcessCall:
         return end
 
     def fail(self, error: BaseException) -> None:
-        """Fail the call, which waits for a worker, unless it was settled meanwhile."""
+        """Fail the call, which is waiting for a worker, unless it has been settled meanwhile."""
         if self._take():
             self.call.fail(error)
         self.call.release()
 
     def wait_for_another_worker(self, call_later: CallLater) -> bool:
-        """Give back the right to run, until another worker takes it; ``False`` if the call is over.
+        """Give back the right to run, for another worker to take; ``False`` if the call is over.
 
-        Meanwhile it can be cancelled as if it had not begun, and its time goes on.
+        Meanwhile the call can be cancelled as if it had not begun. Its time limit keeps running.
         """
         call, future = self.call, self.call.future
         if self._end < inf and not self._is_timed:
@@ -91,7 +91,7 @@ class ProcessCall:
             try:
                 lift_limit = call_later(left, call.deadline(self._seconds()))
             except Exception:  # the interpreter is ending, or the system has no more threads
-                reason = "its worker process ended, and no thread can keep its time limit"
+                reason = "its worker process ended, and no thread can enforce its time limit"
                 call.fail(JobLostError(future.name, reason, begun=True))
                 call.release()
                 return False
@@ -102,7 +102,7 @@ class ProcessCall:
         return True
 
     def is_settled(self) -> bool:
-        future = getattr(self.call, "future", None)  # which the call forgets when it is over
+        future = getattr(self.call, "future", None)  # the call drops it when it is over
         return future is None or future.done()
 
     def _take(self) -> bool:
@@ -110,7 +110,7 @@ class ProcessCall:
         call = self.call
         if self.has_begun:
             return call.resume()
-        call.set_interrupter(self._interrupter)  # before it may be asked to
+        call.set_interrupter(self._interrupter)  # before anything can ask it to interrupt
         if not call.begin():
             return False
         self.has_begun = True
@@ -129,7 +129,7 @@ class ProcessCall:
                 answer = self._ask(worker, future)
                 if answer is Trouble.LATE:
                     call.deadline(self._seconds())()
-                    if self._interrupter.detach():  # the worker has the call still
+                    if self._interrupter.detach():  # the worker still has the call
                         worker.kill()
                         worker.bury()
                     return End.OVER
@@ -146,7 +146,7 @@ class ProcessCall:
             del call, future  # see FutureProxy.result()
 
     def _ask(self, worker: WorkerProcess, future: FutureProxy[Any]) -> Message | Trouble:
-        """Have the call run once."""
+        """Have the worker run the call once. Return its answer."""
         if time.monotonic() >= self._end:
             return Trouble.LATE
         number = worker.next_number()
@@ -161,7 +161,7 @@ class ProcessCall:
         )
         interrupter = self._interrupter
         interrupter.attach(worker, number)
-        # Ended before the worker could be told? If not, it is told from now on.
+        # The call may have ended before the worker was attached. If not, its end finds the worker.
         if future.done():
             interrupter.detach()
             return Message(CANCELLED, number)
@@ -178,7 +178,7 @@ class ProcessCall:
         return answer
 
     def _may_run_again(self, error: BaseException) -> bool:
-        """Log what an attempt raised, and wait for the next, or fail."""
+        """Log an attempt's error, then wait for the next attempt; or fail the call."""
         call, future = self.call, self.call.future
         try:
             call.log(error)
@@ -189,7 +189,7 @@ class ProcessCall:
             left = max(0.0, self._end - time.monotonic())
             if call.wait_unless_settled(min(pause, left)):
                 return True
-            if not future.done():  # asked to end, while it waited
+            if not future.done():  # asked to cancel while waiting
                 call.fail(error)
             return False
         finally:
@@ -199,7 +199,7 @@ class ProcessCall:
 def _settle(
     call: Call[Any], answer: Message | Trouble, worker: WorkerProcess
 ) -> BaseException | None:
-    """Settle a call by its answer, or return the error that it is to fail with."""
+    """Settle a call by its answer, or return the error that the attempt failed with."""
     if isinstance(answer, Message):
         return settle_like(call, answer.kind, answer.content)
     name = call.future.name
@@ -211,26 +211,26 @@ def _settle(
 
 
 class _Interrupter:
-    """What the future of a call can do to the worker that runs it. Used from any thread."""
+    """Interrupts a call through the worker that runs it. Thread-safe."""
 
     backend = "EXECUTOR_TYPE='process'"
 
     def __init__(self, is_async: bool) -> None:
         self._is_async = is_async
-        # Held for what cannot block. Who asks for the end of the call holds it until that is said,
-        # and who has the answer takes it to say that the worker has the call no more: so it is this
-        # call that ends, and not the next one of that worker.
+        # Held only around steps that cannot block. interrupt() holds it until the order is sent or
+        # the worker is killed; the thread with the answer takes it to detach the worker. So an
+        # interruption ends this call, never the worker's next one.
         self._lock = threading.Lock()
         self._worker: WorkerProcess | None = None  # while it has the call; guarded by _lock
         self._number = 0  # of the call; guarded by _lock
-        self._is_told = False  # that the call is to end: once is enough; guarded by _lock
+        self._is_told = False  # to cancel the call: once is enough; guarded by _lock
 
     def attach(self, worker: WorkerProcess, number: int) -> None:
         with self._lock:
             self._worker, self._number, self._is_told = worker, number, False
 
     def detach(self) -> bool:
-        """The worker has the call no more; ``False`` if it had not."""
+        """Let go of the worker, which no longer has the call; ``False`` if there was none."""
         with self._lock:
             worker, self._worker = self._worker, None
         return worker is not None

@@ -1,6 +1,6 @@
-"""How a call that was sent elsewhere is run there: in a worker process, or another interpreter.
+"""Run pickled calls in a worker process or another interpreter.
 
-The only module that loads the app there, and makes its contexts anew.
+The only module that loads the app there and rebuilds its contexts.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ __all__ = (
 )
 
 RETURNED, FAILED, CANCELLED = b"r", b"f", b"c"
-"""What an answer to the submitter's process is."""
+"""Kinds of answers to the submitting process."""
 
 _is_worker = False
 
 
 def is_worker() -> bool:
-    """Whether what runs here was sent from elsewhere."""
+    """Return whether this process or interpreter is a worker."""
     return _is_worker
 
 
 def become_worker() -> None:
-    """From now on it is."""
+    """Mark this process or interpreter as a worker."""
     global _is_worker  # noqa: PLW0603
     _is_worker = True
 
 
 def settle_like(call: Call[Any], kind: bytes, content: bytes) -> BaseException | None:
-    """Settle a call by the answer of a worker; or return the error that it is to fail with."""
+    """Settle a call by a worker's answer, or return the error that the call failed with."""
     try:
         if kind == CANCELLED:
             call.end_cancelled()
@@ -64,14 +64,14 @@ def settle_like(call: Call[Any], kind: bytes, content: bytes) -> BaseException |
             call.succeed(pickle.loads(content))
         else:
             return load_error(content)
-    except BaseException as error:  # it could be made anew there, and cannot here
+    except BaseException as error:  # it could be unpickled in the worker, but not here
         name = call.future.name
         return UnpicklableError(name, "its outcome", f"{type(error).__name__}: {error}")
     return None
 
 
 class Runner:
-    """Loads the app, and runs calls in its contexts."""
+    """Loads the app and runs calls in its contexts."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -86,13 +86,13 @@ class Runner:
         settings = self._settings
         if settings.app is None:
             return None
-        from flask.cli import ScriptInfo  # it needs click, which only the command line does
+        from flask.cli import ScriptInfo  # imports click, which only the command line needs
 
         try:
-            # Flask's own way of reading --app. It is never asked to change app.debug, which the
-            # factory of the app sets here as it did in the server process.
+            # Flask's own way of loading --app. It must not change app.debug, which the app's
+            # factory sets here as it did in the server process.
             app = ScriptInfo(app_import_path=settings.app, set_debug_flag=False).load_app()
-        except (Exception, SystemExit) as error:  # SystemExit would end the server's thread
+        except (Exception, SystemExit) as error:  # SystemExit would end the worker silently
             expected = (
                 "an app that a worker process can load, as 'flask --app' does "
                 f"({type(error).__name__}: {error})"
@@ -103,7 +103,7 @@ class Runner:
         return app
 
     def answer_to(self, work: Work, app: Flask | None) -> tuple[bytes, bytes]:
-        """Run a call. Whatever it does, there is an answer that the server process can read."""
+        """Run a call. Whatever happens, return an answer that the server process can read."""
         try:
             future = self._run(work, app)
             self._note_end()
@@ -122,7 +122,7 @@ class Runner:
     def _run(self, work: Work, app: Flask | None) -> FutureProxy[Any]:
         try:
             fn, args, kwargs = pickle.loads(work.function)
-        except Exception as error:  # no module of the worker has it, most likely
+        except Exception as error:  # most likely, the worker's modules lack it
             reason = f"in the worker: {type(error).__name__}: {error}"
             raise UnpicklableError(work.name, "its function or an argument", reason) from error
         key = None if work.key is None else pickle.loads(work.key)
@@ -145,10 +145,10 @@ class Runner:
                     future.cancel()
                 call.over.wait()
             elif call.begin():
-                if is_cancelled:  # it cannot be stopped, but sees the request
+                if is_cancelled:  # the function cannot be stopped, but sees the request
                     future.cancel()
                 call.run(self._loop_services)
-            block_until_done(future)  # if it returned the future of another call
+            block_until_done(future)  # in case it returned another call's future
         return future
 
     def _snapshot(self, context: PortableContext | None, app: Flask | None) -> ContextSnapshot:
@@ -160,19 +160,19 @@ class Runner:
         return rebuild(context, app, self._rules)
 
     def _note_start(self, number: int, future: FutureProxy[Any]) -> bool:
-        """A call is about to run. Returns whether it is to end at once."""
+        """Note that a call is about to run. Return whether it must be cancelled at once."""
         return False
 
     def _note_end(self) -> None: ...
 
     def _note_over(self, name: str) -> None:
-        """A call of that name is over, in the thread that has run it."""
+        """Note, in the thread that has run it, that the call of that name is over."""
 
     def _report(self, future: FutureProxy[Any]) -> None:
-        """The job has told of its progress."""
+        """Send the progress that the job has reported."""
 
     def _explained(self, error: BaseException, name: str) -> BaseException:
-        """What to do, if a job looked for a context that this executor's jobs do not have."""
+        """Add the cure to an error if the job used a context that this executor does not push."""
         settings = self._settings
         missing = missing_context(error)
         if missing == "app" or (missing == "request" and settings.app is None):
@@ -195,7 +195,7 @@ class Runner:
 
 
 class _WorkersCall(CarryingCall[Any]):
-    """A call in a worker process. The server process sends the signals, explains and logs."""
+    """A call in a worker process. Signals, cures and logs are left to the server process."""
 
     __slots__ = ("note_over", "over")
 
@@ -207,7 +207,7 @@ class _WorkersCall(CarryingCall[Any]):
 
     def begin(self) -> bool:
         begins = super().begin()
-        if not begins:  # an order to cancel it came first, and the loop will not run it
+        if not begins:  # cancelled first, so the loop will not run it
             self.over.set()
         return begins
 

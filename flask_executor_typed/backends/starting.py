@@ -1,6 +1,6 @@
 """Start processes with multiprocessing: one at a time, and never during a fork.
 
-The only module that knows what is inside of multiprocessing, and what a fork does to it.
+The only module that depends on the internals of multiprocessing, and on what a fork does to them.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ __all__ = (
 DEFAULT_START_METHOD = (
     "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 )
-"""Not ``fork``, which copies locks that threads of the server may hold just then."""
+"""Not ``fork``, which copies locks that the server's threads may be holding."""
 
 _FORKS_WAIT = 10.0
-"""Seconds for which a fork waits for the start of a process. A start that hangs holds up no fork
-for longer; the child makes its own of what it then copies half done. A guess."""
+"""Seconds that a fork waits at most for a process that is being started, so that a hanging start
+cannot block forks. The child then replaces the half-finished state that it copies. A guess."""
 
 _start_method_modules = [
     import_module(f"multiprocessing.{name}")
@@ -45,20 +45,20 @@ _start_method_modules = [
         else ("popen_fork", "popen_spawn_posix", "popen_forkserver", "resource_tracker")
     )
 ]
-"""Imported now: the child of a fork can never import what another thread was importing."""
+"""Imported now: if a fork interrupts another thread's import, the child can never import it."""
 
 _process_module: Any = import_module("multiprocessing.process")
 
 _starting = threading.RLock()
-"""Held by the thread that starts a process, from before its sockets are made until the ends that
-it inherits are closed here; by the thread that asks how a process has ended, since multiprocessing
-asks so at each start, and two cannot ask at once; and by a thread that forks. So no fork copies a
-lock of multiprocessing that is held, or the end of a socket that belongs to another process, whose
-death that would hide. Reentrant: with the start method "fork", the start itself forks."""
+"""Held by three kinds of threads. One that starts a process, from before it creates the sockets
+until it has closed the ends that the process inherits. One that asks for an exit code, which
+multiprocessing does at each start too, and two threads cannot do at once. And one that forks. So a
+fork never copies a held lock of multiprocessing, nor another process's end of a socket, which would
+hide the death of that process. Reentrant: with the start method "fork", the start itself forks."""
 
 
 def forks_wait() -> threading.RLock:
-    """Have other threads wait with their forks, ``with forks_wait():``."""
+    """Return a lock that delays the forks of other threads: ``with forks_wait():``."""
     return _starting
 
 
@@ -68,7 +68,7 @@ def start_process(
     """Start a process that calls ``target(*args)``.
 
     Raises:
-        Exception: there is no memory, no descriptor or no fork server for it.
+        Exception: there is no memory, no file descriptor or no fork server for it.
     """
     context: Any = multiprocessing.get_context(start_method)
     _finish_before_multiprocessing_does()
@@ -77,15 +77,15 @@ def start_process(
         try:
             process.start()
         except ChildProcessError:
-            # Python asks the system how its fork server is, and something in this process has
-            # waited for all children. The next start has a fork server of its own.
+            # Python asked the system about its fork server, but other code in this process has
+            # already waited for all children. The next start creates a new fork server.
             _forget_fork_server()
             raise
     return process
 
 
 def exit_code_of(process: BaseProcess) -> int | None:
-    """How a process ended; ``None`` if it has not. Negative: the signal that killed it."""
+    """Return a process's exit code, ``None`` if it runs; negative: the signal that killed it."""
     with _starting:
         code = process.exitcode
         if code is not None:
@@ -94,15 +94,16 @@ def exit_code_of(process: BaseProcess) -> int | None:
 
 
 def disown(process: object) -> None:
-    """Have multiprocessing forget a process of our parent: it would wait for it at exit."""
+    """Make multiprocessing forget a process of our parent; it would wait for it at exit."""
     getattr(_process_module, "_children", set[object]()).discard(process)
 
 
 @contextmanager
 def _as_no_daemon() -> Generator[None, None, None]:
-    """Let a daemon of multiprocessing, such as a process of hypercorn, start processes.
+    """Let a daemon of multiprocessing, such as a hypercorn process, start processes.
 
-    It may not, because they would outlive it when it is terminated. Ours notice that themselves.
+    multiprocessing forbids that, because children would outlive a terminated daemon. Our workers
+    notice the end of their server themselves.
     """
     config = _process_module.current_process()._config
     daemon = config.pop("daemon", None)
@@ -117,9 +118,10 @@ _finishes = False  # set once in each process
 
 
 def _finish_before_multiprocessing_does() -> None:
-    """See to it that workers end in a process that is a child of multiprocessing itself.
+    """Make workers end even in a process that multiprocessing itself has started.
 
-    There it waits for all processes that were started, before threads are told of the exit.
+    In such a process, multiprocessing waits for all child processes before threads are told of the
+    exit, so the workers must be asked to end before that.
     """
     global _finishes  # noqa: PLW0603
     if not _finishes:
@@ -133,14 +135,14 @@ def _finish_before_multiprocessing_does() -> None:
 class _ThisThread(threading.local):
     def __init__(self) -> None:
         self.held: list[bool] = []
-        """Whether each fork that is going on here holds the lock. One, as a rule."""
+        """For each fork in progress in this thread, whether it holds the lock. Usually one."""
 
 
 _this_thread = _ThisThread()
 
 
 def _finish_starting() -> None:
-    """Before a fork."""
+    """Wait until no process is being started; called before a fork."""
     _this_thread.held.append(_starting.acquire(timeout=_FORKS_WAIT))
 
 
@@ -150,32 +152,33 @@ def _go_on() -> None:
 
 
 def _forget_parent() -> None:
-    """In the child of a fork: its locks are its own, and its fork server is not the parent's.
+    """Replace the parent's locks and fork server in the child of a fork.
 
-    After each fork, whether or not it has waited for us: uWSGI forks without telling before.
+    Called after every fork, even one that did not wait: uWSGI forks without running the hooks for
+    before a fork.
     """
     global _starting, _this_thread, _finishes  # noqa: PLW0603
     _starting = threading.RLock()
     _this_thread = _ThisThread()
     _finishes = False
     _forget_fork_server()
-    # The tracker stays, since it knows of what the parent shares with us. Its lock may be held by a
-    # thread of the parent.
+    # The tracker stays, because it tracks what the parent shares with us. But one of the parent's
+    # threads may have held its lock.
     tracker = getattr(
         sys.modules.get("multiprocessing.resource_tracker"), "_resource_tracker", None
     )
     lock = getattr(tracker, "_lock", None)
     if tracker is not None and lock is not None:
-        # A plain lock on older versions of Python, whose type cannot be called.
+        # On older versions of Python, a plain lock, whose type cannot be called.
         is_reentrant = isinstance(lock, type(threading.RLock()))
         tracker._lock = threading.RLock() if is_reentrant else threading.Lock()
 
 
 def _forget_fork_server() -> None:
-    """Have multiprocessing start a fork server of its own for this process.
+    """Make multiprocessing start a new fork server for this process.
 
-    A later Python may not have the private names. Then the child of a fork may complain at its exit
-    of processes that are not its own, no more.
+    A later Python may lack the private names used here. The worst that happens then: the child of a
+    fork complains at exit about processes that are not its own.
     """
     server: Any = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
     preloaded = getattr(server, "_preload_modules", None)
@@ -183,9 +186,9 @@ def _forget_fork_server() -> None:
         return
     alive = getattr(server, "_forkserver_alive_fd", None)
     if isinstance(alive, int):
-        with contextlib.suppress(OSError):  # or the parent's would live as long as we do
+        with contextlib.suppress(OSError):  # otherwise the parent's would live as long as we do
             os.close(alive)
-    server.__init__()  # in place: functions of the module are its methods
+    server.__init__()  # in place, because the module's functions are its methods
     server._preload_modules = preloaded
 
 

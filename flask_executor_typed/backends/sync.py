@@ -13,10 +13,11 @@ __all__ = ("SyncBackend",)
 
 
 class SyncBackend(BackendInThreads):
-    """Runs each call when it is submitted, in the thread of the submitter, who waits.
+    """Runs each call inside ``submit()``, in the submitting thread.
 
-    What the job does to contexts and context variables stays in there, as in another thread. A
-    coroutine runs on a loop of ours, and the submitter waits for it, also on a loop of its own.
+    Contexts and context variables are isolated as in another thread: the submitter sees none of the
+    job's changes. A coroutine runs on one of the backend's own loops, and ``submit()`` blocks until
+    it is done, even when called from a running loop.
     """
 
     def __init__(

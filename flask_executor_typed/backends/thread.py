@@ -1,4 +1,4 @@
-"""Threads of this process: workers for plain functions, loop threads for coroutine functions."""
+"""Run calls in threads: workers for plain functions, loop threads for coroutine functions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ("ThreadBackend",)
 
 
 class ThreadBackend(ClosableThreads):
-    """Threads of this process. A job's contexts, arguments and result never leave it."""
+    """Threads of this process. A job's contexts, arguments and result stay in its memory."""
 
     capabilities = IN_A_THREAD
 
@@ -78,14 +78,14 @@ class ThreadBackend(ClosableThreads):
         return False
 
     def blocked_loops(self, seconds: float) -> list[threading.Thread]:
-        """The threads whose event loops do not answer within ``seconds``."""
+        """Return the threads whose event loops do not answer within ``seconds``."""
         return self._loops.blocked(seconds)
 
 
 class _ThisThread(threading.local):
     def __init__(self) -> None:
         self.calls: list[Call[Any]] = []
-        """That run here: each but the last waits, while its thread runs the next."""
+        """The calls on this thread's stack. Only the last runs; each other waits for the next."""
 
 
 _this_thread = _ThisThread()
@@ -103,15 +103,15 @@ class _ThreadPool:
         self.queue: SimpleQueue[Call[Any] | None] = SimpleQueue()
         self._lock = threading.RLock()  # reentrant: a finalizer may shut down while it is held
         self._workers: list[threading.Thread] = []  # guarded by _lock; only grows
-        self._ended = 0  # workers that have; guarded by _lock
+        self._ended = 0  # number of workers that have ended; guarded by _lock
         self._may_grow = True  # whether there are fewer than _max_workers; guarded by _lock
-        self._spares: list[threading.Thread] = []  # that run; guarded by _lock
-        # What runs in each worker and spare; the lists are changed by their threads alone.
+        self._spares: list[threading.Thread] = []  # those that have not ended; guarded by _lock
+        # The calls on the stack of each worker and spare; only its own thread changes a list.
         self._running: dict[int, list[Call[Any]]] = {}
-        self._waiting = 0  # workers and spares that do; guarded by _lock
-        self._wanted: dict[Call[Any], None] = {}  # pending calls for which some job waits
-        # While workers may grow: as many items as there are more workers than calls, queued or
-        # running; and if it is the other way round, because no thread could be started, _owed.
+        self._waiting = 0  # number of workers and spares that wait; guarded by _lock
+        self._wanted: dict[Call[Any], None] = {}  # pending calls that some job waits for
+        # While workers may be added: one item for each worker in excess of the calls, queued or
+        # running. _owed counts the calls in excess, whose threads could not be started.
         self._idle: deque[None] = deque()
         self._owed = 0  # guarded by _lock
         self._closed = False  # set under _lock
@@ -127,15 +127,15 @@ class _ThreadPool:
                 self._start_worker_if_none_is_idle(call)
             if not self._closed:
                 return
-        # No lock is held over put(), so close() may have come in between. Its end marker may
-        # be before our call, which then nobody gets, or behind it. Whoever takes the right to
-        # start decides: if a worker has, the call was accepted and runs; if we have, it was not.
+        # No lock is held during put(), so close() may have come in between. Its end marker is in
+        # front of this call, which no worker then gets, or behind it. The right to start decides:
+        # if a worker has taken it, the call is accepted and runs; if refuse() takes it, it is not.
         if call.refuse():
             raise ExecutorClosedError(self._name, exit_has_begun())
 
     def _start_worker_if_none_is_idle(self, call: Call[Any]) -> None:
-        # No lock, which a submitter holds while it starts a thread: a worker that had to wait for
-        # it would count as busy. Of two submitters only one can pop the same item.
+        # Without the lock, which a submitter holds while it starts a thread: a worker that had to
+        # wait for it would count as busy. Of two submitters, only one can pop the same item.
         with contextlib.suppress(IndexError):
             self._idle.pop()
             return
@@ -143,8 +143,8 @@ class _ThreadPool:
             if self._closed or not self._may_grow:
                 return
             try:
-                # Here rather than by the worker: by then the interpreter may be ending, and Python
-                # 3.12 starts no thread any more.
+                # Here rather than in the worker: by then the interpreter may be ending, and Python
+                # 3.12 no longer starts threads.
                 self._loops.start_one()
                 worker = start_thread(f"{self._name}-worker-{len(self._workers)}", self._work)
             except Exception:
@@ -169,7 +169,7 @@ class _ThreadPool:
             del call  # an idle worker keeps nothing alive
             if self._may_grow and not self._pays_back():
                 self._idle.append(None)
-        self.queue.put(None)  # the end marker goes round
+        self.queue.put(None)  # pass the end marker on to the next worker
         with self._lock:
             self._ended += 1
         self._end_loops_if_last()
@@ -186,21 +186,21 @@ class _ThreadPool:
             self._loops.end()
 
     def _pays_back(self) -> bool:
-        """Whether a worker that has done a call is wanted by another call, which got none."""
+        """Return whether a worker that gets free is owed to a call for which no thread started."""
         if not self._owed:
             return False
         with self._lock:
             self._owed = max(0, self._owed - 1)
         return True
 
-    # A job that waits for a call of its own pool must not wait for a worker to get free: each may
-    # be waiting, for such a call. So its worker runs the call itself, which costs nothing and can
-    # block nobody that does not wait for the call anyway. Where that is not possible, and as long
-    # as every worker waits, a spare one runs calls that jobs wait for, and no others: those that
-    # nobody in here waits for do not start before a worker is free.
+    # A job that waits for a call of its own pool must not wait for a free worker: every worker may
+    # be waiting for such a call. So the job's worker runs the call itself, which costs nothing and
+    # blocks only jobs that wait for the call anyway. Where that is not possible, and as long as all
+    # workers wait, a spare worker runs the calls that jobs wait for. All other calls start only
+    # when a worker is free.
 
     def _wait(self, future: FutureProxy[Any], timeout: float | None) -> None:
-        """Wait for a future in a worker."""
+        """Wait for a future in a worker thread. With ``timeout``, return when it has passed."""
         while timeout is None and not future.done() and self._runs_it_here(future):
             pass
         if future.done():
@@ -212,7 +212,7 @@ class _ThreadPool:
             while timeout is None and not future.done():
                 if not self._start_spare_if_all_wait():
                     self._run_wanted_until(future)
-                # Again and again, for a call that is wanted when no thread can be started for it.
+                # Look again, for a call that is wanted later, when no thread can be started for it.
                 block_until_done(future, _LOOK_AGAIN_AFTER)
         finally:
             self._note_going_on()
@@ -227,8 +227,8 @@ class _ThreadPool:
         if (
             call is None
             or call.pool is not self
-            or call.has_time_limit  # we could not go on when the time is up
-            or (self._may_grow and not self._owed)  # one was started for it
+            or call.has_time_limit  # the waiting job could not continue when the time is up
+            or (self._may_grow and not self._owed)  # a worker was started for it
             or len(calls) > _MAX_CALLS
             or stack_is_deep()
             or not call.begin()
@@ -238,24 +238,24 @@ class _ThreadPool:
         return True
 
     def _run(self, call: Call[Any]) -> None:
-        """Run a call, perhaps above others that wait for it."""
+        """Run a call, possibly on top of others that wait for it."""
         _this_thread.calls.append(call)
         with following_apart():
             call.run(self._loops)
         _this_thread.calls.pop()
 
     def _run_wanted_until(self, future: FutureProxy[Any]) -> None:
-        """Be the spare worker that could not be started: Python 3.12 starts none at exit."""
+        """Act as the spare worker that cannot be started: Python 3.12 starts no thread at exit."""
         while not future.done() and (call := self._first_wanted()) is not None:
             if call.begin():
                 self._run(call)
 
     def _note_waiting(self) -> None:
-        """A worker waits from now on, for a future or in ``async_to_sync``."""
+        """Note that a worker starts to wait, for a future or in ``async_to_sync``."""
         with self._lock:
             self._waiting += 1
-        # Who wants a call says so before looking for who waits; here it is the other way round. So
-        # one of the two sees the other, or both do.
+        # want() adds the call first and then looks at who waits; here it is the other way round.
+        # So at least one of the two threads sees the other.
         self._start_spare_if_all_wait()
 
     def _note_going_on(self) -> None:
@@ -263,22 +263,22 @@ class _ThreadPool:
             self._waiting -= 1
 
     def want(self, call: Call[Any]) -> None:
-        """A job waits for a call that is pending."""
+        """Note that a job waits for a pending call."""
         self._wanted[call] = None
         self._start_spare_if_all_wait()
 
     def unwant(self, call: Call[Any]) -> None:
-        """A call is not pending any more."""
+        """Note that a call is no longer pending."""
         self._wanted.pop(call, None)
 
     def _first_wanted(self) -> Call[Any] | None:
         while True:
-            # Nobody who adds or removes a call takes a lock, and may do so between these two steps.
+            # Calls are added and removed without a lock, perhaps between iter() and next().
             with contextlib.suppress(RuntimeError):  # changed size during iteration
                 return next(iter(self._wanted), None)
 
     def _start_spare_if_all_wait(self) -> bool:
-        """``False`` if a spare is wanted, and the system has no thread for it."""
+        """Start a spare worker if needed; ``False`` if the system has no thread for it."""
         with self._lock:
             running = len(self._workers) - self._ended + len(self._spares)
             if not self._wanted or not 0 < running <= self._waiting:
@@ -298,12 +298,12 @@ class _ThreadPool:
         self._end_loops_if_last()
 
     def _next_wanted(self) -> Call[Any] | None:
-        """A call for this spare worker; ``None`` ends it."""
+        """Return a call for this spare worker; ``None`` ends the worker."""
         with self._lock:
             others = len(self._workers) - self._ended + len(self._spares) - 1
             call = self._first_wanted()
             if call is None or self._waiting < others:
-                # Who wants a call from now on does not find this spare any more.
+                # From here on, a job that wants a call does not count on this spare.
                 self._spares.remove(threading.current_thread())
                 del self._running[threading.get_ident()]
                 return None
@@ -312,7 +312,7 @@ class _ThreadPool:
 
     def close(self, cancel_pending: bool) -> None:
         with self._lock:
-            self._closed = True  # no worker starts from now on, but for spares
+            self._closed = True  # from now on, only spares start
         if cancel_pending:
             for call in self._take_pending():
                 call.cancel()
@@ -325,7 +325,7 @@ class _ThreadPool:
             return [*self._workers, *self._spares]
 
     def abandon(self, seconds: float) -> None:
-        """Fail what is pending and what runs."""
+        """Fail pending and running calls."""
         for call in self._take_pending():
             call.abandon(seconds)
         self.queue.put(None)

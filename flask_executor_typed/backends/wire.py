@@ -1,7 +1,7 @@
-"""The messages between the server process and a worker process, and how a socket carries them.
+"""The messages between the server process and a worker process, and their format on a socket.
 
-Each message bears the number of the call that it is about, so that no answer is taken for that to
-another call.
+Each message carries the number of its call, so that an answer cannot be mistaken for another
+call's.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ __all__ = (
 )
 
 CALL, END = b"C", b"E"
-"""Kinds of messages to a worker: a call, or the request to end."""
+"""Kinds of messages to a worker: a call, or the request to exit."""
 
 READY, PROGRESS = b"+", b"p"
-"""Kinds of messages from a worker that are not answers; those are in runner.py."""
+"""Kinds of messages from a worker that are not answers. The answers' kinds are in runner.py."""
 
 _HEADER = struct.Struct("!cQQ")  # kind, number, bytes of content
 _ORDER = struct.Struct("!Q")
-_PIECE = 1 << 16  # bytes read at once; more than that only of a message that is longer
+_PIECE = 1 << 16  # bytes read at once; _LARGE_PIECE within a longer message
 _LARGE_PIECE = 1 << 20
 
 
@@ -41,7 +41,7 @@ class Message(NamedTuple):
 
     kind: bytes
     number: int = 0
-    """Of the call; 0 if the message is about none."""
+    """The number of the call; 0 if the message is not about one."""
 
     content: bytes = b""
 
@@ -51,20 +51,20 @@ def dump(message: Message) -> bytes:
 
 
 class Reader:
-    """Puts messages together from the pieces that a socket gives."""
+    """Assembles messages from the pieces read from a socket."""
 
     def __init__(self) -> None:
         self._read = bytearray()
 
     def wants(self) -> int:
-        """How many bytes to read at once: many only if they are known to come."""
+        """Return how many bytes to read at once: many only if that many are known to be coming."""
         return _PIECE if len(self._read) < _PIECE else _LARGE_PIECE
 
     def feed(self, piece: bytes) -> None:
         self._read += piece
 
     def message(self) -> Message | None:
-        """The next message, if all of it has been read."""
+        """Return the next message, or ``None`` if it has not been read completely."""
         if len(self._read) < _HEADER.size:
             return None
         kind, number, length = _HEADER.unpack_from(self._read)
@@ -76,7 +76,7 @@ class Reader:
         return Message(kind, number, content)
 
 
-# -- with a socket that blocks, in the worker -----------------------------------------------------
+# -- blocking sockets, in the worker --------------------------------------------------------------
 
 
 def write(sock: socket.socket, message: Message) -> None:
@@ -84,7 +84,7 @@ def write(sock: socket.socket, message: Message) -> None:
 
 
 def read_message(sock: socket.socket, reader: Reader) -> Message:
-    """Raises ``EOFError`` if the other end is closed."""
+    """Block until a message has arrived. Raise ``EOFError`` if the other end is closed."""
     while (message := reader.message()) is None:
         piece = sock.recv(reader.wants())
         if not piece:
@@ -104,15 +104,15 @@ def _read(sock: socket.socket, length: int) -> bytes:
     return bytes(read)
 
 
-# -- orders: to end a call, or everything ---------------------------------------------------------
+# -- orders: cancel a call, or exit ---------------------------------------------------------------
 
 
 def write_order(sock: socket.socket, number: int) -> None:
-    """Order the end of the call of that number; 0: of the worker. As one piece, or not at all."""
+    """Order a worker to cancel that call; with 0, to exit. Send all of it or nothing."""
     sock.send(_ORDER.pack(number))
 
 
 def read_order(sock: socket.socket) -> int:
-    """Raises ``EOFError`` if the other end is closed."""
+    """Block until an order has arrived. Raise ``EOFError`` if the other end is closed."""
     number: int = _ORDER.unpack(_read(sock, _ORDER.size))[0]
     return number

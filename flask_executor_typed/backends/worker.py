@@ -1,6 +1,6 @@
-"""What runs in a worker process: it loads the app once, and runs calls one after the other.
+"""The main program of a worker process: load the app once, then run calls one by one.
 
-The only module whose code runs in worker processes alone.
+The only module whose code runs in nothing but worker processes.
 """
 
 from __future__ import annotations
@@ -25,49 +25,50 @@ __all__ = ("work",)
 
 
 def work(calls: socket.socket, orders: socket.socket, settings: Settings) -> None:
-    """The whole life of a worker process.
+    """Run a worker process, from its start to its end.
 
     Args:
-        calls: Where calls come from, and answers go to.
-        orders: Where the server process asks for the end of a call, or of this process. If its end
-            is closed, the server process is gone.
-        settings: What all calls have in common.
+        calls: The socket that receives calls and returns answers.
+        orders: The socket through which the server process orders this process to cancel a call or
+            to exit. When the other end is closed, the server process is gone.
+        settings: The settings that all calls share.
     """
     become_worker()
     _be_deaf_to_signals_of_the_server()
     for each in calls, orders:
-        each.setblocking(True)  # whatever an imported module has made the default
+        each.setblocking(True)  # an imported module may have changed the default
     try:
         _Worker(calls, orders, settings).work()
-    except (EOFError, OSError):  # of a socket: the server is gone, or a job has closed it
+    except (EOFError, OSError):  # from a socket: the server is gone, or a job closed it
         os._exit(1)
     except BaseException:
-        # No memory, say. The server process hears of it by the end of this one, so at once: the
-        # interpreter's own exit waits for the thread that takes orders.
+        # Out of memory, say. The server process learns of it only when this process ends. So exit
+        # at once: the interpreter's own exit would wait for the thread that takes orders.
         traceback.print_exc()
         os._exit(1)
 
 
 def _be_deaf_to_signals_of_the_server() -> None:
-    """Undo what a fork has copied, and what Ctrl+C does to all processes of a terminal."""
+    """Undo the signal handling copied by a fork, and ignore Ctrl+C, which reaches all processes."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    # The server process decides, and tells us. A function, since what is ignored stays so in
-    # programs that a job starts.
+    # The server process decides when to stop, and orders it. A function instead of SIG_IGN, which
+    # the programs that a job starts would inherit.
     signal.signal(signal.SIGINT, lambda signum, frame: None)
 
 
 class _Worker(Runner):
-    # A job may fork, and its child may come back from the job: it raises before its os._exit(),
-    # say. It must not go on as if it were the worker: it would take calls that are the worker's,
-    # and answer calls that it does not run. So it has no sockets, and ends where it would answer.
+    # A job may fork, and the child may return from the job: it raises before its os._exit(), say.
+    # The child must not continue as if it were the worker: it would take the worker's calls, and
+    # answer calls that it does not run. So the child's sockets are closed, and it exits instead of
+    # answering.
 
     def __init__(self, calls: socket.socket, orders: socket.socket, settings: Settings) -> None:
         super().__init__(settings)
         self._calls = calls
         self._orders = orders
         self._process = os.getpid()
-        self._writing = threading.Lock()  # a job may tell of its progress in any thread
+        self._writing = threading.Lock()  # a job may report progress from any thread
         self._lock = threading.Lock()
         self._running: tuple[int, FutureProxy[Any]] | None = None  # guarded by _lock
         self._to_cancel = 0  # the number of a call; guarded by _lock
@@ -98,7 +99,7 @@ class _Worker(Runner):
             try:
                 number = read_order(self._orders)
             except (EOFError, OSError):
-                os._exit(1)  # whatever runs here: nothing is there any more to hear of it
+                os._exit(1)  # even while a job runs: no process is left to receive its result
             if number == 0:
                 return
             with self._lock:
@@ -122,27 +123,27 @@ class _Worker(Runner):
 
     def _report(self, future: FutureProxy[Any]) -> None:
         if os.getpid() != self._process:
-            return  # nothing can be told from there
+            return  # the child of a job's fork has no socket
         done, total, message = future.progress or Progress(0.0)
-        # Plain values, which the server process can surely make anew.
+        # Plain values, which the server process is certain to unpickle.
         plain = _plain(done), None if total is None else _plain(total), str(message)
         with self._writing:
-            # A thread of a job may outlive it: what it tells then is not the next job's.
+            # A job's thread may outlive the job. Its reports must not go to the next job.
             with self._lock:
                 running = self._running
             if running is not None and running[1] is future:
                 write(self._calls, Message(PROGRESS, running[0], pickle.dumps(plain)))
 
     def _close_sockets(self) -> None:
-        """In the child of a fork."""
+        """Close the worker's sockets in the child of a fork."""
         self._calls.close()
         self._orders.close()
 
     def _note_over(self, name: str) -> None:
         if os.getpid() != self._process:
             print(
-                f"{name} forked, and the child returned from the job: it ends here; "
-                "end it with os._exit()",
+                f"{name} forked, and the child returned from the job, so it exits now; "
+                "end the child with os._exit()",
                 file=sys.stderr,
                 flush=True,
             )

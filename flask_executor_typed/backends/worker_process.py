@@ -1,4 +1,4 @@
-"""A worker process as the server process sees it: its start, its two sockets, and its end.
+"""A worker process as the server process sees it: its start, its two sockets and its end.
 
 The only module that kills processes.
 """
@@ -28,14 +28,14 @@ from .worker import work
 __all__ = ("Trouble", "WorkerProcess")
 
 _DIES_WITHIN = 5.0
-"""Seconds from the end of its socket to the end of a process; a guess."""
+"""Seconds that a process may take to end after its socket was closed; a guess."""
 
 _LOOKS_EVERY = 1.0
-"""Seconds between two looks at whether a process lives, where no descriptor tells for certain."""
+"""Seconds between checks whether a process is alive, where no descriptor says so reliably."""
 
 
 class Trouble(Enum):
-    """What a worker may do instead of answering a call."""
+    """The ways in which a worker may fail to answer a call."""
 
     LATE = "it takes too long"
     DIED = "it has ended"
@@ -46,28 +46,28 @@ class Trouble(Enum):
 class WorkerProcess:
     """A worker process, and our ends of the sockets to it.
 
-    One thread sends and receives. Any thread may order the end of a call, or kill the process.
+    One thread sends and receives. Any thread may order it to cancel a call, or kill the process.
     """
 
-    # A process is dead when the system says so of the process, not when its socket is closed: what
-    # it has forked may hold the socket open for ever. And nothing here waits for the socket alone:
-    # a process that is stopped, or killed in the middle of a message, must hold up nothing.
+    # A process is dead when the system says so, not when its socket is closed: a child that it has
+    # forked may hold the socket open for ever. And nothing here waits for the socket alone: a
+    # process that is stopped, or killed in the middle of a message, must not block anything.
 
     def __init__(self, start_method: str, settings: Settings, name: str) -> None:
         """Start the process.
 
         Raises:
-            Exception: there is no memory, no descriptor or no fork server for it.
+            Exception: there is no memory, no file descriptor or no fork server for it.
         """
         self.name = name
         self.is_used = False  # whether it has read a call
         self.is_gone: bool = False
-        self.exit_code: int | None = None  # once it is gone, if it is known
+        self.exit_code: int | None = None  # set once the process is gone, if known
         self._numbers = itertools.count(1)
         self._reader = Reader()
         self._is_dead = False
         self._lock = threading.Lock()  # held for what cannot block
-        self._is_open = True  # whether descriptors are ours still; guarded by _lock
+        self._is_open = True  # whether our descriptors are open; guarded by _lock
         self._pidfd: int | None = None
         with forks_wait(), contextlib.ExitStack() as theirs:
             self._calls, calls = socket.socketpair()
@@ -76,14 +76,14 @@ class WorkerProcess:
             theirs.callback(orders.close)
             self._calls.setblocking(False)
             self._orders.setblocking(False)
-            _workers.add(self)  # before a fork, which copies our ends
+            _workers.add(self)  # before a fork can copy our ends
             try:
                 self._process = start_process(start_method, name, work, (calls, orders, settings))
             except BaseException:
                 self.forget()
                 raise
         self._pidfd = _open_pidfd(self._process.pid)
-        # The sentinel of multiprocessing is a pipe as well, which tells too late if a child of the
+        # multiprocessing's sentinel is a pipe: it reports the death too late if a child of the
         # process holds it, and too early if the fork server has ended.
         self._death: int = self._process.sentinel if self._pidfd is None else self._pidfd
         if sys.platform != "win32":
@@ -92,11 +92,11 @@ class WorkerProcess:
             self._poll.register(self._death, select.POLLIN)
 
     def next_number(self) -> int:
-        """A number for a call, which no other call of this process has."""
+        """Return a number for a call, unique within this process."""
         return next(self._numbers)
 
     def send(self, message: Message, end: float = inf) -> Trouble | None:
-        """Send a message; ``None`` if that is done before ``end``, and the process lives."""
+        """Send a message. Return ``None`` if it was sent before ``end`` and the process lives."""
         left = memoryview(dump(message))
         while left:
             try:
@@ -107,22 +107,22 @@ class WorkerProcess:
                 if not self._wait(end, to_write=True):
                     return Trouble.LATE
             except OSError:
-                # Part of it may have been read, but nothing runs a part.
+                # The worker may have read a part, but does not run a partial call.
                 return Trouble.UNREAD
         return None
 
     def receive(self, number: int, end: float) -> Message | Trouble:
-        """Wait for the next message about the call of that number, until ``end``."""
+        """Wait until ``end`` for the next message about the call with this number."""
         while (message := self._reader.message()) is None:
             if not self._is_dead and not self._wait(end):
                 return Trouble.LATE
             try:
                 piece = self._calls.recv(self._reader.wants())
             except BlockingIOError:
-                if self._is_dead:  # and something else holds the socket open
+                if self._is_dead:  # another process holds the socket open
                     return Trouble.DIED
             except ConnectionResetError:
-                # Linux tells so of a socket if its other end is gone and has not read all of ours.
+                # Linux's way to say that the other end is gone and has not read everything.
                 return Trouble.UNREAD
             except OSError:
                 return Trouble.DIED
@@ -133,14 +133,14 @@ class WorkerProcess:
         return message if message.number == number else Trouble.CONFUSED
 
     def is_ready(self) -> bool:
-        """Whether the process, which has no call, can take one: it lives, and says nothing."""
+        """Return whether the idle process can take a call: it lives, and has sent nothing."""
         return not self._is_dead and not self._wait(0.0)
 
     def order(self, number: int) -> None:
-        """Order the end of the call of that number; 0: of the process, in its own time.
+        """Order the process to cancel the call with this number; with 0, to exit in its own time.
 
-        Never blocks. If the socket is full, the process has not looked at its orders for long, and
-        will not look now.
+        Never blocks. If the socket is full, the process has long stopped reading its orders, so
+        another one would change nothing.
         """
         with self._lock:
             if self._is_open:
@@ -148,8 +148,8 @@ class WorkerProcess:
                     write_order(self._orders, number)
 
     def kill(self) -> None:
-        """End the process by force, unless it is gone."""
-        with self._lock:  # or the number might be another process's by now
+        """Kill the process, unless it is gone."""
+        with self._lock:  # otherwise another process might have its number by now
             if self._is_open:
                 with contextlib.suppress(OSError, ValueError):
                     if sys.platform == "linux" and self._pidfd is not None:
@@ -158,7 +158,7 @@ class WorkerProcess:
                         self._process.kill()
 
     def end(self) -> None:
-        """Let the process end in its own time, and wait until it has."""
+        """Ask the process to exit, and wait until it has."""
         if self.is_gone:
             return
         self.order(0)
@@ -167,14 +167,14 @@ class WorkerProcess:
         self.bury()
 
     def bury(self) -> str:
-        """See to it that the process is gone; returns how it ended, for a person."""
+        """Make sure that the process is gone. Return how it ended, in words for users."""
         if self.is_gone:
             return _how_it_ended(self.exit_code)
         if not self._wait_for_death(time.monotonic() + _DIES_WITHIN):
-            # A job may have closed the sockets, and live on.
+            # A job may have closed the sockets without ending the process.
             self.kill()
             self._wait_for_death(time.monotonic() + _DIES_WITHIN)
-        # The fork server tells a moment after the system.
+        # The fork server reports the exit code a moment after the system reports the end.
         code, end = exit_code_of(self._process), time.monotonic() + _DIES_WITHIN
         while code is None and time.monotonic() < end:
             wait([self._process.sentinel], 0.01)
@@ -184,7 +184,7 @@ class WorkerProcess:
         return _how_it_ended(code)
 
     def forget(self) -> None:
-        """Close our ends. The process ends by itself, if it lives."""
+        """Close our ends of the sockets. If the process lives, it ends by itself."""
         with self._lock:
             self._is_open = False
             _workers.discard(self)
@@ -194,8 +194,8 @@ class WorkerProcess:
                 os.close(self._pidfd)
 
     def forget_parents(self) -> None:
-        """In the child of a fork: the process is the parent's."""
-        self._lock = threading.Lock()  # a thread of the parent may hold it
+        """Let go of the parent's process in the child of a fork."""
+        self._lock = threading.Lock()  # a thread of the parent may have held it
         if self._is_open:
             self.forget()
         disown(getattr(self, "_process", None))
@@ -241,7 +241,7 @@ class WorkerProcess:
 
 
 def _how_it_ended(code: int | None) -> str:
-    """How a process with that exit code has ended, for a person."""
+    """Describe for users how a process with this exit code has ended."""
     if code is None:
         return "ended"
     if code >= 0:
@@ -252,10 +252,10 @@ def _how_it_ended(code: int | None) -> str:
 
 
 def _open_pidfd(pid: int | None) -> int | None:
-    """A descriptor of a process, where the system has them and lets us have one.
+    """Return a descriptor of a process, if the system provides one.
 
-    It becomes readable when the process has ended, and a signal that is sent through it reaches no
-    other process, even if one has the same number by then.
+    It becomes readable when the process ends. A signal sent through it never reaches another
+    process that has got the same number since.
     """
     if sys.platform == "linux" and pid is not None and hasattr(signal, "pidfd_send_signal"):
         with contextlib.suppress(OSError):
@@ -268,6 +268,6 @@ _workers: WeakSet[WorkerProcess] = WeakSet()
 
 @in_child
 def _forget_parent() -> None:
-    """In the child of a fork: workers would not hear of the end of their server while we live."""
+    """Close inherited sockets, which would keep workers from noticing their server's end."""
     for worker in list(_workers):
         worker.forget_parents()

@@ -183,7 +183,7 @@ def test_start_that_takes_too_long_is_named_and_ended_and_its_calls_fail(
         for each in starting_in(tmp_path):
             until_dead(each)
     assert (
-        "Worker process executor-worker-1 is not up after 0 s; it is ended after 3 s "
+        "Worker process executor-worker-1 is not up after 0 s; it will be killed after 3 s "
         "(EXECUTOR_START_TIMEOUT)"
     ) in [record.getMessage() for record in caplog.records]
 
