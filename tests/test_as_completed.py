@@ -178,7 +178,7 @@ def test_two_tasks_that_wait_for_the_same_next_future_are_an_error(
         first = asyncio.ensure_future(soon(completed))
         await asyncio.sleep(0)
         await asyncio.sleep(0)  # on Python 3.11 and before, wait_for() makes a task
-        with pytest.raises(RuntimeError, match="another task waits for the next of these futures"):
+        with pytest.raises(RuntimeError, match="another task is already waiting for the next"):
             await completed.__anext__()
         await asyncio.to_thread(gate.let_through, 0)
         assert await first is gate.futures[0]
@@ -226,5 +226,5 @@ def test_what_is_no_future_of_an_executor_is_refused_at_once(
     with pytest.raises(TypeError) as caught:
         executor.as_completed([executor.submit(int), given])
     assert str(caught.value) == (
-        f"as_completed() got {given!r}: expected futures that submit() returned"
+        f"as_completed() got {given!r}: expected futures returned by submit()"
     )

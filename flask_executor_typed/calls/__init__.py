@@ -1,13 +1,13 @@
-"""Calls: what an executor accepts and a backend runs.
+"""Calls, which an executor accepts and a backend runs.
 
 Each module imports only from those before it:
 
 - reports: the log record of a failed call, and the notes on its exception
 - limits: the time limit and the retries of a call
 - call: one accepted call, and the ways to run it
-- carrying: calls with which carriers take something along
-- capacity: how many calls may be pending, and how many there were
-- held: a call that waits for an event before any worker knows of it
+- carrying: calls that run with values captured by carriers
+- capacity: count an executor's calls and limit how many may be pending
+- held: calls that wait for an event before they are handed to the workers
 """
 
 from .call import (

@@ -24,75 +24,75 @@ _Counted = ClaimableFuture[Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutorStats:
-    """What an executor does in this process, for one app: made by ``executor.stats()``."""
+    """The activity of an executor in this process, for one app; see ``executor.stats()``."""
 
     pending: int
     """Calls that were accepted and have not started."""
 
     running: int
-    """Calls that have started and are not done, coroutines that wait included."""
+    """Calls that have started and are not done, including waiting coroutines."""
 
     succeeded: int
-    """Calls that have a result, since the workers of this process were made."""
+    """Calls that have succeeded since this process's workers were created."""
 
     failed: int
-    """Calls that raised, or took too long, since then."""
+    """Calls that have raised or exceeded their time limit since then."""
 
     cancelled: int
-    """Calls that were cancelled, before or while they ran, since then."""
+    """Calls that were cancelled since then, before or while they ran."""
 
     workers: int
-    """Threads that run plain functions now, or that each look after a worker process. Of threads
-    that are not ours, with ``'sync'`` or an executor of yours, those that run a call; 0 if the
-    workers are another library's processes."""
+    """Current threads that run plain functions, or that each look after a worker process. With
+    ``'sync'`` or an executor of your own, the threads running a call; 0 if its workers are
+    processes."""
 
     loops: int
-    """Threads that each run an event loop now."""
+    """Current threads that each run an event loop."""
 
     oldest_pending_age: float
-    """Seconds since the oldest of the pending calls was submitted; 0.0 if there is none."""
+    """Seconds since the oldest pending call was submitted; 0.0 if there is none."""
 
 
 class Capacity:
-    """The calls of one kind that were accepted and are not done."""
+    """The accepted and unfinished calls of one kind: plain functions, or coroutines."""
 
-    # No lock in the way of a call, as long as there is no bound: items of a dict are set and
-    # removed atomically, with the GIL and without it, and so is the next of a count taken. (Only
-    # on the experimental free-threaded 3.13 two threads may take the same one.)
+    # Without a bound, no call takes a lock: setting and removing a dict item is atomic, with and
+    # without the GIL, and so is taking the next number of a count. (Only on the experimental
+    # free-threaded 3.13 may two threads take the same number.)
 
     def __init__(self, label: str, key: str, max_pending: int | None, workers: int = 0) -> None:
         self._label = label
         self._key = key
         self._max_pending = max_pending
-        # Set to None under _room, when it is closed.
+        # Set to None under _room when the executor closes.
         self._limit = None if max_pending is None else max_pending + workers
         self._calls: dict[_Counted, None] = {}  # oldest first; with a bound, added to under _room
         self._room = threading.Condition()  # reentrant: a finalizer may settle a future meanwhile
-        self._waiting = 0  # for room, or for no call to be left; guarded by _room
+        self._waiting = 0  # waiters for room or for an idle executor; guarded by _room
         self._idle_watchers: list[Callable[[], object]] = []  # guarded by _room
-        # Done callbacks that are not over, of calls that are done or will be. The callbacks of a
-        # call are added before the call is removed, and the calls that a callback submits are added
-        # before it is over, so that the work is always in one of the two.
+        # Done callbacks that have not finished, of calls that are done or about to be. A call's
+        # callbacks are added before the call is removed, and a call that a callback submits is added
+        # before the callback finishes, so that work is always counted in one of the two.
         self._callbacks: dict[Callback, None] = {}
         self._callbacks_over = itertools.count()
         self._failed = itertools.count()
         self._counts = {FINISHED: itertools.count(), CANCELLED_AND_NOTIFIED: itertools.count()}
 
     def admit(self, future: _Counted, seconds: float | None, now: bool = True) -> None:
-        """Count a call from now on, if there is room.
+        """Count a call, if there is room.
 
         Args:
-            future: The call's.
+            future: The call's future.
             seconds: How long to wait for room; ``None``: not at all.
-            now: Or else look for room only; :meth:`add` is to come later.
+            now: If false, only check for room; :meth:`add` counts the call later.
 
         Raises:
-            DeadlockError: waiting would stop the event loop that runs here.
+            DeadlockError: waiting would stop the event loop running in this thread.
             QueueFullError: there is no room.
         """
         if self._limit is None:
             if now:
-                future._counter = self  # as add() does, in half of the time
+                future._counter = self  # as add() does, in half the time
                 self._calls[future] = None
             return
         if seconds and asyncio._get_running_loop() is not None:
@@ -109,15 +109,15 @@ class Capacity:
             if now:
                 self.add(future)
             else:
-                self._room.notify()  # of room that was found, and left to others
+                self._room.notify()  # the room found here is still free for another
 
     def add(self, future: _Counted) -> None:
-        """Count a call from now on, whether or not there is room."""
+        """Count a call, even if there is no room."""
         future._counter = self
         self._calls[future] = None
 
     def settle(self, future: _Counted, status: str, exception: BaseException | None) -> None:
-        """Count how a call ends. To be called before those who wait for it hear of it."""
+        """Count how a call ends. Must be called before its waiters are woken."""
         next(self._failed if exception is not None else self._counts[status])
         if future._has_callbacks:
             for callback in callbacks_of(future):
@@ -127,14 +127,14 @@ class Capacity:
             self._tell_who_waits()
 
     def remove(self, future: _Counted) -> None:
-        """Forget a call that is done, or was not accepted."""
+        """Stop counting a call that is done or was not accepted."""
         future._counter = None
         self._calls.pop(future, None)
         if self._waiting:
             self._tell_who_waits()
 
     def expect(self, callback: Callback) -> None:
-        """Count a done callback as work from now on."""
+        """Count a done callback as work, until it has finished."""
         callback.counter = self
         self._callbacks[callback] = None
 
@@ -145,14 +145,14 @@ class Capacity:
             self._tell_who_waits()
 
     def close(self) -> None:
-        """Let everybody in: there will be no room any more, and the backend refuses them."""
+        """Admit all calls from now on, so that waiting submitters are refused by the backend."""
         with self._room:
             self._limit = None
             self._room.notify_all()
 
     def _tell_who_waits(self) -> None:
-        # A submitter says that it waits before it looks for room, and a call is removed before
-        # somebody looks for who waits. So whoever is second sees what the other did.
+        # A submitter counts itself in _waiting before it looks for room, and a call is removed
+        # before _waiting is looked at. So the second of the two always sees the first.
         with self._room:
             self._room.notify()
             if not self._calls and not self._callbacks:
@@ -170,9 +170,9 @@ class Capacity:
             self._waiting -= 1
 
     def watch_for_idle(self, wake: Callable[[], object]) -> None:
-        """Have ``wake()`` called whenever no call and no callback is left, until it is forgotten.
+        """Call ``wake()`` whenever no call and no callback is left, until it is forgotten.
 
-        From any thread, which must not be blocked by it.
+        It is called in any thread, and must not block.
         """
         with self._room:
             self._waiting += 1
@@ -184,23 +184,23 @@ class Capacity:
             self._idle_watchers.remove(wake)
 
     def is_empty(self) -> bool:
-        """Return whether no call and no callback is left, as far as two looks can tell."""
+        """Return whether no call and no callback is left. Not atomic; see :func:`are_idle`."""
         return not self._calls and not self._callbacks
 
     def over(self) -> int:
-        """Return how many calls and callbacks are over."""
+        """Return how many calls and callbacks have finished so far."""
         return sum(self.ended()) + _taken(self._callbacks_over)
 
     def callbacks(self) -> list[Callback]:
-        """Return the done callbacks that are not over."""
+        """Return the done callbacks that have not finished."""
         return list(self._callbacks)
 
     def calls(self) -> list[_Counted]:
-        """The calls that are not done, oldest first. In one step, since others come and go."""
+        """Return the unfinished calls, oldest first. Atomic: other threads add and remove calls."""
         return list(self._calls)
 
     def ended(self) -> tuple[int, int, int]:
-        """How many calls succeeded, failed, and were cancelled."""
+        """Return how many calls have succeeded, failed, and been cancelled."""
         succeeded, cancelled = self._counts.values()
         return _taken(succeeded), _taken(self._failed), _taken(cancelled)
 
@@ -225,10 +225,10 @@ def stats_of(capacities: Iterable[Capacity], workers: int, loops: int) -> Execut
 
 
 def are_idle(capacities: Iterable[Capacity]) -> bool:
-    """Return whether no call is left in any of them, nor a done callback."""
-    # Work moves: a callback may submit to an executor that was looked at before, and end before it
-    # is looked at itself. But then something is over that was not. If nothing has ended between the
-    # first look and the last, then what is there at the last look was there all the time.
+    """Return whether no call and no done callback is left in any of them."""
+    # Work moves: a callback may submit to an executor that was already checked, and finish before
+    # it is checked itself. But then the number of finished calls and callbacks has grown. If it has
+    # not, no work can have moved between the checks.
     capacities = list(capacities)
     before = [each.over() for each in capacities]
     empty = all(each.is_empty() for each in capacities)
@@ -239,7 +239,7 @@ def are_idle(capacities: Iterable[Capacity]) -> bool:
 def watching_for_idle(
     capacities: Iterable[Capacity], wake: Callable[[], object]
 ) -> Generator[None, None, None]:
-    """Have ``wake()`` called whenever one of them has become idle."""
+    """Call ``wake()`` whenever one of them becomes idle, until the block ends."""
     watched: list[Capacity] = []
     try:
         for each in capacities:
@@ -252,7 +252,7 @@ def watching_for_idle(
 
 
 def what_runs(capacities: Iterable[Capacity]) -> list[str]:
-    """Describe the calls and callbacks that are not over, for messages."""
+    """Describe the unfinished calls and callbacks, for messages."""
     now = time.time()
     found: list[str] = []
     for each in capacities:
@@ -265,5 +265,5 @@ def what_runs(capacities: Iterable[Capacity]) -> list[str]:
 
 
 def _taken(count: itertools.count[int]) -> int:
-    """How many were taken of a count; it tells nobody in another way."""
+    """Return how many numbers a count has handed out; only its repr shows that."""
     return int(repr(count)[len("count(") : -1])

@@ -1,4 +1,4 @@
-"""Calls with which carriers take something along.
+"""Calls that run with values captured by carriers.
 
 An executor without carriers uses none of this.
 """
@@ -24,16 +24,16 @@ R = TypeVar("R")
 
 
 class Carriers:
-    """The carriers of one executor in one app, and which of them were reported as broken."""
+    """The carriers of one executor in one app, and the names of those reported as broken."""
 
     def __init__(self, carriers: Iterable[Carrier[Any]] = ()) -> None:
         self._carriers: tuple[Carrier[Any], ...] = tuple(carriers)
-        self._reported: set[str] = set()  # two threads may both add a name: it is logged twice
+        self._reported: set[str] = set()  # without a lock: two threads may both log
 
     def capture(
         self, rules: ContextRules, app: Flask, app_context: Any
     ) -> tuple[ContextSnapshot, Context]:
-        """Capture what is current, like :func:`context.capture`, and with each carrier."""
+        """Capture the current contexts, like :func:`context.capture`, and call each carrier."""
         values: list[tuple[Carrier[Any], Any]] = []
         for carrier in self._carriers:
             try:
@@ -48,13 +48,13 @@ class Carriers:
         """Return the carrier of that name, which another process used.
 
         Raises:
-            LookupError: there is none here.
+            LookupError: there is no such carrier here.
         """
         here = {carrier.name: carrier for carrier in self._carriers}
         return here[name] if name in here else carrier_named(name)
 
     def report(self, name: str, step: str, error: BaseException, app: Flask) -> None:
-        """Log that a carrier failed, unless that was logged before."""
+        """Log that a carrier failed, once per carrier."""
         if name not in self._reported:
             self._reported.add(name)
             message = "%s of carrier %r failed: jobs run without it, and this is not logged again"
@@ -62,22 +62,22 @@ class Carriers:
 
 
 class Carried(NamedTuple):
-    """What was captured for a call, or for all of a ``map``."""
+    """The values captured for a call, or for all calls of a ``map``."""
 
     carriers: Carriers
     values: tuple[tuple[Carrier[Any], Any], ...]
 
     def put_into(self, variables: Context) -> None:
-        """Make it what a :class:`CarryingCall` with these context variables carries."""
+        """Store these values in the context variables of a :class:`CarryingCall`."""
         variables.run(_carried.set, self)
 
 
-# Of the call or, in what that submits without carriers, of a call around it.
+# Those of the current call or, if that was submitted without carriers, of a call around it.
 _carried: ContextVar[Carried | None] = ContextVar("flask_executor_typed_carried", default=None)
 
 
 class _Attached:
-    """A ``with`` block in which what was captured is current. Neither end of it raises."""
+    """A ``with`` block in which the captured values are attached. Neither end raises."""
 
     __slots__ = ("_app", "_carriers", "_entered")
 
@@ -87,7 +87,7 @@ class _Attached:
     def __enter__(self) -> None:
         self._entered: list[tuple[str, AbstractContextManager[object]]] = []
         carried = _carried.get()
-        if carried is None:  # in a worker process: its server process has no carriers
+        if carried is None:  # in a worker process whose server process has no carriers
             return
         self._carriers, values = carried
         for carrier, captured in values:
@@ -108,14 +108,14 @@ class _Attached:
         while self._entered:
             name, manager = self._entered.pop()
             try:
-                manager.__exit__(exc_type, exc, traceback)  # it cannot suppress the exception
+                manager.__exit__(exc_type, exc, traceback)  # whose result cannot suppress exc
             except BaseException as error:
                 if error is not exc:
                     self._carriers.report(name, "the end of attach()", error, self._app)
 
 
 class _CarryingContexts(PushedContexts):
-    """Contexts in which what was captured is attached: after the push, until before the pop."""
+    """Contexts that attach the captured values after the push and detach them before the pop."""
 
     __slots__ = ("_attached",)
 
@@ -141,7 +141,7 @@ class _CarryingInTask(_CarryingContexts):
 
 
 class CarryingCall(Call[R]):
-    """A call that runs with what carriers captured."""
+    """A call that runs with the values that carriers have captured."""
 
     __slots__ = ()
 
@@ -150,13 +150,14 @@ class CarryingCall(Call[R]):
 
     @property
     def carried(self) -> Carried | None:
-        """What carriers captured for the call."""
+        """The values that carriers have captured for the call."""
         return self.variables.get(_carried)
 
     def log(self, error: BaseException) -> None:
-        """Log within what was captured, so that an error report bears it.
+        """Log with the captured values attached, so that an error report includes them.
 
-        Where the function runs it is attached; the error of a worker process is logged elsewhere.
+        In the thread that runs the function they already are. A worker process's error is logged in
+        the server process, where they must be attached.
         """
         if running_call.get() is self:
             super().log(error)

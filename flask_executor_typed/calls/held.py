@@ -1,4 +1,4 @@
-"""A call that waits for an event, such as the end of a response or a commit."""
+"""Hold a call back until an event, such as the end of a response or a commit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = (
 
 
 class Submitter(Protocol):
-    """What a held call needs of its executor."""
+    """The part of an executor that a held call needs."""
 
     futures: FutureCollection[Any]
 
@@ -24,7 +24,7 @@ class Submitter(Protocol):
 
 
 class HeldCall:
-    """A call with a future, and with its key, that no worker knows of yet."""
+    """A call that has its future and key, but has not been handed to the workers."""
 
     __slots__ = ("_call", "_submitter")
 
@@ -34,7 +34,7 @@ class HeldCall:
         call.future._held = True
 
     def submit(self) -> None:
-        """Hand the call to the workers, unless it was cancelled. Raises nothing."""
+        """Hand the call to the workers, unless it was cancelled. Never raises."""
         if not self._call.future.done():
             self._call.end_hold()
             self._submitter.hand_over(self._call)
@@ -48,7 +48,7 @@ class HeldCall:
 
 
 Hold = Callable[[HeldCall], object]
-"""Takes a call and keeps it until the event."""
+"""Takes a call and holds it until the event."""
 
 Until = Callable[[], Hold]
-"""Finds the event to wait for, each time that a call is submitted."""
+"""Finds the event to wait for. Called for each submitted call."""

@@ -19,16 +19,16 @@ __all__ = (
 
 
 Backoff: TypeAlias = float | Callable[[int], float]
-"""Seconds between the first two attempts, doubled each time; or a function that gives the seconds
-to wait after the attempt of a number, which counts from 1."""
+"""Seconds between the first two attempts, doubled each time; or a function that returns the seconds
+to wait after an attempt, given its number, counted from 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How long a call may take, and how often it is tried."""
+    """The time limit of a call and the number of its retries."""
 
     timeout: float | None = None
-    """Seconds from its start to its end, whatever it does meanwhile."""
+    """Seconds from the call's start to its end, pauses and retries included."""
 
     retries: int = 0
     """Attempts after the first."""
@@ -41,7 +41,7 @@ class Limits:
 
 
 class Deadline:
-    """Fails a call whose time is up. It refers to no call, which may be over any moment."""
+    """Fails a call whose time is up, through its future: the call itself may end at any moment."""
 
     def __init__(
         self,

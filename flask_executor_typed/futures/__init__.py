@@ -1,19 +1,19 @@
-"""The handle of one call, and collections of them: what ``submit`` returns, and keeps by key.
+"""Futures, the handles of calls that ``submit`` returns, and the collection that keeps them by key.
 
-The only package that knows ``concurrent.futures.Future`` inside out. Its modules, of which each
-imports only from those before it:
+The only package that knows the internals of ``concurrent.futures.Future``. Its modules, each of
+which imports only from those before it:
 
-- progress: how far a job is
-- waiters: those who wait for a future, as its list of watchers knows them
+- progress: the progress that a job reports
+- waiters: the waiting threads and tasks, as watchers of a future
 - callbacks: a done callback with the contexts it runs in
 - base: the future's state machine: starting, settling and notifying
 - chaining: copy one future's outcome to another
-- watching: each step of a job's progress
+- watching: watch a job's progress
 - stdlib: a future as ``concurrent.futures.wait()`` sees it
-- proxy: the handle itself, with all that a user may do
-- as_completed: many futures, in the order in which they finish
-- keys: a key that knows the type of its result
-- collection: futures by key, a bounded number
+- proxy: the handle itself, with all that users may do
+- as_completed: yield futures in the order in which they finish
+- keys: keys that know the type of the result
+- collection: a bounded collection of futures by key
 """
 
 from collections import OrderedDict
@@ -54,8 +54,8 @@ from .proxy import (
 )
 from .watching import telling
 
-# Future, InstanceProxy, OrderedDict: Flask-Executor's module of this name has them, and code
-# imports Future from there.
+# Future, InstanceProxy and OrderedDict are here because Flask-Executor's module of this name has
+# them, and existing code imports Future from there.
 __all__ = (
     "AsCompleted",
     "Future",

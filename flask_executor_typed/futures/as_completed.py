@@ -1,4 +1,4 @@
-"""Futures in the order in which they are done, for ``async for``.
+"""Yield futures in the order in which they finish, for ``async for``.
 
 The only module that watches many futures at once.
 """
@@ -24,8 +24,8 @@ __all__ = ("AsCompleted", "SubmittedFuture")
 class SubmittedFuture(Protocol):
     """A :class:`FutureProxy` of any result, as the bound of a type variable.
 
-    With ``FutureProxy[Any]`` for a bound, pyright infers just that for a future which is submitted
-    within the call: ``as_completed([executor.submit(load, 1)])``.
+    With the bound ``FutureProxy[Any]``, pyright would infer no more than that for a future that is
+    submitted inside the call: ``as_completed([executor.submit(load, 1)])``.
     """
 
     def watch(self) -> AsyncIterator[Progress]: ...
@@ -35,14 +35,15 @@ F = TypeVar("F", bound=SubmittedFuture)
 
 
 class AsCompleted(AsyncIterator[F]):
-    """Gives each future once, when it is done. Not a generator: ``break`` ends it there and then.
+    """Yields each future once, as soon as it is done.
 
-    A generator that is left early is closed by its loop, some time later, and one that waits
-    cannot go on after ``asyncio.wait_for(anext(...))`` gave up.
+    Not a generator, so that ``break`` ends it at once, and ``anext()`` works again after an
+    ``asyncio.wait_for(anext(...))`` has timed out. A generator that is left early is closed by its
+    loop some time later, and one that is cancelled while it waits is finished.
     """
 
     def __init__(self, futures: Iterable[F], timeout: float | None) -> None:
-        # An ordered set: which were not given out yet.
+        # An ordered set of the futures not yet returned.
         self._left: dict[FutureProxy[Any], None] = {}
         self._arrivals = _Arrivals()
         self._timeout = timeout
@@ -51,7 +52,7 @@ class AsCompleted(AsyncIterator[F]):
         for future in given:
             if not isinstance(future, FutureProxy):
                 raise TypeError(
-                    f"as_completed() got {future!r}: expected futures that submit() returned"
+                    f"as_completed() got {future!r}: expected futures returned by submit()"
                 )
         self._left = dict.fromkeys(given)
         self._count = len(self._left)
@@ -89,10 +90,10 @@ class AsCompleted(AsyncIterator[F]):
 
 
 class _Arrivals:
-    """What is done and was not given out yet. The futures' watcher; they do not keep the iterator.
+    """The futures that are done and not yet returned. It watches them without keeping the iterator.
 
-    No lock: a worker adds a future before it looks for who waits, and who waits says so before it
-    looks for a future. Whoever is second sees what the other did.
+    No lock: a worker adds a future before it looks for a waiting task, and a task registers before
+    it looks for a future. So the second of the two always sees the first.
     """
 
     def __init__(self) -> None:
@@ -103,12 +104,12 @@ class _Arrivals:
         self.done.append(future)
         if (waiter := self._waiter) is not None:
             inbox, woken = waiter
-            inbox.post(_wake, woken)  # False: the loop is closed, and nobody waits there any more
+            inbox.post(_wake, woken)  # False if the loop is closed: no task waits there any more
 
     async def wait(self, timeout: float | None) -> None:
-        """Wait until something is done, or ``timeout`` seconds."""
+        """Wait until a future is done, or for ``timeout`` seconds."""
         if self._waiter is not None:
-            raise RuntimeError("another task waits for the next of these futures already")
+            raise RuntimeError("another task is already waiting for the next of these futures")
         loop, inbox = inbox_of_running_loop()
         woken = loop.create_future()
         self._waiter = inbox, woken

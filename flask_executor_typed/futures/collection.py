@@ -1,4 +1,4 @@
-"""Futures by key, a bounded number of them."""
+"""A bounded collection of futures by key."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ OnDuplicate = Literal["error"] | Literal["join"] | Literal["replace"]  # noqa: P
 
 
 class ReadableFuture(Protocol[R_co]):
-    """What a future gives: so that an ``Executor[float]`` may keep a future of ``int``."""
+    """A future that is only read, so that an ``Executor[float]`` may keep a future of ``int``."""
 
     def cancel(self) -> bool: ...
     def cancelled(self) -> bool: ...
@@ -48,17 +48,19 @@ class ReadableFuture(Protocol[R_co]):
 
 
 class SharedKeys(Protocol):
-    """The keys that all server processes know, for one executor in one app."""
+    """The keys that all server processes share, for one executor in one app."""
 
     def claim(
         self, future: FutureProxy[Any], key: Hashable, on_duplicate: OnDuplicate
     ) -> tuple[bool, FutureProxy[Any] | None]:
-        """Give a key to a future in all processes. Returns whether the key is one of theirs, and
-        the future to join.
+        """Claim a key for a future in all processes.
+
+        Returns:
+            Whether the key can be shared, and the future to join, if there is one.
 
         Raises:
             DuplicateKeyError: another job has the key.
-            StoreError: keys must be shared, and cannot be now.
+            StoreError: keys must be shared, but the store cannot be used now.
         """
         ...
 
@@ -76,25 +78,25 @@ class SharedKeys(Protocol):
         ...
 
     def pop(self, key: Hashable) -> FutureProxy[Any] | None:
-        """Free a key, and return its future. Raises ``StoreError``."""
+        """Free a key and return its future. Raises ``StoreError``."""
         ...
 
     def count_keys(self) -> int: ...
 
 
 class FutureCollection(Generic[T]):
-    """Futures by key, a bounded number of them. Every method may be called from any thread.
+    """A bounded number of futures by key. Every method may be called from any thread.
 
-    Methods named like those of a future take the key first and ask the future kept under it; for
-    a key that is not there they return ``None``. ``T`` is the type of the results; with a
-    :class:`FutureKey` the key's own type is used instead.
+    Methods named like those of a future take the key first and ask the future kept under it. For an
+    unknown key, they return ``None``. ``T`` is the type of the results; a :class:`FutureKey` brings
+    its own.
     """
 
     def __init__(self, max_length: int | None = 50) -> None:
         self.max_length = max_length
-        """Futures kept at most; ``None`` keeps them all."""
+        """How many futures are kept at most; ``None`` keeps them all."""
         self._futures: OrderedDict[Hashable, Future[Any]] = OrderedDict()  # guarded by _lock
-        self._lock = threading.RLock()  # reentrant: a key's __eq__ or a finalizer may come back
+        self._lock = threading.RLock()  # reentrant: a key's __eq__ or a finalizer may call us
         self._shared: Callable[[], SharedKeys | None] = _nothing_shared
         _collections.add(self)
 
@@ -103,7 +105,7 @@ class FutureCollection(Generic[T]):
         return len(self._futures) + (0 if shared is None else shared.count_keys())
 
     def __contains__(self, item: object) -> bool:
-        """Return whether this *future* is kept, under whatever key, or this key is in use."""
+        """Return whether this *future* is kept under any key, or whether this key is in use."""
         if not isinstance(item, Future):
             return self._get(item) is not None
         with self._lock:
@@ -117,9 +119,9 @@ class FutureCollection(Generic[T]):
     @overload
     def add(self, future_key: Hashable, future: ReadableFuture[T]) -> None: ...
     def add(self, future_key: Any, future: Any) -> None:
-        """Keep a future. The oldest finished one goes if there is no room, else the oldest.
+        """Keep a future. If there is no room, drop the oldest finished one, or else the oldest.
 
-        A future that goes is only forgotten here; its call runs on.
+        A dropped future is only forgotten here; its call keeps running.
 
         Raises:
             DuplicateKeyError: the key is in use; a ``ValueError``.
@@ -150,19 +152,19 @@ class FutureCollection(Generic[T]):
     @overload
     def get(self, future_key: Hashable) -> FutureProxy[T] | None: ...
     def get(self, future_key: Any) -> FutureProxy[Any] | None:
-        """The future kept under a key, or ``None``."""
+        """Return the future kept under a key, or ``None``."""
         return _as_proxy(self._get(future_key))
 
     def _get(self, future_key: object) -> Future[Any] | None:
         key = plain_key(future_key)
         if (shared := self._shared()) is not None:
-            # First: a key that this process keeps may be another process's by now.
+            # Asked first: another process may have taken over a key that is also kept here.
             try:
                 if (found := shared.find(key)) is not None:
                     return found
             except StoreError:
                 if key not in self._futures:
-                    raise  # it may be in use
+                    raise  # the key may be in use elsewhere
         with self._lock:
             return self._futures.get(key)
 
@@ -251,19 +253,19 @@ class FutureCollection(Generic[T]):
         self, future_key: Hashable, fn: Callable[[FutureProxy[T]], object]
     ) -> None: ...
     def add_done_callback(self, future_key: Any, fn: Callable[[Any], object]) -> None:
-        """Like :meth:`FutureProxy.add_done_callback`; a key that is not there does nothing."""
+        """Like :meth:`FutureProxy.add_done_callback`. Does nothing for an unknown key."""
         future = self.get(future_key)
         if future is not None:
             future.add_done_callback(fn)
 
     def _state(self, future_key: object) -> str | None:
-        """``concurrent.futures``' own word for the status: ``"RUNNING"``, ``"FINISHED"``, ..."""
+        """Return the state's name in ``concurrent.futures``: ``"RUNNING"``, ``"FINISHED"``, ..."""
         future = self._get(future_key)
         return None if future is None else future._state
 
 
 def share_keys(futures: FutureCollection[Any], shared: Callable[[], SharedKeys | None]) -> None:
-    """Have keys looked up where all processes see them, if ``shared()`` returns such a place."""
+    """Look up keys in ``shared()`` first, the keys of all processes; ``None`` if there are none."""
     futures._shared = shared
 
 
@@ -278,16 +280,16 @@ def claim_key(
     on_duplicate: OnDuplicate,
     shared: SharedKeys | None = None,
 ) -> FutureProxy[Any] | None:
-    """Keep ``future``, or return the one to join. One step: of two claims, one comes second.
+    """Keep ``future``, or return the one to join. Atomic: of two claims, one sees the other.
 
-    Whatever it raises, :func:`release_key` undoes it.
+    If it raises anything, :func:`release_key` undoes the claim.
 
     Args:
-        futures: Where it is kept.
-        key: Its key.
-        future: The future.
-        on_duplicate: As for :meth:`Executor.using`.
-        shared: The keys of all processes, for a future whose call is recorded.
+        futures: The collection that keeps it.
+        key: The key to keep it under.
+        future: The future to keep.
+        on_duplicate: As in :meth:`Executor.using`.
+        shared: The keys of all processes, if the future's call is recorded.
     """
     key = plain_key(key)
     if shared is not None and isinstance(future, FutureProxy):
@@ -330,7 +332,7 @@ def _as_proxy(future: None) -> None: ...
 @overload
 def _as_proxy(future: Future[R]) -> FutureProxy[R]: ...
 def _as_proxy(future: Future[Any] | None) -> FutureProxy[Any] | None:
-    """Make a future of another executor awaitable, like ours."""
+    """Make another executor's future awaitable, like ours."""
     if future is None or isinstance(future, FutureProxy):
         return future
     proxy: FutureProxy[Any] = FutureProxy()

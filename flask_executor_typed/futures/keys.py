@@ -1,4 +1,4 @@
-"""A key under which a future is kept, which may know the type of its result."""
+"""Keys for futures. A ``FutureKey`` also knows the type of the result."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ R = TypeVar("R")
 class FutureKey(Generic[R]):
     """A key that knows the type of its results: ``REPORT = FutureKey[Report]("report")``.
 
-    ``REPORT[user_id]`` is a key of the same type for one user. Two keys are the same key if their
-    parts are equal; a key of one part names the same future as the bare part does.
+    ``REPORT[user_id]`` is a key of the same type for one user. Keys with equal parts are the same
+    key; a key with one part names the same future as the bare part.
     """
 
     __slots__ = ("parts",)
@@ -43,7 +43,7 @@ class FutureKey(Generic[R]):
 
 
 def plain_key(key: Any) -> Hashable:
-    """The value under which a key is kept."""
+    """Return the plain value that a future is kept under."""
     if isinstance(key, FutureKey):
         return key.parts[0] if len(key.parts) == 1 else key.parts
     plain: Hashable = key

@@ -8,17 +8,17 @@ __all__ = ("Progress",)
 
 
 class Progress(NamedTuple):
-    """How far a job is, as it said itself."""
+    """The progress of a job, as reported by the job."""
 
     done: float
-    """So much is done, in whatever unit the job counts."""
+    """The amount done, in any unit of the job's choice."""
 
     total: float | None = None
-    """Of so much; ``None`` if the job does not know."""
+    """The amount in total; ``None`` if the job does not know it."""
 
     message: str = ""
 
     @property
     def fraction(self) -> float | None:
-        """From 0.0 to 1.0; ``None`` without a total."""
+        """The fraction done, from 0.0 to 1.0; ``None`` without a total."""
         return self.done / self.total if self.total else None

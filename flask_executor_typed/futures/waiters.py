@@ -1,6 +1,6 @@
-"""The waiters in a future's list of watchers, each called once, when the future is done.
+"""The waiters in a future's list of watchers. Each is called once, when the future is done.
 
-They come before the callbacks: every waiter is woken before any callback runs.
+Waiters come before callbacks: all of them are woken before any callback runs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ("Awaiter", "Blocked", "SharedState")
 
 
 class Blocked:
-    """A thread that waits in ``result()``: one raw lock, held until the future is done."""
+    """A thread waiting in ``result()``: one raw lock, held until the future is done."""
 
     __slots__ = ("_lock",)
 
@@ -34,7 +34,7 @@ class Blocked:
 
 
 class Awaiter:
-    """A task that waits in ``await future``, on the loop of ``inbox``."""
+    """A task waiting in ``await future``, on the loop of ``inbox``."""
 
     __slots__ = ("_inbox", "waiter")
 
@@ -43,7 +43,7 @@ class Awaiter:
         self.waiter: asyncio.Future[None] = waiter
 
     def __call__(self, future: object) -> None:
-        self._inbox.post(self._wake)  # False: the loop is closed, and nobody waits there any more
+        self._inbox.post(self._wake)  # False if the loop is closed: no task waits there any more
 
     def _wake(self) -> None:
         if not self.waiter.done():
@@ -51,7 +51,7 @@ class Awaiter:
 
 
 class SharedState:
-    """A future as ``wait()`` and ``as_completed()`` see it."""
+    """The state of a future that ``wait()`` and ``as_completed()`` of the standard library use."""
 
     __slots__ = ("__weakref__", "condition", "state", "waiters")
 

@@ -1,7 +1,7 @@
 """Watch a job's progress: from a loop, or by a function in the job's own thread.
 
-The only module that adds and removes watchers of progress; a worker process, whose only watcher is
-its parent, sets it in backends/runner.py.
+The only module that adds and removes watchers of progress. In a worker process, backends/runner.py
+uses it to report to the server process.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ __all__ = ("steps_of", "telling")
 
 
 async def steps_of(future: ClaimableFuture[Any]) -> AsyncIterator[Progress]:
-    """The progress, each time it has changed, until the job is done."""
+    """Yield the progress each time it has changed, until the job is done."""
     watcher = _ProgressWatcher(*inbox_of_running_loop())
     with telling(future, watcher.change):
         try:
             future._watch(watcher, first=True)
             last: Progress | None = None
             while True:
-                # In this order: when it is done, the progress is the last.
+                # In this order: once the future is done, its progress is final.
                 done, progress = future.done(), future._progress
                 if progress is not None and progress is not last:
                     last = progress
@@ -43,7 +43,7 @@ async def steps_of(future: ClaimableFuture[Any]) -> AsyncIterator[Progress]:
 def telling(
     future: ClaimableFuture[Any], change: Callable[[], object]
 ) -> Generator[None, None, None]:
-    """Have ``change()`` called for each progress, in the job's thread."""
+    """Call ``change()`` for each reported progress, in the job's thread."""
     with shared_lock():
         future._progress_watchers += (change,)
     try:
@@ -55,7 +55,7 @@ def telling(
 
 
 class _ProgressWatcher:
-    """Whoever iterates over ``future.watch()``, on the loop of ``inbox``."""
+    """A task that iterates over ``future.watch()``, on the loop of ``inbox``."""
 
     __slots__ = ("_inbox", "_loop", "_posted", "_waiter")
 
@@ -69,9 +69,9 @@ class _ProgressWatcher:
         self._inbox.post(self._wake)
 
     def change(self) -> None:
-        # However often a job reports, the loop is told once until it has looked. Two threads may
-        # both tell it: no harm. _wake() clears the flag before the reader looks, so what is
-        # reported afterwards is told again.
+        # However often a job reports, the loop is woken once until the reader has looked. If two
+        # threads both wake it, no harm is done. _wake() clears the flag before the reader looks, so
+        # a report that comes afterwards wakes the loop again.
         if not self._posted:
             self._posted = True
             self._inbox.post(self._wake)
