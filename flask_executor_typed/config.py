@@ -1,6 +1,6 @@
-"""From ``app.config`` to one typed, frozen value.
+"""Parse ``app.config`` into one typed, frozen object.
 
-The only module that reads ``app.config``. Everything is checked here, at ``init_app``.
+The only module that reads ``app.config``. All settings are checked here, during ``init_app``.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ __all__ = (
     "without_password",
 )
 
-# Booleans as they are spelled in environment files. Anything else is refused: "flase" must not
-# silently mean either of them.
+# Booleans as spelled in environment files. Anything else is refused: "flase" must not silently mean
+# true or false.
 _BOOLEANS = {
     "true": True, "yes": True, "on": True, "1": True, "t": True, "y": True,
     "false": False, "no": False, "off": False, "0": False, "f": False, "n": False,
@@ -50,16 +50,16 @@ _BOOLEANS = {
 
 @dataclass(frozen=True, slots=True)
 class GivenExecutor:
-    """An executor that ``EXECUTOR_TYPE`` holds itself. It is its giver's, who shuts it down."""
+    """An executor object set as ``EXECUTOR_TYPE``. The application owns it and shuts it down."""
 
     executor: concurrent.futures.Executor
     process: int
-    """The one that it was given in: in the child of a fork its threads do not exist."""
+    """The process that first saw it: in the child of a fork, its threads do not exist."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Secret:
-    """A value that no message shows."""
+    """A value that never appears in messages."""
 
     value: Any
     shown: str = "***"
@@ -69,64 +69,65 @@ class Secret:
 
 
 def without_password(url: str) -> str:
-    """Return a URL for people: what may hold a secret is left out."""
+    """Return a URL for messages, without the parts that may hold a secret."""
     return re.sub(r"://.*@", "://***@", url.partition("?")[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutorConfig:
-    """How one named executor behaves in one app. Read once, by ``init_app``.
+    """The settings of one executor in one app. Read once, by ``init_app``.
 
-    The setting of ``field`` is ``EXECUTOR_FIELD``, or ``NAME_EXECUTOR_FIELD`` for an executor
-    with a name. Values are Python values, or strings as they come from the environment.
+    The key for ``field`` is ``EXECUTOR_FIELD``, or ``NAME_EXECUTOR_FIELD`` for a named executor.
+    Values are Python objects, or strings as they come from the environment.
     """
 
     type: str | GivenExecutor | Callable[[], concurrent.futures.Executor] = "thread"
     """Where calls run: ``"thread"``, ``"process"`` for work that needs its own processor,
-    ``"interpreter"``, ``"sync"``, or any executor of ``concurrent.futures`` or what makes one."""
+    ``"interpreter"``, ``"sync"``, an executor of ``concurrent.futures``, or a factory for one."""
 
     app: str | None = None
-    """The app that worker processes load, as ``flask --app`` finds it: ``"myapp:create_app"``."""
+    """The app that worker processes load, as in ``flask --app``: ``"myapp:create_app"``."""
 
     start_method: str | None = None
-    """How worker processes start; ``None``: ``"forkserver"`` where that exists, or ``"spawn"``."""
+    """How worker processes start; ``None``: ``"forkserver"`` if available, else ``"spawn"``."""
 
     start_timeout: float = 120.0
-    """Seconds that a worker process has to load the app, until it is ended."""
+    """Seconds that a worker process may take to load the app, before it is killed."""
 
     max_workers: int | None = None
-    """Workers at most; ``None``: the processors plus 4, 32 at most (processes: the processors)."""
+    """Workers at most; ``None``: the processors plus 4, up to 32 (processes: the processors)."""
 
     max_loops: int = 1
-    """Threads that keep an event loop for ``async def`` jobs, at most."""
+    """Event loop threads for ``async def`` jobs at most."""
 
     max_pending: int | None = None
-    """Calls that may wait; ``None``: any number."""
+    """Calls that may be pending; ``None``: any number."""
 
     job_timeout: float | None = None
-    """Seconds that a call may take from its start, unless it says otherwise; ``None``: no limit."""
+    """Seconds that a call may take from its start, if not set per call; ``None``: no limit."""
 
     slow_callback: float | None = None
-    """Seconds for which code may keep such a loop busy, until a warning tells where it is."""
+    """Seconds that code may block a loop before a warning names the line; ``None``: no warning."""
+
     shutdown_timeout: float | None = None
-    """Seconds that accepted calls have to end, once the interpreter exits or ``shutdown()`` is
-    called; ``None``: no limit."""
+    """Seconds that accepted calls may take to finish after the interpreter has begun to exit or
+    ``shutdown()`` was called; ``None``: no limit."""
 
     cancel_pending_at_exit: bool = False
-    """Whether calls that have not begun are cancelled when the interpreter exits; else they run."""
+    """Whether calls that have not begun are cancelled when the interpreter exits, or still run."""
 
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
-    """Makes those event loops; ``None``: uvloop's if it is installed, else asyncio's own."""
+    """Creates those event loops; ``None``: uvloop's if it is installed, else asyncio's own."""
 
     futures_max_length: int | None = None
-    """Futures kept by key at most; ``None`` leaves the bound as it is, which is 50 at first."""
+    """Futures kept by key at most; ``None`` keeps the current bound, initially 50."""
 
     push_app_context: bool = True
     """Whether a job runs in an app context of its own, with a copy of the submitter's ``g``."""
 
     push_request_context: bool | None = None
-    """Whether a job submitted in a request also sees ``request`` and ``session``; ``None``: in a
-    thread it does, in another process it does not."""
+    """Whether a job submitted in a request also sees ``request`` and ``session``; ``None``: in
+    threads, but not in other processes."""
 
     log_exceptions: bool = True
     """Whether a job's exception is logged, once, on ``app.logger``."""
@@ -135,50 +136,51 @@ class ExecutorConfig:
     """Whether a job's exception is also raised in a done callback, as in Flask-Executor."""
 
     carriers: tuple[Any, ...] | None = None
-    """What else travels with each job; ``None``: the carriers of what is imported at the first."""
+    """The carriers of what else travels with each job; ``None``: those of the libraries that are
+    imported before the first job."""
 
     async_views: bool = False
-    """Whether async views run on loops that last, and not each on one of its own."""
+    """Whether async views run on lasting loops instead of a new loop each."""
 
-    # Of an executor with a name, what follows falls back on the settings without a name.
+    # For a named executor, the settings below fall back on those without a name.
 
     store: Secret | None = None
-    """Where job records are that every server process can read: ``"sqlite:///jobs.db"``, or
-    ``"redis://..."``; ``None``: in this process alone."""
+    """The address of job records that all server processes share: ``"sqlite:///jobs.db"``, or
+    ``"redis://..."``; ``None``: records stay in this process."""
 
     store_record: str = "all"
-    """Which jobs have a record there: ``"all"``, or ``"keyed"``, those with a key or
+    """Which jobs have a record there: ``"all"``, or ``"keyed"`` for those with a key or
     ``using(record=True)``."""
 
     store_ttl: float = 86400.0
-    """Seconds for which the record of a finished job is kept."""
+    """Seconds that the record of a finished job is kept."""
 
     store_max_jobs: int = 10_000
-    """Finished jobs whose records are kept, at most."""
+    """Finished jobs whose records are kept at most."""
 
     store_max_result_bytes: int = 8 * 2**20
-    """Bytes of one result, encoded; of a larger one only the record is kept."""
+    """Bytes of one encoded result at most; of a larger one, only the record is kept."""
 
     store_max_bytes: int = 256 * 2**20
-    """Bytes of all results together; the oldest go first, and their records stay."""
+    """Bytes of all results together at most. The oldest are deleted first; their records stay."""
 
     store_lease: float = 15.0
     """Seconds without a sign of life after which the jobs of another machine's process are lost."""
 
     store_results: str = "json"
-    """How results are stored: ``"json"``, those that come back as they were; or ``"pickle"``, the
-    others pickled and signed."""
+    """How results are stored: ``"json"`` stores those that JSON can restore exactly; ``"pickle"``
+    also stores the others, pickled and signed."""
 
     store_strict: bool = False
-    """Whether ``submit`` with a key raises ``StoreError`` while the store cannot be used; else the
-    key is one of this process until then."""
+    """Whether ``submit`` with a key raises ``StoreError`` while the store cannot be used. If not,
+    only this process knows the key until the store is back."""
 
     signing_key: Secret | None = None
-    """Signs what is pickled for other processes; ``None``: ``SECRET_KEY``."""
+    """The key that signs pickled data for other processes; ``None``: ``SECRET_KEY``."""
 
     @property
     def at_exit(self) -> AtExit:
-        """What becomes of accepted calls when the interpreter exits."""
+        """What happens to accepted calls when the interpreter exits."""
         timeout = inf if self.shutdown_timeout is None else self.shutdown_timeout
         return AtExit(timeout, self.cancel_pending_at_exit)
 
@@ -201,7 +203,7 @@ class ExecutorConfig:
         return parsed
 
     def changes(self, other: ExecutorConfig) -> str:
-        """What is different in ``other``, for a person: ``max_workers: 4 -> 8``."""
+        """Return the differences from ``other`` in words for users: ``max_workers: 4 -> 8``."""
         pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
         return ", ".join(f"{name}: {old!r} -> {new!r}" for name, old, new in pairs if old != new)
 
@@ -218,16 +220,15 @@ def _keys_with_values(config: Mapping[str, Any], name: str) -> Iterator[tuple[st
 
 
 _SHARED = ("store", "signing_key")
-"""How the fields begin that an executor with a name shares with the one without, unless it has its
-own."""
+"""Prefixes of the fields for which a named executor falls back on the settings without a name."""
 
 
 def signing_keys(config: Mapping[str, Any], given: Secret | None) -> list[str | bytes]:
-    """Return the keys that sign and check what is pickled: the first signs. Empty: there is none.
+    """Return the keys that check pickled data. The first one also signs. Empty if there is none.
 
     Args:
-        config: The app's.
-        given: ``EXECUTOR_SIGNING_KEY``.
+        config: The app's config.
+        given: The value of ``EXECUTOR_SIGNING_KEY``.
     """
     if given is not None:
         return [given.value]
@@ -240,7 +241,7 @@ _NOT_WITH_GREENLETS = {"type": "'thread'", "async_views": "False"}
 
 
 def warn_of_unknown_keys(config: Mapping[str, Any], *, name: str = "") -> None:
-    """Warn of each key that looks like a setting of the executor called ``name``, and is none."""
+    """Warn about keys that look like settings of the executor ``name``, but are not."""
     for key, near in unknown_keys(config, name=name).items():
         warnings.warn(
             f"{key} is not a setting of flask_executor_typed; did you mean {near}?",
@@ -249,7 +250,7 @@ def warn_of_unknown_keys(config: Mapping[str, Any], *, name: str = "") -> None:
 
 
 def unknown_keys(config: Mapping[str, Any], *, name: str = "") -> dict[str, str]:
-    """Each key that looks like a setting of the executor called ``name``, with the nearest one."""
+    """Map each key that only looks like a setting of the executor ``name`` to the nearest one."""
     known = _keys(name)
     return {
         key: difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
@@ -259,7 +260,7 @@ def unknown_keys(config: Mapping[str, Any], *, name: str = "") -> dict[str, str]
 
 
 def keys_of_others(config: Mapping[str, Any], names: Iterable[str]) -> list[str]:
-    """The settings of executors that have a name, and none of ``names``."""
+    """Return the settings of named executors whose name is not in ``names``."""
     prefixes = tuple(map(_prefix, names))
     endings = tuple(f"_{key}" for key in _keys(""))
     return [key for key in config if key.endswith(endings) and not key.startswith(prefixes)]
@@ -270,7 +271,7 @@ def _prefix(name: str) -> str:
 
 
 def key_of(field: str, *, name: str) -> str:
-    """The setting of ``field`` for the executor called ``name``."""
+    """Return the key that sets ``field`` for the executor ``name``."""
     return _prefix(name) + field.upper()
 
 
@@ -279,7 +280,7 @@ def _keys(name: str) -> dict[str, str]:
 
 
 def _count(key: str, value: object) -> int:
-    """A whole number of 1 or more. ``True``, ``2.5`` and ``"2.5"`` are refused, not rounded."""
+    """Parse a whole number, 1 or more. ``True``, ``2.5`` and ``"2.5"`` are refused, not rounded."""
     try:
         if isinstance(value, (int, str)) and not isinstance(value, bool) and int(value) >= 1:
             return int(value)
@@ -300,7 +301,7 @@ def _seconds(key: str, value: object) -> float:
 
 
 def _seconds_or_none_at_all(key: str, value: object) -> float:
-    """Seconds, or 0."""
+    """Parse seconds, 0 included."""
     try:
         if isinstance(value, (int, float, str)) and not isinstance(value, bool):
             seconds = float(value)
@@ -326,7 +327,7 @@ def _type(key: str, value: object) -> object:
             raise ConfigError(
                 key,
                 value,
-                f"'process' or 'thread' on this Python {version}, since pools of interpreters "
+                f"'process' or 'thread' on this Python {version}, since interpreter pools "
                 "are new in Python 3.14",
             )
         return value
@@ -348,7 +349,7 @@ def _type(key: str, value: object) -> object:
 
 _TYPES = ("thread", "process", "interpreter", "sync")
 _given_in: WeakKeyDictionary[concurrent.futures.Executor, int] = WeakKeyDictionary()
-"""In which process an executor was first seen: a child of a fork reads the settings again."""
+"""The process that first saw each executor: the child of a fork reads the settings again."""
 
 
 def _store(key: str, value: object) -> Secret:
@@ -360,7 +361,7 @@ def _store(key: str, value: object) -> Secret:
 def _signing_key(key: str, value: object) -> Secret:
     if isinstance(value, (str, bytes)) and value:
         return Secret(value)
-    raise ConfigError(key, Secret(value), "text or bytes that nobody else knows")
+    raise ConfigError(key, Secret(value), "secret text or bytes")
 
 
 def _one_of(*values: str) -> Callable[[str, object], object]:
@@ -383,7 +384,7 @@ def _app(key: str, value: object) -> str:
 
 
 def _start_method(key: str, value: object) -> str:
-    # As multiprocessing has them; asking it would import it into every app.
+    # multiprocessing's methods; asking it would import it into every app.
     methods = ("spawn",) if sys.platform == "win32" else ("forkserver", "spawn", "fork")
     if isinstance(value, str) and value in methods:
         return value
@@ -403,7 +404,7 @@ def _loop_factory(key: str, value: object) -> object:
 
 
 def _imported(value: object) -> tuple[Any, str]:
-    """What ``value`` names, if it is a string; and why that cannot be imported."""
+    """Return the object that a string names, and why it cannot be imported, or ""."""
     if not isinstance(value, str):
         return value, ""
     module, _, name = value.partition(":")
@@ -418,7 +419,7 @@ def _takes_no_arguments(function: Callable[..., object]) -> bool:
         inspect.signature(function).bind()
     except TypeError:
         return False
-    except ValueError:  # of compiled code it may be unknown
+    except ValueError:  # compiled code may have no signature
         pass
     return True
 
@@ -430,9 +431,9 @@ CARRIERS_EXPECTED = (
 
 
 def find_carriers(value: Any) -> tuple[tuple[Any, ...], str]:
-    """Return the carriers of a list, and what is wrong with it, which is "" if it can be used."""
+    """Return the carriers in a list, and what is wrong with the list, or ""."""
     if isinstance(value, str) or not hasattr(value, "__iter__"):
-        return (), "this is no list"
+        return (), "this is not a list"
     found: list[Any] = []
     for item in value:
         carrier, reason = _imported(item)
@@ -443,7 +444,7 @@ def find_carriers(value: Any) -> tuple[tuple[Any, ...], str]:
             and callable(getattr(carrier, "capture", None))
             and callable(getattr(carrier, "attach", None))
         ):
-            return (), f"{item!r} is no carrier"
+            return (), f"{item!r} is not a carrier"
         if carrier.name in {other.name for other in found}:
             return (), f"two have the name {carrier.name!r}"
         found.append(carrier)
@@ -451,7 +452,7 @@ def find_carriers(value: Any) -> tuple[tuple[Any, ...], str]:
 
 
 def _carriers(key: str, value: object) -> object:
-    if isinstance(value, str):  # of an environment variable, which may be empty: none
+    if isinstance(value, str):  # from an environment variable; if empty, there are no carriers
         value = [part.strip() for part in value.split(",") if part.strip()]
     found, problem = find_carriers(value)
     if problem:

@@ -18,7 +18,7 @@ __all__ = ("NO_OPTIONS", "carriers_given", "carry_predicate", "check_count", "ch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """The options of one executor that :meth:`Executor.using` or its like returned."""
+    """The options of one executor, as returned by :meth:`Executor.using` and its like."""
 
     key: Any = None
     on_duplicate: OnDuplicate = "error"
@@ -34,7 +34,7 @@ class Options:
     record: bool | None = None
 
     notes: bool = False
-    """Whether one of the last three was given."""
+    """Whether ``user``, ``labels`` or ``record`` was given."""
 
     @property
     def limits(self) -> Limits | None:
@@ -43,11 +43,11 @@ class Options:
         return Limits(timeout=self.timeout, retries=self.retries, backoff=self.backoff)
 
     def changed(self, **given: Any) -> Options:
-        """Return these options with others in their place; ``None`` leaves one as it is.
+        """Return a copy with the given options replaced; ``None`` leaves an option as it is.
 
         Raises:
-            TypeError: one has the wrong type, or does not go with the others.
-            ValueError: one cannot be used.
+            TypeError: an option has the wrong type, or cannot be combined with another.
+            ValueError: an option has an unusable value.
         """
         given = {name: value for name, value in given.items() if value is not None}
         for name, check in _CHECKS.items():
@@ -62,9 +62,9 @@ class Options:
             changed = replace(changed, notes=True, labels=dict(changed.labels))
         if changed.until is not None and changed.on_duplicate == "join":
             raise TypeError(
-                "on_duplicate='join' does not go with after_response() and after_commit(): the job "
-                "that is there may have begun before this response or commit, and not see what it "
-                "needs; use 'replace' or 'error'"
+                "on_duplicate='join' does not go with after_response() and after_commit(): the "
+                "existing job may have begun before this response or commit, and not see what "
+                "it needs; use 'replace' or 'error'"
             )
         return changed
 
@@ -73,7 +73,7 @@ NO_OPTIONS = Options()
 
 
 def carry_predicate(carry_g: CarryG) -> Callable[[str, object], bool]:
-    """Whether a name of ``g``, with its value, travels to a job."""
+    """Return a function that decides whether a name of ``g``, with its value, travels to a job."""
     if isinstance(carry_g, str):
         raise TypeError(f"carry_g={carry_g!r}: expected names; for one, use ({carry_g!r},)")
     if callable(carry_g):
@@ -83,10 +83,10 @@ def carry_predicate(carry_g: CarryG) -> Callable[[str, object], bool]:
 
 
 def carriers_given(given: Iterable[Carrier[Any] | str]) -> tuple[Carrier[Any], ...]:
-    """Return the carriers that an executor is given.
+    """Return the carriers passed to an executor.
 
     Raises:
-        ValueError: it cannot use them.
+        ValueError: they cannot be used.
     """
     found, problem = find_carriers(given)
     if problem:
@@ -143,7 +143,7 @@ def _check_retries(name: str, value: object) -> None:
 
 def _check_backoff(name: str, value: Any) -> None:
     if not callable(value):
-        seconds_or_function = "seconds, 0 or more, or a function that gives them"
+        seconds_or_function = "seconds, 0 or more, or a function that returns them"
         _check_number(name, value, lambda seconds: 0 <= seconds < inf, seconds_or_function)
 
 
@@ -167,4 +167,4 @@ _CHECKS: dict[str, Callable[[str, object], None]] = {
     "labels": _check_labels,
     "record": _check_record,
 }
-"""By option, in the order in which they complain."""
+"""The check of each option, in the order in which they are made."""

@@ -1,9 +1,9 @@
 """The executor's blinker signals. The sender is the app; ``future`` is the call's handle.
 
 The only module that creates signals. A signal without receivers costs nothing. Receivers run where
-the event happens, with an app context pushed: ``job_submitted`` in the submitter's thread, the
-others in the worker (``job_cancelled``: in the thread that cancels; ``job_lost`` of another
-process's job: in a thread of the store). An exception in a receiver is logged and changes nothing.
+the event happens, with an app context pushed: ``job_submitted`` in the submitter's thread,
+``job_cancelled`` in the thread that cancels, ``job_lost`` for another process's job in a thread of
+the store, the others in the worker. A receiver's exception is logged and changes nothing else.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ __all__ = (
     "receivers_of",
 )
 
-# Flask's own namespace class: blinker's, or, on Flask before 2.3 without blinker, a stand-in
-# whose signals refuse to be connected and therefore never have receivers.
+# Flask's own namespace class: blinker's, or on Flask before 2.3 without blinker, a stand-in whose
+# signals cannot be connected and so never have receivers.
 _namespace = import_module("flask.signals").Namespace()
 
 
@@ -62,14 +62,14 @@ job_cancelled: NamedSignal = _signal(
 
 job_lost: NamedSignal = _signal(
     "job-lost",
-    "How far the call got is unknown, since its process has ended; also has ``record``, its "
-    "JobRecord, or None in an app without a store.",
+    "How far the call got is unknown, since its process has ended. Receivers also get ``record``, "
+    "its JobRecord, or None in an app without a store.",
 )
 
 
 def announce(signal: NamedSignal, app: Flask, future: object, **facts: object) -> None:
     """Send ``signal``, and log what receivers raise: there is no caller to catch it."""
-    receivers = signal.receivers_for(app)  # send() would stop at the first that raises
+    receivers = signal.receivers_for(app)  # send() would stop at the first receiver that raises
     for receiver in receivers:
         try:
             receiver(app, future=future, **facts)

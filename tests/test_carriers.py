@@ -429,8 +429,8 @@ EXPECTED = (
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        (7, "this is no list"),
-        ([7], "7 is no carrier"),
+        (7, "this is not a list"),
+        ([7], "7 is not a carrier"),
         ([Value("a"), Value("a")], "two have the name 'a'"),
         (
             ["tests.none:it"],
@@ -455,7 +455,7 @@ def test_what_is_no_list_of_carriers_is_refused_with_the_reason(
 
 def test_one_name_as_an_argument_is_refused(app: Flask) -> None:
     given: Any = "tests.apps.carrying:carrier"
-    with pytest.raises(ValueError, match="this is no list"):
+    with pytest.raises(ValueError, match="this is not a list"):
         Executor(app, carriers=given)
 
 

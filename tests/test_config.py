@@ -108,8 +108,8 @@ def test_defaults() -> None:
         ("store", 7, "an address, such as 'sqlite:///jobs.db', or None"),
         ("store_record", "some", "'all' or 'keyed'"),
         ("store_results", "yaml", "'json' or 'pickle'"),
-        ("signing_key", "", "text or bytes that nobody else knows"),
-        ("signing_key", 7, "text or bytes that nobody else knows"),
+        ("signing_key", "", "secret text or bytes"),
+        ("signing_key", 7, "secret text or bytes"),
         ("store_ttl", 0, "seconds, more than 0"),
         ("store_lease", "-1", "seconds, more than 0"),
     ],
@@ -211,14 +211,14 @@ def test_what_makes_no_executor_is_refused(value: object) -> None:
         parsed("type", value)
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 14), reason="it has pools of interpreters")
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="it has interpreter pools")
 def test_interpreters_are_refused_where_there_are_no_pools_of_them() -> None:
     version = ".".join(map(str, sys.version_info[:3]))
     with pytest.raises(ConfigError) as caught:
         parsed("type", "interpreter")
     assert str(caught.value) == (
         "EXECUTOR_TYPE='interpreter' (str): expected 'process' or 'thread' on this Python "
-        f"{version}, since pools of interpreters are new in Python 3.14; set it before init_app()"
+        f"{version}, since interpreter pools are new in Python 3.14; set it before init_app()"
     )
 
 

@@ -102,7 +102,7 @@ class Contract:
 
 def open_contract(name: str, **settings: object) -> Contract:
     if name == "interpreter" and sys.version_info < (3, 14):
-        pytest.skip("pools of interpreters are new in Python 3.14")
+        pytest.skip("interpreter pools are new in Python 3.14")
     if name == "loky" and importlib.util.find_spec("loky") is None:
         pytest.skip("loky is not installed")
     given = {"EXECUTOR_TYPE": TYPES[name], "EXECUTOR_MAX_WORKERS": 2, **settings}

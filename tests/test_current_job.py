@@ -395,7 +395,7 @@ def test_time_limit_that_makes_no_sense_is_refused_at_init_app(app: Flask, value
         (
             {"backoff": -1},
             ValueError,
-            "backoff=-1: expected seconds, 0 or more, or a function that gives them",
+            "backoff=-1: expected seconds, 0 or more, or a function that returns them",
         ),
     ],
 )

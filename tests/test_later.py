@@ -50,8 +50,8 @@ TEXT_OF_NO_MAP = (
 )
 
 TEXT_OF_NO_JOIN = (
-    "on_duplicate='join' does not go with after_response() and after_commit(): the job that is "
-    "there may have begun before this response or commit, and not see what it needs; "
+    "on_duplicate='join' does not go with after_response() and after_commit(): the existing "
+    "job may have begun before this response or commit, and not see what it needs; "
     "use 'replace' or 'error'"
 )
 
