@@ -71,8 +71,8 @@ class Capacity:
         self._waiting = 0  # waiters for room or for an idle executor; guarded by _room
         self._idle_watchers: list[Callable[[], object]] = []  # guarded by _room
         # Done callbacks that have not finished, of calls that are done or about to be. A call's
-        # callbacks are added before the call is removed, and a call that a callback submits is added
-        # before the callback finishes, so that work is always counted in one of the two.
+        # callbacks are added before the call is removed, and a call that a callback submits is
+        # added before the callback finishes, so that work is always counted in one of the two.
         self._callbacks: dict[Callback, None] = {}
         self._callbacks_over = itertools.count()
         self._failed = itertools.count()
