@@ -404,7 +404,7 @@ def test_the_argument_replaces_the_setting(app: Flask) -> None:
         (["tests.apps.carrying:carrier", Value("b")], ["value", "b"]),
         (("tests.apps.carrying:carrier",), ["value"]),
         ("tests.apps.carrying:carrier", ["value"]),
-        (" tests.apps.carrying:carrier , tests.carrying:other,", ["value", "other"]),
+        (" tests.apps.carrying:carrier , tests.apps.carrying:other,", ["value", "other"]),
         ("", []),
         ([], []),
     ],
