@@ -40,7 +40,7 @@ class CurrentJob:
 
     def __bool__(self) -> bool:
         call = running_call.get()
-        return call is not None and hasattr(call, "future")
+        return call is not None and not call.is_over
 
     def __repr__(self) -> str:
         return f"<current_job {self.name} [{self.id}]>" if self else "<current_job: none>"
@@ -96,16 +96,16 @@ current_job: CurrentJob = CurrentJob()
 
 def _call() -> Call[Any]:
     call: Call[Any] | None = running_call.get()
-    if call is None or not hasattr(call, "future"):
+    if call is None or call.is_over:
         raise NoJobError
     return call
 
 
 def _future() -> FutureProxy[Any]:
-    try:
-        future: FutureProxy[Any] = _call().future
-    except AttributeError:  # it was over just now
-        raise NoJobError from None
+    call = _call()
+    future: FutureProxy[Any] = call.future
+    if call.is_over:  # just now
+        raise NoJobError
     return future
 
 

@@ -772,7 +772,8 @@ def test_cancel_reaches_the_job_that_was_meant_and_not_the_next(
     first = executor.submit(working.wait_until_asked, tmp_path / "1", tmp_path / "end")
     second = executor.submit(working.is_asked, tmp_path / "2", tmp_path / "done")
     until((tmp_path / "1").exists)
-    interrupter: Any = first._interrupter
+    call: Any = first._call
+    interrupter = call.interrupter
     worker, number = interrupter._worker, interrupter._number
     first.cancel()
     until((tmp_path / "2").exists)

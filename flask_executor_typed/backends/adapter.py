@@ -225,7 +225,7 @@ class RemoteBackend(BorrowingBackend):
             if not call.refuse():
                 self.release(call)
                 return
-            call.set_interrupter(Unreachable(self._backend))
+            call.interrupter = Unreachable(self._backend)
             running = self._pool.submit(run_call, self._told, pickle.dumps(tuple(message)))
         except BaseException:
             self.release(call)

@@ -137,7 +137,7 @@ class BackendInThreads(BorrowingBackend):
                     loops.submit(call)
                     block_until_done(future)
                 return
-            call.set_interrupter(self._in_thread)
+            call.interrupter = self._in_thread
             if call.begin():
                 with _no_running_loop():
                     call.run(self)
@@ -196,13 +196,13 @@ class Unreachable:
     def __init__(self, backend: str) -> None:
         self.backend = backend
 
-    def can_interrupt(self, *, kill: bool) -> bool:
+    def can_interrupt(self, call: Call[Any], *, kill: bool) -> bool:
         return False
 
-    def interrupt(self, *, kill: bool = False) -> None:
+    def interrupt(self, call: Call[Any], *, kill: bool = False) -> None:
         """Do nothing: a function in a thread of this process sees the request itself."""
 
-    def ask(self) -> None:
+    def ask_to_end(self, call: Call[Any]) -> None:
         """Do nothing, for the same reason."""
 
 

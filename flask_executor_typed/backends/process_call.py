@@ -102,15 +102,14 @@ class ProcessCall:
         return True
 
     def is_settled(self) -> bool:
-        future = getattr(self.call, "future", None)  # the call drops it when it is over
-        return future is None or future.done()
+        return self.call.future.done()
 
     def _take(self) -> bool:
         """Take the right to run, for the first time or again; ``False`` if the call is settled."""
         call = self.call
         if self.has_begun:
             return call.resume()
-        call.set_interrupter(self._interrupter)  # before anything can ask it to interrupt
+        call.interrupter = self._interrupter  # before anything can ask it to interrupt
         if not call.begin():
             return False
         self.has_begun = True
@@ -166,7 +165,7 @@ class ProcessCall:
             interrupter.detach()
             return Message(CANCELLED, number)
         if self.call.cancel_requested:
-            interrupter.interrupt()
+            interrupter.ask_to_end(self.call)
         message = Message(CALL, number, pickle.dumps(tuple(work)))
         answer: Message | Trouble
         answer = worker.send(message, self._end) or worker.receive(number, self._end)
@@ -235,10 +234,10 @@ class _Interrupter:
             worker, self._worker = self._worker, None
         return worker is not None
 
-    def can_interrupt(self, *, kill: bool) -> bool:
+    def can_interrupt(self, call: Call[Any], *, kill: bool) -> bool:
         return kill or self._is_async
 
-    def interrupt(self, *, kill: bool = False) -> None:
+    def interrupt(self, call: Call[Any], *, kill: bool = False) -> None:
         with self._lock:
             if self._worker is None:
                 return
@@ -248,5 +247,5 @@ class _Interrupter:
                 self._is_told = True
                 self._worker.order(self._number)
 
-    def ask(self) -> None:
-        self.interrupt()
+    def ask_to_end(self, call: Call[Any]) -> None:
+        self.interrupt(call)

@@ -12,6 +12,7 @@ Each module imports only from those before it:
 
 from .call import (
     Call,
+    Interrupter,
     LoopServices,
     can_be_awaited,
     is_of_another_call,
@@ -40,6 +41,7 @@ __all__ = (
     "ExecutorStats",
     "HeldCall",
     "Hold",
+    "Interrupter",
     "Limits",
     "LoopServices",
     "Until",

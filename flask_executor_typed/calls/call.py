@@ -27,21 +27,26 @@ from ..context import (
 from ..errors import JobAbandonedError
 from ..futures import (
     FutureProxy,
-    Interrupter,
     Progress,
     announce,
     block_until_done,
     follow,
 )
 from ..runtime.logs import log_exception
-from ..runtime.loop_inbox import LoopInbox
 from .limits import Deadline, Limits
 from .reports import explain, log_call
 
 if TYPE_CHECKING:
     from blinker import NamedSignal
 
-__all__ = ("Call", "LoopServices", "can_be_awaited", "is_of_another_call", "pending_call_of")
+__all__ = (
+    "Call",
+    "Interrupter",
+    "LoopServices",
+    "can_be_awaited",
+    "is_of_another_call",
+    "pending_call_of",
+)
 
 R = TypeVar("R")
 
@@ -52,7 +57,9 @@ _type_of: Callable[[object], type[object]] = type  # for type checkers
 def pending_call_of(future: FutureProxy[Any]) -> Call[Any] | None:
     """Return the pending call whose outcome ``future`` gets, if this process has that call."""
     last = future._last_followed()
-    return cast("Call[Any] | None", last._queued) if isinstance(last, FutureProxy) else None
+    if isinstance(last, FutureProxy) and not last._starts:
+        return cast("Call[Any] | None", last._call)
+    return None
 
 
 def is_of_another_call(result: object) -> bool:
@@ -88,6 +95,23 @@ class CallPool(Protocol):
     def unwant(self, call: Call[Any]) -> None: ...
 
 
+class Interrupter(Protocol):
+    """Stops running calls, or asks them to end: what ``cancel()`` tells. From any thread."""
+
+    backend: str
+    """Where the calls run, for messages."""
+
+    def can_interrupt(self, call: Call[Any], /, *, kill: bool) -> bool:
+        """Return whether ``interrupt()`` stops the call, so that it may be settled before."""
+        ...
+
+    def interrupt(self, call: Call[Any], /, *, kill: bool = False) -> None:
+        """Stop the call, which is settled. ``kill``: whatever it does."""
+
+    def ask_to_end(self, call: Call[Any], /) -> None:
+        """Tell a call that cannot be stopped that ``cancel()`` was called."""
+
+
 class CallLoop(Protocol):
     """What runs coroutines' calls, and must know which of them are over."""
 
@@ -98,14 +122,15 @@ class CallLoop(Protocol):
 _set_running_call = running_call.set
 _hear_of_start = signals.receivers_of(signals.job_started)
 
+_no_future: FutureProxy[Any] = FutureProxy("a call that is over")
+_no_future.cancel()
+
 _NO_KWARGS: dict[str, Any] = {}
 """Of most calls: not a dict for each that waits."""
 
 
 class Call(Generic[R]):
     """A function with its arguments, the contexts it runs in, and the future that it settles."""
-
-    backend = "a loop"  # as what its future can interrupt; it can always
 
     contexts: ClassVar[type[PushedContexts]] = PushedContexts
     """What makes the snapshot current in a thread."""
@@ -119,8 +144,7 @@ class Call(Generic[R]):
         "executor",
         "fn",
         "future",
-        "inbox",
-        "inner",
+        "interrupter",
         "kwargs",
         "limits",
         "logs",
@@ -129,6 +153,9 @@ class Call(Generic[R]):
         "task",
         "variables",
     )
+
+    task: asyncio.Task[Any] | None
+    """The task that runs the call, on a loop: not there before, and read by its thread alone."""
 
     def __init__(  # noqa: PLR0913  # all that a call is made of
         self,
@@ -149,7 +176,8 @@ class Call(Generic[R]):
         self.variables: Context = variables
         """What it runs in a copy of."""
         self.future: FutureProxy[R] = future
-        future._queued = self  # until it begins
+        """The future that the call settles; one that stands for no call once it is over."""
+        future._call = self
         self.logs: bool = logs
         """Whether an exception is logged."""
         self.executor: object = executor
@@ -158,13 +186,9 @@ class Call(Generic[R]):
         self.attempt: int = 1
         self.pool: CallPool | None = None
         """The pool of threads that runs the call, or is to."""
+        self.interrupter: Interrupter | None = None
+        """What ``cancel()`` tells when the call runs. Without it such a call cannot be stopped."""
         self._is_wanted = False
-        self.inner: FutureProxy[R] | None = None
-        """The future of another call that the function returned: its outcome is this call's."""
-        self.task: asyncio.Task[Any] | None = None
-        """The task that runs the call, on a loop; read and written by the loop's thread alone."""
-        self.inbox: LoopInbox | None = None
-        """Of the loop that runs the call, or is to: through it ``cancel()`` stops the coroutine."""
 
     def is_of(self, executor: object) -> bool:
         """Whether ``executor`` accepted the call, and it is not over."""
@@ -172,7 +196,12 @@ class Call(Generic[R]):
 
     def settles(self, future: FutureProxy[Any]) -> bool:
         """Return whether ``future`` gets the outcome of this call, which is not over."""
-        return future._last_followed() is getattr(self, "future", None)
+        return future._last_followed() is self.future
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all is done that is to be done with the call. From any thread."""
+        return self.future is _no_future
 
     @property
     def has_time_limit(self) -> bool:
@@ -180,13 +209,12 @@ class Call(Generic[R]):
 
     # -- for backends and loops ------------------------------------------------------------------
 
-    # A call forgets its future when it is over, which may be at any moment for a thread that does
-    # not run it. So each verb that other threads use asks for the future once.
+    # Another thread may release the call at any moment. Its future is then one that is done: the
+    # call can be neither begun nor cancelled any more.
 
     def begin(self) -> bool:
         """Take the right to run the call; ``False`` if it was cancelled, refused, or has run."""
-        future = getattr(self, "future", None)
-        begins = future is not None and future._begin()
+        begins = self.future._begin()
         if self._is_wanted and self.pool is not None:
             self.pool.unwant(self)
         return begins
@@ -196,28 +224,23 @@ class Call(Generic[R]):
 
         From any thread.
         """
-        future = getattr(self, "future", None)
-        return future is not None and future._refuse()
+        return self.future._refuse()
 
     def cancel(self) -> None:
         """Cancel the call unless it is over. From any thread."""
-        future = getattr(self, "future", None)
-        if future is not None:
-            future.cancel()
+        self.future.cancel()
 
     @property
     def cancel_requested(self) -> bool:
         """Whether ``cancel()`` was called, or the time is up. From any thread."""
-        future = getattr(self, "future", None)
-        return future is not None and future._cancel_requested
+        return self.future._cancel_requested
 
     def watch(self, watcher: Callable[[FutureProxy[Any]], object]) -> bool:
         """Have ``watcher(future)`` called when the call is settled, before the callbacks.
 
-        From any thread. ``False`` if it is settled already.
+        From any thread. ``False`` if it is settled already. It may be called twice.
         """
-        future = getattr(self, "future", None)
-        return future is not None and future._watch(watcher, first=True)
+        return self.future._watch(watcher, first=True)
 
     def pause(self) -> None:
         """Give back the right to run, so that the call can be cancelled as if it had not begun."""
@@ -226,15 +249,6 @@ class Call(Generic[R]):
     def resume(self) -> bool:
         """Take that right again; ``False`` if the call was settled meanwhile."""
         return self.future._resume()
-
-    def set_interrupter(self, interrupter: Interrupter) -> None:
-        """Have ``cancel()`` tell ``interrupter`` when the call runs."""
-        self.future._interrupter = interrupter
-
-    def put_on_loop(self, inbox: LoopInbox) -> None:
-        """Note the loop that is to run the call: ``cancel()`` stops the coroutine there."""
-        self.inbox = inbox
-        self.future._interrupter = self
 
     def delegate_to(self, running: Future[Any]) -> None:
         """Have ``running``, the same call in another executor, answer for this one.
@@ -251,15 +265,14 @@ class Call(Generic[R]):
 
     def set_start(self, at: float) -> None:
         """Note when the call began elsewhere, in seconds since the epoch."""
-        self.future._started = at
+        self.future._starts[0] = at
         if (recorder := self.future._recorder) is not None:
             recorder.has_changed(self.future)
 
     def report(self, progress: Progress) -> None:
         """Publish how far the call is, unless it is over. From any thread."""
-        future = getattr(self, "future", None)
-        if future is not None:
-            future._report(progress)
+        if not self.is_over:
+            self.future._report(progress)
 
     def announcement(self, signal: NamedSignal) -> Callable[[], None]:
         """Return what sends a signal about the call, with contexts like its own.
@@ -292,26 +305,39 @@ class Call(Generic[R]):
         went through, and those that called them, which refer to this object. If it referred to the
         future, and so to the exception, they would be a cycle, with arguments and request.
         """
-        del self.future
-        # Set rather than deleted, which the interpreter does not specialise; nobody looks any more.
+        self.future = _no_future
         nothing: Any = None
         self.fn = self.args = self.kwargs = self.snapshot = self.variables = nothing
-        self.inner = self.executor = nothing
+        self.executor = nothing
+
+    # -- for its future --------------------------------------------------------------------------
+
+    @property
+    def backend(self) -> str:
+        return "EXECUTOR_TYPE='thread'" if self.interrupter is None else self.interrupter.backend
+
+    def can_interrupt(self, *, kill: bool) -> bool:
+        return self.interrupter is not None and self.interrupter.can_interrupt(self, kill=kill)
+
+    def interrupt(self, *, kill: bool = False) -> None:
+        if self.interrupter is not None:
+            self.interrupter.interrupt(self, kill=kill)
+
+    def ask_to_end(self) -> None:
+        if self.interrupter is not None:
+            self.interrupter.ask_to_end(self)
 
     def is_watched(self) -> None:
-        """Somebody is to be told when the call, which was pending just now, is done."""
         if self.pool is not None and running_call.get() is not None:
             self.is_wanted()
 
     def is_wanted(self) -> None:
-        """A job waits for the call, which was pending just now."""
-        if self.pool is None or self._is_wanted:
+        if self.pool is None or self._is_wanted or self.future._starts:
             return
         self._is_wanted = True
         self.pool.want(self)
         # A worker that begins first says that it has, and then looks whether the call is wanted.
-        future = getattr(self, "future", None)
-        if future is None or future._queued is None:
+        if self.is_over or self.future._starts:
             self.pool.unwant(self)
 
     # -- in a thread -----------------------------------------------------------------------------
@@ -330,8 +356,8 @@ class Call(Generic[R]):
                         continue
                     self.fail(error)
                 else:
-                    if self.inner is not None:
-                        follow(future, self.inner)
+                    if type(result) is _ReturnedFuture:
+                        follow(future, result.future)
                     else:
                         future._succeed(result)
                 break
@@ -440,32 +466,14 @@ class Call(Generic[R]):
     def _is_answer_to_cancel(self, error: BaseException) -> bool:
         return isinstance(error, asyncio.CancelledError) and self.future._cancel_requested
 
-    def can_interrupt(self, *, kill: bool) -> bool:
-        return True
-
-    def ask(self) -> None:
-        """Nothing: the call sees the request itself."""
-
-    def interrupt(self, *, kill: bool = False) -> None:
-        if self.inbox is not None:
-            self.inbox.post(self._cancel_task)
-
-    def _cancel_task(self) -> None:
-        if self.task is not None:
-            self.task.cancel()
-
-    def mute(self) -> None:
-        """Leave what the call raises to its submitter, which reports it: do not log it."""
-        self.logs = False
-
     def abandon(self, seconds: float) -> None:
         """Fail the call, unless it is over: a shutdown has waited for it long enough.
 
         From any thread. It may end at any moment, and lets go of its parts one by one.
         """
-        future, snapshot = getattr(self, "future", None), getattr(self, "snapshot", None)
-        fn = self.fn
-        if future is None or snapshot is None:
+        # In this order: release() drops the future first.
+        fn, snapshot, future = self.fn, self.snapshot, self.future
+        if future is _no_future:
             return
         # If we take the right to start, no worker will.
         error = JobAbandonedError(future.name, seconds, begun=not future._refuse())
@@ -513,6 +521,13 @@ class Call(Generic[R]):
         )
 
 
+class _ReturnedFuture:
+    """The future of another call, which a function has returned: its outcome is this call's."""
+
+    def __init__(self, future: FutureProxy[Any]) -> None:
+        self.future: FutureProxy[Any] = future
+
+
 def _run_in_context(call: Call[Any], loops: LoopServices) -> Any:
     _set_running_call(call)
     with call.contexts(call.snapshot):
@@ -523,7 +538,7 @@ def _run_in_context(call: Call[Any], loops: LoopServices) -> Any:
             if not hasattr(_type_of(result), "__await__"):  # the usual case
                 pass
             elif is_of_another_call(result):
-                call.inner = result
+                result = _ReturnedFuture(result)
             elif can_be_awaited(result):
                 # Nobody could know: a lambda, say, that calls an async def. The thread waits,
                 # so that the contexts stay and are torn down once, at the end.

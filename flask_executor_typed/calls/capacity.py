@@ -66,7 +66,8 @@ class Capacity:
         self._max_pending = max_pending
         # Set to None under _room when the executor closes.
         self._limit = None if max_pending is None else max_pending + workers
-        self._calls: dict[_Counted, None] = {}  # oldest first; with a bound, added to under _room
+        # Oldest first; each is False. With a bound, added to under _room.
+        self._calls: dict[_Counted, bool] = {}
         self._room = threading.Condition()  # reentrant: a finalizer may settle a future meanwhile
         self._waiting = 0  # waiters for room or for an idle executor; guarded by _room
         self._idle_watchers: list[Callable[[], object]] = []  # guarded by _room
@@ -93,7 +94,7 @@ class Capacity:
         if self._limit is None:
             if now:
                 future._counter = self  # as add() does, in half the time
-                self._calls[future] = None
+                self._calls[future] = False
             return
         if seconds and asyncio._get_running_loop() is not None:
             raise DeadlockError(
@@ -114,22 +115,25 @@ class Capacity:
     def add(self, future: _Counted) -> None:
         """Count a call, even if there is no room."""
         future._counter = self
-        self._calls[future] = None
+        self._calls[future] = False
 
-    def settle(self, future: _Counted, status: str, exception: BaseException | None) -> None:
-        """Count how a call ends. Must be called before its waiters are woken."""
-        next(self._failed if exception is not None else self._counts[status])
+    def settle(self, future: _Counted) -> None:
+        """Count how a call ended. May be called twice, and by two threads at once."""
         if future._has_callbacks:
             for callback in callbacks_of(future):
                 self.expect(callback)
-        self._calls.pop(future, None)
+        if self._calls.pop(future, True):
+            return  # counted before
+        # Interrupted here, the call is in no count, but not pending for ever either.
+        state, _, exception, *_ = future._outcomes[0]
+        next(self._failed if exception is not None else self._counts[state])
         if self._waiting:
             self._tell_who_waits()
 
     def remove(self, future: _Counted) -> None:
         """Stop counting a call that is done or was not accepted."""
         future._counter = None
-        self._calls.pop(future, None)
+        self._calls.pop(future, True)
         if self._waiting:
             self._tell_who_waits()
 
@@ -137,6 +141,8 @@ class Capacity:
         """Count a done callback as work, until it has finished."""
         callback.counter = self
         self._callbacks[callback] = None
+        if callback.is_over:  # run by another thread that settles the call, and not counted there
+            self._callbacks.pop(callback, None)
 
     def callback_is_over(self, callback: Callback) -> None:
         next(self._callbacks_over)
@@ -160,7 +166,14 @@ class Capacity:
                     wake()
 
     def _has_room(self) -> bool:
-        return self._limit is None or len(self._calls) < self._limit
+        return self._limit is None or len(self._calls) < self._limit or self._count_late()
+
+    def _count_late(self) -> bool:
+        """Count calls whose future is done, before its own thread does; ``False`` if none is."""
+        done = [future for future in self._calls.copy() if future._outcomes]
+        for future in done:
+            self.settle(future)
+        return bool(done)
 
     def _wait_for_room(self, seconds: float) -> bool:
         self._waiting += 1
@@ -185,7 +198,7 @@ class Capacity:
 
     def is_empty(self) -> bool:
         """Return whether no call and no callback is left. Not atomic; see :func:`are_idle`."""
-        return not self._calls and not self._callbacks
+        return not self.calls() and not self._callbacks
 
     def over(self) -> int:
         """Return how many calls and callbacks have finished so far."""
@@ -196,8 +209,9 @@ class Capacity:
         return list(self._callbacks)
 
     def calls(self) -> list[_Counted]:
-        """Return the unfinished calls, oldest first. Atomic: other threads add and remove calls."""
-        return list(self._calls)
+        """Return the unfinished calls, oldest first."""
+        self._count_late()
+        return list(self._calls)  # atomic: other threads add and remove calls
 
     def ended(self) -> tuple[int, int, int]:
         """Return how many calls have succeeded, failed, and been cancelled."""

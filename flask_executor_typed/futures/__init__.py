@@ -21,7 +21,7 @@ from concurrent.futures import Future
 
 from ..helpers import InstanceProxy
 from .as_completed import AsCompleted, SubmittedFuture
-from .base import Interrupter, Recorder
+from .base import Recorder
 from .callbacks import announce, app_of, call_back_by
 from .chaining import follow, following_apart
 from .collection import (
@@ -63,7 +63,6 @@ __all__ = (
     "FutureKey",
     "FutureProxy",
     "InstanceProxy",
-    "Interrupter",
     "OnDuplicate",
     "OrderedDict",
     "Progress",

@@ -57,7 +57,7 @@ class AsCompleted(AsyncIterator[F]):
         self._left = dict.fromkeys(given)
         self._count = len(self._left)
         done = [future for future in self._left if not future._watch(self._arrivals, first=True)]
-        done.sort(key=lambda future: future._finished, reverse=True)
+        done.sort(key=lambda future: future._outcomes[0][3], reverse=True)
         self._arrivals.done.extendleft(done)
 
     def __aiter__(self) -> Self:
@@ -66,6 +66,13 @@ class AsCompleted(AsyncIterator[F]):
     async def __anext__(self) -> F:
         if not self._left:
             raise StopAsyncIteration
+        future = await self._next_arrival()
+        while future not in self._left:  # it came twice, as waiters may be called twice
+            future = await self._next_arrival()
+        del self._left[future]
+        return cast(F, future)
+
+    async def _next_arrival(self) -> FutureProxy[Any]:
         arrivals = self._arrivals
         while not arrivals.done:
             seconds = None if self._end is None else self._end - time.monotonic()
@@ -76,9 +83,7 @@ class AsCompleted(AsyncIterator[F]):
                     f"{left} of {self._count} futures are not done after {self._timeout} seconds"
                 )
             await arrivals.wait(seconds)
-        future = arrivals.done.popleft()
-        del self._left[future]
-        return cast(F, future)
+        return arrivals.done.popleft()
 
     def __del__(self) -> None:
         self._forget()

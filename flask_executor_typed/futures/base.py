@@ -1,7 +1,6 @@
 """The future's state machine: starting, settling and notifying, without a lock.
 
-The only module that takes the rights to start, resume and settle a call, or gives them back, and
-that knows the effect of a fork on them.
+The only module that decides who starts a call and how it ends, and what a fork does to that.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -27,9 +26,13 @@ from .waiters import SharedState
 if TYPE_CHECKING:
     from blinker import NamedSignal
 
-__all__ = ("ClaimableFuture", "Interrupter", "Recorder", "has_watchers", "shared_lock")
+__all__ = ("ClaimableFuture", "Recorder", "has_watchers", "shared_lock")
 
 R = TypeVar("R")
+
+Outcome = tuple[str, Any, "BaseException | None", float, object]
+"""The final state (``FINISHED`` or ``CANCELLED_AND_NOTIFIED``), result, exception, time, and what
+the recorder made of them."""
 
 _DEFAULT_RULES = ContextRules()
 
@@ -37,74 +40,70 @@ _shared_lock = threading.RLock()  # reentrant: a finalizer may run while it is h
 
 
 def shared_lock() -> threading.RLock:
-    """The lock of all futures of this process, for what is rare."""
+    """Return the lock of all futures of this process, for what is rare."""
     return _shared_lock
 
 
+_WITHDRAWN = -1.0
+"""In place of the time at which a call started: it was cancelled before it could."""
+
+
 class _Ticket:
-    """Stands in a future's list of watchers for a right that exactly one caller may take."""
+    """Stands in a future's list of watchers for a right that exactly one thread may take."""
 
     def __call__(self, future: object) -> None:
-        """Nobody took the ticket, so there is nobody to tell."""
+        """Do nothing: the call was settled, and no thread has taken the ticket."""
 
-
-_TO_START = _Ticket()
-"""Whoever removes it decides whether the call runs: the worker by starting, or ``cancel()``."""
 
 _TO_RESUME = _Ticket()
-"""The same between two attempts, for the worker that has the call, and ``cancel()``."""
+"""The right to run again, between two attempts: for the worker that has the call, or cancel()."""
 
-_TO_SETTLE = _Ticket()
-"""Whoever removes it decides the outcome: the worker with a result, or ``cancel()``."""
 
-# The child of a fork makes tickets of its own. Those in the futures of its parent are then worth
-# nothing there, so that it can neither run nor settle nor cancel a call of the parent.
-_forked_at = 0.0  # when this process was forked, if it was
+class _Process:
+    """This process; the child of a fork is another."""
+
+
+_this_process = _Process()
+_is_forked = False
 
 
 @in_child
 def _forget_parent() -> None:
-    global _forked_at, _shared_lock  # noqa: PLW0603
-    _forked_at = time.time()
+    global _is_forked, _shared_lock, _this_process  # noqa: PLW0603
+    _is_forked, _this_process = True, _Process()
     _shared_lock = threading.RLock()  # a thread of the parent may have held the other one
-    # Constant in each process; only here it becomes another one.
-    globals().update(_TO_START=_Ticket(), _TO_RESUME=_Ticket(), _TO_SETTLE=_Ticket())
 
 
 class Counter(CallbackCounter, Protocol):
     """Counts the calls of an executor that are not done."""
 
-    def settle(
-        self, future: ClaimableFuture[Any], status: str, exception: BaseException | None
-    ) -> None:
-        """Count how a call ends; called before those who wait for it hear of it."""
+    def settle(self, future: ClaimableFuture[Any]) -> None:
+        """Count how a call ended. May be called twice, and by two threads at once."""
 
 
-class _Queued(Protocol):
-    """A call that no worker has begun."""
+class PendingCall(Protocol):
+    """What a future asks of its call, until it is done."""
 
-    def is_watched(self) -> None: ...
+    @property
+    def backend(self) -> str:
+        """Where the call runs, for messages."""
+        ...
 
-    def is_wanted(self) -> None: ...
+    def is_watched(self) -> None:
+        """Another thread is to be told when the call is done."""
 
-
-class Interrupter(Protocol):
-    """Stops a running call, or asks it to end: what ``cancel()`` can tell where the call runs."""
-
-    backend: str
-    """Where the call runs, for messages."""
+    def is_wanted(self) -> None:
+        """A job waits for the call."""
 
     def can_interrupt(self, *, kill: bool) -> bool:
         """Return whether ``interrupt()`` stops the call, so that it may be settled before."""
         ...
 
     def interrupt(self, *, kill: bool = False) -> None:
-        """Stop the call, which is settled. ``kill``: whatever it does."""
-        ...
+        """Stop the running call, which is settled. ``kill``: whatever it does."""
 
-    def ask(self) -> None:
-        """Tell a call that cannot be stopped that ``cancel()`` was called."""
-        ...
+    def ask_to_end(self) -> None:
+        """Tell a running call that cannot be stopped that ``cancel()`` was called."""
 
 
 class Recorder(Protocol):
@@ -119,11 +118,12 @@ class Recorder(Protocol):
     def has_moved(self, future: ClaimableFuture[Any]) -> None:
         """Note that the call has reported progress."""
 
-    def keep_outcome(
+    def encode_outcome(
         self, future: ClaimableFuture[Any], result: object, exception: BaseException | None
-    ) -> None:
-        """Encode the outcome, before anything can see it or change it. Raises nothing.
+    ) -> object:
+        """Return what is to be stored of an outcome, before anything can see it or change it.
 
+        Raises nothing. Of several outcomes one counts, which comes back by ``facts_of(future)``.
         Not called if the recorder came while the call was being settled.
         """
 
@@ -146,59 +146,61 @@ _SIGNALS: dict[str, NamedSignal] = {
 _hear_of_success = signals.receivers_of(signals.job_succeeded)
 _hear_of_failure = signals.receivers_of(signals.job_failed)
 _hear_of_cancelling = signals.receivers_of(signals.job_cancelled)
+_hear_of_loss = signals.receivers_of(signals.job_lost)
 
 
 class ClaimableFuture(Future[R]):
-    """A future as the workers see it: the rights to its call, its outcome, and who is told.
+    """A future as the workers see it: the right to start its call, its outcome, and its watchers.
 
     :class:`FutureProxy` adds what users may do. Slots of both are here, for one ``__init__``.
     """
 
-    # What makes a stdlib future slow is its Condition: made, taken and notified for every call,
-    # it passes the GIL back and forth. Here a call that nobody waits for needs no lock at all.
+    # What makes a stdlib future slow is its Condition: creating, taking and notifying it for every
+    # call passes the GIL back and forth. Here a call that nothing waits for needs no lock at all.
     #
-    # ``_watchers`` holds two tickets and whoever wants to know. Removing an item from a list is
-    # atomic, with the GIL and without it, if no item has an ``__eq__`` that is written in Python.
-    # So of all that try to take a ticket one succeeds. The winner of _TO_SETTLE writes the result,
-    # then the state, then pops and calls every watcher. Who adds a watcher looks at the state
-    # afterwards: if it is final, the watcher may or may not have been popped, and removing it again
-    # tells which. So each watcher is called exactly once.
+    # Two lists decide, and the first item of each counts. To append an item and to look whether it
+    # came first are one step each, with the GIL and without it. A thread that is interrupted (by
+    # the exception of a signal handler, say, or at the recursion limit) has either decided, and
+    # every other thread sees it, or has changed nothing. So each claim is an object of its own.
     #
-    # Without the GIL too: there an item of a list, and an attribute in a slot, is stored under the
-    # object's own lock, and taking and giving back such a lock orders what all threads see. So who
-    # sees the state sees the result, and of two that each store and then look, one sees the other.
+    # ``_starts``: the time at which a worker began. A negative one was put there to keep workers
+    # from starting the call: by cancel() (_WITHDRAWN, which any number of threads may put, since
+    # the outcome decides among them), or by a backend that refuses the call.
+    # ``_outcomes``: how the call ended. With the first of them the future is done, and whoever
+    # sees that sees the whole outcome.
     #
-    # ``_status`` changes once, from PENDING to what is final. That a call runs is told by the time
-    # at which it started: a coroutine may be cancelled while its loop is about to start it, and
-    # nothing that the loop writes then may replace the outcome.
+    # ``_watchers`` are called when the future is done, with the future. A thread that adds one
+    # looks for an outcome afterwards. If there is one, the settling thread may or may not have
+    # found the watcher; so waiters may be called twice, and a callback first removes itself, which
+    # only one thread can (removing an item from a list is one step too, if no item has an
+    # ``__eq__`` written in Python).
     __slots__ = (
         "_app",
-        "_cancel_requested",
+        "_call",
         "_counter",
-        "_exception",
-        "_finished",
-        "_followed",
-        "_held",
         "_id",
-        "_interrupter",
-        "_progress",
-        "_progress_watchers",
-        "_queued",
-        "_result",
+        "_outcomes",
+        "_process",
         "_rules",
-        "_shared",
         "_snapshot",
-        "_started",
-        "_status",
+        "_starts",
         "_submitted",
         "_variables",
         "_watchers",
-        "key",
         "name",
     )
 
     name: str
-    key: Hashable | None
+
+    # Of few futures: defaults of the class cost the others nothing.
+    key: Hashable | None = None
+    _cancel_requested: bool = False
+    _followed: Future[R] | None = None  # that settles this one; set under shared_lock()
+    _held: bool = False  # the call waits for its response or commit, which may never come
+    _is_interrupted: bool = False  # the settling thread was, and another may go on for it
+    _progress: Progress | None = None
+    _progress_watchers: tuple[Callable[[], object], ...] = ()  # guarded by shared_lock()
+    _shared: SharedState | None = None
 
     # Not slots: most futures have none of their own.
     _recorder: Recorder | None = None
@@ -214,39 +216,54 @@ class ClaimableFuture(Future[R]):
     ) -> None:
         # Not super().__init__(): that makes the Condition.
         self.name = name
-        self.key = None
         self._id: str | None = None
-        self._status = PENDING
-        self._result: Any = None
-        self._exception: BaseException | None = None
         self._snapshot = snapshot
         self._variables = variables  # not None if there is a snapshot
         self._app = None if snapshot is None else snapshot.app
         self._rules = _DEFAULT_RULES if snapshot is None else snapshot.rules
-        self._followed: Future[R] | None = None
-        self._interrupter: Interrupter | None = None
-        self._counter: Counter | None = None  # that the call is a part of, until it is done
-        self._shared: SharedState | None = None
-        self._queued: _Queued | None = None  # the call, while it waits in a pool of threads
-        self._held = False  # the call waits for its response or commit, which may never come
-        self._cancel_requested = False
-        self._progress: Progress | None = None
-        self._progress_watchers: tuple[Callable[[], object], ...] = ()  # guarded by shared_lock()
+        self._call: PendingCall | None = None  # until it is done
+        self._counter: Counter | None = None  # that counts the call until it is done
+        self._process = _this_process
         self._submitted = time.time()
-        self._started = self._finished = 0.0
-        self._watchers: list[Callable[[Self], object]] = [_TO_START, _TO_SETTLE]
+        self._starts: list[float] = []
+        self._outcomes: list[Outcome] = []
+        self._watchers: list[Callable[[Self], object]] = []
+
+    # -- the right to run ------------------------------------------------------------------------
+
+    @property
+    def _started(self) -> float:
+        """When a worker began to run the call; 0.0 if none has."""
+        return max(0.0, self._starts[0]) if self._starts else 0.0
 
     def _begin(self) -> bool:
-        """Take the right to run the call; ``False`` if it was cancelled, or refused."""
-        try:
-            self._watchers.remove(_TO_START)  # what _take() does, for each job
-        except ValueError:
+        """Take the right to run the call; ``False`` if it was cancelled, refused, or has begun."""
+        if not self._claim_start(time.time()):
             return False
-        self._queued = None
-        self._started = time.time()
         if self._recorder is not None:
             self._recorder.has_changed(self)
         return True
+
+    def _refuse(self) -> bool:
+        """Make sure that the call never starts; ``False`` if another thread was first."""
+        return self._claim_start(-time.time())
+
+    def _withdraw(self) -> bool:
+        """Keep the call from starting or resuming; ``False`` if it runs, is refused, or done."""
+        return self._claim_start(_WITHDRAWN) or self._take(_TO_RESUME)
+
+    def _claim_start(self, at: float) -> bool:
+        """Be the first to say when the call starts, or that it does not."""
+        if self._outcomes or (_is_forked and self._process is not _this_process):
+            return False  # it was settled without being run, or the call is the parent's
+        starts = self._starts
+        starts.append(at)
+        if starts[0] is at:
+            return True
+        del starts[1:]
+        if starts[0] is _WITHDRAWN:
+            self._end_cancelled()  # for a cancel() that was interrupted
+        return False
 
     def _pause(self) -> None:
         """Give the right to run the call back, until :meth:`_resume`."""
@@ -254,99 +271,109 @@ class ClaimableFuture(Future[R]):
 
     def _resume(self) -> bool:
         """Take it again; ``False`` if the call was settled meanwhile."""
-        return self._take(_TO_RESUME) and self._status == PENDING
+        return self._take(_TO_RESUME) and not self._outcomes
+
+    # -- the outcome -----------------------------------------------------------------------------
 
     def _succeed(self, result: R) -> bool:
         return self._settle(FINISHED, result)
 
     def _fail(self, exception: BaseException) -> bool:
-        if not isinstance(exception, JobLostError):
-            return self._settle(FINISHED, None, exception)
-        snapshot, variables = self._snapshot, self._variables
-        if not self._settle(FINISHED, None, exception):
-            return False
-        record = None if self._recorder is None else self._recorder.public_record(self)
-        announce(signals.job_lost, self, snapshot, variables, record=record)
-        return True
+        return self._settle(FINISHED, None, exception)
 
     def _end_cancelled(self) -> bool:
         return self._settle(CANCELLED_AND_NOTIFIED)
 
-    def _refuse(self) -> bool:
-        """Make sure that the call never starts; ``False`` if it already has."""
-        self._queued = None
-        return self._take(_TO_START)
+    def _settle(
+        self: Self, state: str, result: R | None = None, exception: BaseException | None = None
+    ) -> bool:
+        """Decide the outcome and call all watchers; ``False`` if it was decided before."""
+        if _is_forked and self._process is not _this_process:
+            return False  # the call runs in the parent
+        outcomes = self._outcomes
+        recorder = self._recorder
+        recorded = None if recorder is None else recorder.encode_outcome(self, result, exception)
+        outcome = state, result, exception, time.time(), recorded
+        try:
+            outcomes.append(outcome)
+            if outcomes[0] is not outcome:
+                del outcomes[1:]
+                return False
+            self._finish()
+        except BaseException:  # of a signal handler, say
+            if outcomes and outcomes[0] is outcome:
+                self._is_interrupted = True
+                self._go_on()
+            raise
+        return True
 
-    def _withdraw(self) -> bool:
-        """Take the right to start or resume the call; ``False`` if it runs, or is done."""
-        return self._take(_TO_START) or self._take(_TO_RESUME)
+    def _go_on(self) -> None:
+        """Finish what the settling thread was interrupted in, if it was."""
+        if self._is_interrupted:
+            self._finish()
+            self._is_interrupted = False
+
+    def _finish(self: Self) -> None:
+        """Count the outcome, call all watchers, and drop what the call held."""
+        if (counter := self._counter) is not None:
+            counter.settle(self)  # first: a thread that is woken may look at the counts
+        if self._watchers:
+            for watcher in self._watchers.copy():
+                watcher(self)
+                self._take(watcher)
+        if _hear_of_success or _hear_of_failure or _hear_of_cancelling or _hear_of_loss:
+            self._announce_outcome()
+        self._snapshot = self._variables = self._call = self._counter = None
+        if self._followed is not None:
+            self._followed = None
+
+    def _announce_outcome(self) -> None:
+        snapshot, self._snapshot = self._snapshot, None  # once
+        state, _, exception, *_ = self._outcomes[0]
+        if isinstance(exception, JobLostError):
+            record = None if self._recorder is None else self._recorder.public_record(self)
+            announce(signals.job_lost, self, snapshot, self._variables, record=record)
+        else:
+            signal = signals.job_failed if exception is not None else _SIGNALS[state]
+            announce(signal, self, snapshot, self._variables)
+
+    # -- watchers --------------------------------------------------------------------------------
+
+    def _watch(self, watcher: Callable[[Self], object], *, first: bool = False) -> bool:
+        """Have ``watcher(self)`` called when done; ``False`` if it already is.
+
+        ``first``: before the callbacks. Waiters are woken before any callback runs.
+        """
+        if self._outcomes:
+            return False
+        if self._is_of_parent():
+            raise ForkedFutureError(self.name)  # it would never be called
+        if (call := self._call) is not None:
+            call.is_watched()
+        if first:
+            self._watchers.insert(0, watcher)
+        else:
+            self._watchers.append(watcher)
+        # Settled in between? If the watcher can be removed, the caller is the one to call it.
+        return not (self._outcomes and self._take(watcher))
 
     def _take(self, item: Callable[[Self], object]) -> bool:
-        """Remove a ticket or a watcher; ``False`` if somebody else was first."""
+        """Remove a ticket or a watcher; ``False`` if another thread was first."""
         try:
             self._watchers.remove(item)
         except ValueError:
             return False
         return True
 
-    def _watch(self, watcher: Callable[[Self], object], *, first: bool = False) -> bool:
-        """Have ``watcher(self)`` called once when done; ``False`` if it already is.
-
-        ``first``: before the callbacks. Waiters are woken before any callback runs.
-        """
-        if self._status != PENDING:
-            return False
-        if _forked_at and self._is_of_parent():
-            raise ForkedFutureError(self.name)  # it would never be called
-        if (queued := self._queued) is not None:
-            queued.is_watched()
-        if first:
-            self._watchers.insert(0, watcher)
-        else:
-            self._watchers.append(watcher)
-        # Settled in between? If the watcher can be removed, it was not called and never will be.
-        return self._status == PENDING or not self._take(watcher)
-
     def _is_of_parent(self) -> bool:
-        """Whether the call runs in the process that this one was forked from, and only there."""
-        # A future of ours has no ticket for a moment, while it is settled: so look at the time too.
-        is_older = self._submitted <= _forked_at
-        return is_older and self._status == PENDING and _TO_SETTLE not in self._watchers
+        """Return whether only the process that this one was forked from can end the call.
 
-    def _settle(
-        self: Self, status: str, result: R | None = None, exception: BaseException | None = None
-    ) -> bool:
-        """Decide the outcome and tell all who watch; ``False`` if it was decided before."""
-        watchers = self._watchers
-        try:
-            watchers.remove(_TO_SETTLE)  # what _take() does, for each job
-        except ValueError:
-            return False
-        if (counter := self._counter) is not None:
-            counter.settle(self, status, exception)
-        if self._recorder is not None:
-            self._recorder.keep_outcome(self, result, exception)
-        self._result = result
-        self._exception = exception
-        self._finished = time.time()
-        self._status = status  # after the result: who sees the state may read it
-        while watchers:
-            try:
-                watcher = watchers.pop(0)
-            except IndexError:  # its waiter gave up just now
-                break
-            watcher(self)
-        if _hear_of_success or _hear_of_failure or _hear_of_cancelling:
-            signal = _SIGNALS[status] if exception is None else signals.job_failed
-            if not isinstance(exception, JobLostError):  # which has a signal of its own
-                announce(signal, self, self._snapshot, self._variables)
-        # Let go of what the call held.
-        self._snapshot = self._variables = None
-        self._interrupter = self._followed = self._queued = self._counter = None
-        return True
+        A future that was done before the fork is as good here as there.
+        """
+        return _is_forked and self._process is not _this_process and not self._outcomes
 
     def _last_followed(self) -> Future[Any]:
-        """The future at the end of the chain; a loop, because a chain may be long."""
+        """Return the future at the end of the chain, which may be long, but never is a ring."""
         last: Future[Any] = self
         while isinstance(last, ClaimableFuture) and last._followed is not None:
             last = last._followed

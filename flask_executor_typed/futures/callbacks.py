@@ -94,7 +94,7 @@ class CallbackCounter(Protocol):
 class Callback:
     """A done callback with the contexts it runs in."""
 
-    __slots__ = ("_fn", "_snapshot", "_variables", "counter")
+    __slots__ = ("_fn", "_snapshot", "_variables", "counter", "is_over")
 
     def __init__(
         self,
@@ -107,44 +107,51 @@ class Callback:
         self._variables = variables
         self.counter: CallbackCounter | None = None
         """What counts the callback until it is over, wherever it runs."""
+        self.is_over = False
 
     @property
     def name(self) -> str:
         return name_of(self._fn)
 
     def __call__(self, future: _HasContexts) -> None:
-        """The future is done: run, with the callbacks after it, in a thread that may block."""
+        """Call it as a watcher of ``future``, unless another thread has.
+
+        With the callbacks after it, and in another thread, if it must not block here.
+        """
         submit = _where_callbacks_may_block()
-        if submit is None:
-            self.run(future)
+        if submit is not None:
+            _run_by(submit, future)
             return
-        # Together, which keeps their order. One that is being added meanwhile is run by whoever
-        # removes it from the list: we do, or the thread that settles the future comes to it next,
-        # or the one that adds it takes it back and runs it at once.
-        callbacks = [self, *(each for each in callbacks_of(future) if future._take(each))]
         try:
-            submit(partial(_run_all, callbacks, future))
-        except (RuntimeError, OSError):
-            # No thread can be started: the system has no more, or Python 3.12 is exiting. To hold
-            # up what this thread serves is better than to lose them.
-            _run_all(callbacks, future)
+            if future._take(self):
+                self.run(future)
+        except BaseException:
+            # No caller can catch what a callback raises, and the worker that runs it must live on.
+            self._log_exception(future)
 
     def run(self, future: _HasContexts) -> None:
-        """Run now, in this thread."""
+        """Call it for ``future``, which is done and has not called it."""
         try:
-            if self._snapshot is None or self._variables is None:
-                self._fn(future)
-            else:
-                run_pushed(self._snapshot, self._variables, self._fn, future)
+            self._call(future)
         except BaseException:
-            # Nobody can catch what a callback raises: the worker that runs it must live on.
-            app = app_of(future)
-            logger = LOGGER if app is None else app.logger
-            fn = without_data(self._fn)
-            log_exception(logger, "exception calling callback %r for %r", fn, future)
+            self._log_exception(future)
         finally:
+            self.is_over = True
             if self.counter is not None:
                 self.counter.callback_is_over(self)
+
+    def _call(self, future: _HasContexts) -> None:
+        if self._snapshot is None or self._variables is None:
+            self._fn(future)
+        else:
+            run_pushed(self._snapshot, self._variables, self._fn, future)
+
+    def _log_exception(self, future: _HasContexts) -> None:
+        app = app_of(future)
+        logger = LOGGER if app is None else app.logger
+        log_exception(
+            logger, "exception calling callback %r for %r", without_data(self._fn), future
+        )
 
 
 def callbacks_of(future: _HasWatchers) -> Iterable[Callback]:
@@ -163,6 +170,20 @@ def announce(
     if signal.receivers and snapshot is not None:
         send = partial(signals.announce, signal, snapshot.app, **facts)
         Callback(send, snapshot, variables).run(future)
+
+
+def _run_by(submit: _Submit, future: _HasContexts) -> None:
+    """Have all callbacks that ``future`` has left run by ``submit``, together: in their order."""
+    # One that is being added meanwhile is run by whoever removes it from the list: we do, or the
+    # thread that settles the future comes to it next, or the one that adds it takes it back and
+    # runs it at once.
+    callbacks = [each for each in callbacks_of(future) if future._take(each)]
+    try:
+        submit(partial(_run_all, callbacks, future))
+    except (RuntimeError, OSError):
+        # No thread can be started: the system has no more, or Python 3.12 is exiting. To hold up
+        # what this thread serves is better than to lose them.
+        _run_all(callbacks, future)
 
 
 def _run_all(callbacks: list[Callback], future: _HasContexts) -> None:

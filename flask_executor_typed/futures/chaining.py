@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ..errors import ForkedFutureError
-from .base import ClaimableFuture
+from .base import ClaimableFuture, shared_lock
 
 __all__ = ("follow", "following_apart")
 
@@ -46,34 +46,46 @@ def follow(follower: ClaimableFuture[R], future: Future[R]) -> None:
     if not isinstance(future, ClaimableFuture):
         follower._followed = future
         future.add_done_callback(settle)
-    elif future._last_followed() is follower:
+        return
+    with shared_lock():  # two futures that follow each other at once would be a ring
+        is_ring = future._last_followed() is follower
+        if not is_ring:
+            follower._followed = future
+    if is_ring:
         follower._fail(
             RuntimeError(f"{follower.name} returned its own future, and can never be done")
         )
     elif future._is_of_parent():
         follower._fail(ForkedFutureError(future.name))
     else:
-        follower._followed = future
-        if (queued := future._queued) is not None:
-            queued.is_wanted()  # by whoever waits for this one
+        if (call := future._call) is not None:
+            call.is_wanted()  # by the job that waits for the follower
         if not future._watch(settle):
             settle(future)
 
 
 def _settle_like(follower: ClaimableFuture[Any], followed: Future[Any]) -> None:
     followers = _this_thread.followers
-    followers.append((follower, followed))
-    if len(followers) > 1:
-        return  # a frame below does it: a chain of futures is not a chain of frames
+    if followers:  # a frame below settles it: a chain of futures is not a chain of frames
+        followers.append((follower, followed))
+        return
     try:
-        while followers:
-            follower, followed = followers[0]
-            if followed.cancelled():
-                follower._end_cancelled()
-            elif (exception := followed.exception()) is not None:
-                follower._fail(exception)
-            else:
-                follower._succeed(followed.result())
-            followers.popleft()
+        followers.append((follower, followed))
+        _settle_all(followers)
+    except BaseException:  # of a signal handler, say: the others must not wait for ever
+        _settle_all(followers)
+        raise
     finally:
-        followers.clear()  # empty, unless this was interrupted
+        followers.clear()
+
+
+def _settle_all(followers: deque[tuple[ClaimableFuture[Any], Future[Any]]]) -> None:
+    while followers:
+        follower, followed = followers[0]
+        if followed.cancelled():
+            follower._end_cancelled()
+        elif (exception := followed.exception()) is not None:
+            follower._fail(exception)
+        else:
+            follower._succeed(followed.result())
+        followers.popleft()

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import AsyncIterator, Callable, Generator, Hashable
 from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
@@ -115,13 +115,14 @@ class FutureProxy(ClaimableFuture[R]):
         ``lost``: the process that ran the call has ended, and how far the call got is unknown.
         """
         running = self.running()  # first: asked last, a call that ends meanwhile would be pending
-        if self._status == FINISHED:
-            if self._exception is None:
-                return "succeeded"
-            return "lost" if isinstance(self._exception, JobLostError) else "failed"
-        if self._status == CANCELLED_AND_NOTIFIED:
+        if not self._outcomes:
+            return "running" if running else "pending"
+        state, _, exception, *_ = self._outcomes[0]
+        if state != FINISHED:
             return "cancelled"
-        return "running" if running else "pending"
+        if exception is None:
+            return "succeeded"
+        return "lost" if isinstance(exception, JobLostError) else "failed"
 
     @property
     def submitted_at(self) -> datetime:
@@ -131,12 +132,15 @@ class FutureProxy(ClaimableFuture[R]):
     @property
     def started_at(self) -> datetime | None:
         """When a worker began to run the call, in UTC; ``None`` if it has not, or never did."""
-        return datetime.fromtimestamp(self._started, timezone.utc) if self._started else None
+        started = self._started
+        return datetime.fromtimestamp(started, timezone.utc) if started else None
 
     @property
     def finished_at(self) -> datetime | None:
         """When the future was settled, in UTC; ``None`` if it is not."""
-        return datetime.fromtimestamp(self._finished, timezone.utc) if self._finished else None
+        if not self._outcomes:
+            return None
+        return datetime.fromtimestamp(self._outcomes[0][3], timezone.utc)
 
     @property
     def progress(self) -> Progress | None:
@@ -168,18 +172,19 @@ class FutureProxy(ClaimableFuture[R]):
 
     def done(self) -> bool:
         """Whether the call has a result, has an exception, or was cancelled."""
-        return self._status != PENDING
+        self._go_on()
+        return bool(self._outcomes)
 
     def running(self) -> bool:
         """Whether a worker runs the call now."""
-        if self._status != PENDING:
+        if self._outcomes:
             return False
         followed = self._followed
         return self._started > 0 or (followed is not None and followed.running())
 
     def cancelled(self) -> bool:
         """Whether the call was cancelled, before or while it ran."""
-        return self._status == CANCELLED_AND_NOTIFIED
+        return bool(self._outcomes) and self._outcomes[0][0] == CANCELLED_AND_NOTIFIED
 
     def cancel(self, *, kill: bool = False) -> bool:
         """Cancel the call if that is possible, and say whether it was.
@@ -197,8 +202,10 @@ class FutureProxy(ClaimableFuture[R]):
             UnsupportedError: ``kill`` was asked for, and the call runs where nothing can kill it:
                 in a thread, say.
         """
-        if self._is_of_parent():
-            return False
+        if self._outcomes or self._is_of_parent():
+            self._go_on()
+            return self.cancelled()
+        _reserve_frames()  # enough of them to end what is decided here, or none is
         last = self._last_followed()
         if isinstance(last, FutureProxy) and last is not self:  # cancelling that settles this one
             return last.cancel(kill=kill)
@@ -207,27 +214,26 @@ class FutureProxy(ClaimableFuture[R]):
             if kill and last.running():
                 raise self._cannot_be_killed()
             return cancelled
+        call = self._call
         if self._withdraw():
-            if self._end_cancelled():
-                return True
-        elif (running := self._interrupter) is not None and running.can_interrupt(kill=kill):
-            if self._interrupt(kill=kill):
-                return True
+            self._end_cancelled()
+        elif call is not None and call.can_interrupt(kill=kill):
+            self._interrupt(kill=kill)
         elif kill and self.running():
             raise self._cannot_be_killed()
         else:
             self._cancel_requested = True
             if self._recorder is not None:
                 self._recorder.has_changed(self)
-            if running is not None:
-                running.ask()
+            if call is not None:
+                call.ask_to_end()
         return self.cancelled()
 
     def _cannot_be_killed(self) -> UnsupportedError:
-        running = self._interrupter
+        call = self._call
         return UnsupportedError(
             self.name,
-            "EXECUTOR_TYPE='thread'" if running is None else running.backend,
+            "EXECUTOR_TYPE='thread'" if call is None else call.backend,
             "kill a running job",
             "use EXECUTOR_TYPE='process', or cancel() and current_job.cancel_requested",
         )
@@ -237,12 +243,12 @@ class FutureProxy(ClaimableFuture[R]):
 
         A coroutine is stopped at its next ``await``; a plain function is only told.
         """
-        interruptible = self._interrupter
+        call = self._call
         self._cancel_requested = True
         if not (self._end_cancelled() if error is None else self._fail(error)):
             return False
-        if interruptible is not None:
-            interruptible.interrupt(kill=kill)
+        if call is not None:
+            call.interrupt(kill=kill)
         return True
 
     def result(self, timeout: float | None = None) -> R:
@@ -257,10 +263,14 @@ class FutureProxy(ClaimableFuture[R]):
             BaseException: what the call raised.
         """
         try:
-            exception = self.exception(timeout)
+            if not self._outcomes:
+                self._wait(timeout)
+            result: R
+            state, result, exception, *_ = self._outcomes[0]
             if exception is not None:
                 raise exception
-            result: R = self._result
+            if state != FINISHED:
+                raise CancelledError
             return result
         finally:
             # The traceback of what we raise refers to this frame, and the future to it: without
@@ -275,14 +285,19 @@ class FutureProxy(ClaimableFuture[R]):
             concurrent.futures.CancelledError: the call was cancelled.
             concurrent.futures.TimeoutError: it was not done in time.
         """
-        if self._status == PENDING:
-            if timeout is None or timeout > 0:
-                (_this_thread.wait or _block_here)(self, timeout)
-            if self._status == PENDING:
-                raise FutureTimeoutError
-        if self._status != FINISHED:
+        if not self._outcomes:
+            self._wait(timeout)
+        state, _, exception, *_ = self._outcomes[0]
+        if state != FINISHED:
             raise CancelledError
-        return self._exception
+        return exception
+
+    def _wait(self, timeout: float | None) -> None:
+        """Block until the call is done, in the way that suits this thread."""
+        if timeout is None or timeout > 0:
+            (_this_thread.wait or _block_here)(self, timeout)
+        if not self._outcomes:
+            raise FutureTimeoutError
 
     def add_done_callback(self, fn: Callable[[FutureProxy[R]], object]) -> None:
         """Call ``fn(self)`` when the call is done, at once if it already is.
@@ -306,25 +321,27 @@ class FutureProxy(ClaimableFuture[R]):
         """Claim the call for running. For executors; ``False`` if it was cancelled."""
         if self._begin():
             return True
-        if self._started or self._status == FINISHED:
+        if self._started or (self._outcomes and not self.cancelled()):
             raise InvalidStateError(f"{self.status}: {self!r}")
         return False
 
     def set_result(self, result: R) -> None:
         """Settle the future with a result. For executors; raises ``InvalidStateError`` if done."""
+        _reserve_frames()
         if not self._succeed(result):
             raise InvalidStateError(f"{self.status}: {self!r}")
 
     def set_exception(self, exception: BaseException | None) -> None:
         """Settle the future with an exception. For executors, like :meth:`set_result`."""
-        if not (self._settle(FINISHED) if exception is None else self._fail(exception)):
+        _reserve_frames()
+        if not self._settle(FINISHED, None, exception):
             raise InvalidStateError(f"{self.status}: {self!r}")
 
     # -- asyncio ---------------------------------------------------------------------------------
 
     def __await__(self) -> Generator[Any, None, R]:
         try:
-            if self._status == PENDING:
+            if not self._outcomes:
                 loop, inbox = inbox_of_running_loop()
                 awaiter = Awaiter(inbox, loop.create_future())
                 if self._watch(awaiter, first=True):
@@ -332,7 +349,7 @@ class FutureProxy(ClaimableFuture[R]):
                         yield from awaiter.waiter.__await__()
                     finally:
                         self._take(awaiter)  # only there still if our task was cancelled
-            if self._status != FINISHED:
+            if self.cancelled():
                 raise asyncio.CancelledError
             return self.result()
         finally:
@@ -365,6 +382,12 @@ def _block_here(future: FutureProxy[Any], timeout: float | None) -> None:
             stacklevel=levels_to_caller(),
         )
     block_until_done(future, timeout)
+
+
+def _reserve_frames(count: int = 25) -> None:
+    """Raise ``RecursionError`` if there are not so many frames left before the recursion limit."""
+    if count:
+        _reserve_frames(count - 1)
 
 
 def block_until_done(future: FutureProxy[Any], timeout: float | None = None) -> None:
@@ -415,10 +438,13 @@ class Facts(NamedTuple):
     attempts: int
     is_held: bool
     cancel_requested: bool
+    recorded: object
+    """What the recorder made of the outcome, once that is decided."""
 
 
 def facts_of(future: FutureProxy[Any]) -> Facts:
-    return Facts(future._attempts, future._held, future._cancel_requested)
+    recorded = future._outcomes[0][-1] if future._outcomes else None
+    return Facts(future._attempts, future._held, future._cancel_requested, recorded)
 
 
 def recorder_of(future: FutureProxy[Any]) -> Recorder | None:

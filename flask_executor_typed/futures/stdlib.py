@@ -24,8 +24,12 @@ _shared_states: WeakSet[SharedState] = WeakSet()  # guarded by shared_lock()
 def state_of(future: ClaimableFuture[Any]) -> str:
     """The standard library's word for the status."""
     running = future.running()  # first: asked last, a call that ends meanwhile would be pending
-    state = future._status if future._shared is None else future._shared.state
+    state = _state_of(future) if future._shared is None else future._shared.state
     return RUNNING if state == PENDING and running else state
+
+
+def _state_of(future: ClaimableFuture[Any]) -> str:
+    return future._outcomes[0][0] if future._outcomes else PENDING
 
 
 def shared_state_of(future: ClaimableFuture[Any]) -> SharedState:
@@ -35,7 +39,7 @@ def shared_state_of(future: ClaimableFuture[Any]) -> SharedState:
             if future._shared is None:
                 shared = SharedState()
                 if not future._watch(shared, first=True):
-                    shared.state = future._status
+                    shared.state = _state_of(future)
                 _shared_states.add(shared)
                 future._shared = shared
     return future._shared

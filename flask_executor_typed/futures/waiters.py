@@ -6,6 +6,7 @@ Waiters come before callbacks: all of them are woken before any callback runs.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING
@@ -30,7 +31,8 @@ class Blocked:
         self._lock.acquire(timeout=seconds)
 
     def __call__(self, future: object) -> None:
-        self._lock.release()
+        with contextlib.suppress(RuntimeError):  # a second time
+            self._lock.release()
 
 
 class Awaiter:
@@ -65,6 +67,8 @@ class SharedState:
         with self.condition:
             self.state = CANCELLED_AND_NOTIFIED if cancelled else FINISHED
             for waiter in self.waiters:
+                if future in waiter.finished_futures:
+                    continue  # told before, and called a second time
                 if cancelled:
                     waiter.add_cancelled(future)
                 elif future.exception() is not None:

@@ -89,7 +89,7 @@ class LoopThread:
         return len(self._calls) + len(self._inbox)
 
     def submit(self, call: Call[Any]) -> None:
-        call.put_on_loop(self._inbox)
+        call.interrupter = self
         try:
             if not self._refusing and self._inbox.post(self._start, call) and not self._refusing:
                 return
@@ -168,6 +168,19 @@ class LoopThread:
             run = call.run_async(self, use_own_sensitive_thread)
             # No name for the context: a job's exception would keep it alive through this frame.
             create_task(run, loop=self.loop, context=call.variables.copy())
+
+    # -- for cancel() ----------------------------------------------------------------------------
+
+    backend = "a loop"
+
+    def can_interrupt(self, call: Call[Any], *, kill: bool) -> bool:
+        return True
+
+    def interrupt(self, call: Call[Any], *, kill: bool = False) -> None:
+        self._inbox.post(_cancel_task, call)
+
+    def ask_to_end(self, call: Call[Any]) -> None:
+        """Do nothing: a coroutine can always be stopped."""
 
     def call_is_over(self, call: Call[Any]) -> None:
         self._calls.discard(call)
@@ -262,10 +275,13 @@ class LoopThread:
     def _running(self) -> FutureProxy[Any] | None:
         """Return the future of the job that occupies the loop. Called by the watchdog's thread."""
         task = asyncio.current_task(self.loop)
-        call = next((call for call in list(self._calls) if call.task is task), None)
-        if call is None and task is not None:
+        if task is None:
+            return None
+        calls = list(self._calls)
+        call = next((call for call in calls if getattr(call, "task", None) is task), None)
+        if call is None:
             call = self._calls_of_tasks.get(task)
-        return getattr(call, "future", None)  # it may be over by now
+        return None if call is None or call.is_over else call.future
 
     # -- residents, all in the loop's thread -----------------------------------------------------
 
@@ -300,6 +316,12 @@ class LoopThread:
         # that crashes a free-threaded interpreter (CPython 3.14).
         if self._slow_callback is not None and (call := running_call.get()) is not None:
             self._calls_of_tasks[task] = call
+
+
+def _cancel_task(call: Call[Any]) -> None:
+    task = getattr(call, "task", None)  # not there before the call's first step
+    if task is not None:
+        task.cancel()
 
 
 def _refuse_to_block(future: FutureProxy[Any], timeout: float | None) -> None:

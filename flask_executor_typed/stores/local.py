@@ -83,7 +83,7 @@ class LocalNote:
     def has_moved(self, future: Any) -> None:
         self._changes()
 
-    def keep_outcome(
+    def encode_outcome(
         self, future: Any, result: object, exception: BaseException | None
     ) -> None: ...
 

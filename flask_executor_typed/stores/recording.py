@@ -122,7 +122,6 @@ class Recording:
         "key",
         "kind",
         "labels",
-        "outcome",
         "owner",
         "space",
         "user",
@@ -149,7 +148,6 @@ class Recording:
         self.key: str | None = None
         self.user: str | None = user
         self.labels: Mapping[str, str] = labels or {}
-        self.outcome: Outcome | None = None
         self.is_written: bool = False
         """Whether other processes can find the record."""
         self._steps = itertools.count(1)
@@ -166,13 +164,10 @@ class Recording:
     def has_moved(self, future: Any) -> None:
         self.writer.moves(future)
 
-    def keep_outcome(self, future: Any, result: object, exception: BaseException | None) -> None:
-        self.outcome = self.writer.codec.outcome_of(id_of(future), result, exception)
-
-    def _keep_settled(self, future: FutureProxy[Any]) -> None:
-        error = None if future.cancelled() else future.exception(0)
-        result: object = None if error is not None or future.cancelled() else future.result(0)
-        self.keep_outcome(future, result, error)
+    def encode_outcome(
+        self, future: Any, result: object, exception: BaseException | None
+    ) -> Outcome:
+        return self.writer.codec.outcome_of(id_of(future), result, exception)
 
     def __call__(self, future: Any) -> None:
         self.writer.mark(future, soon=True)
@@ -183,19 +178,21 @@ class Recording:
     def public_record(self, future: Any) -> JobRecord:
         return record_of(self.row(future))
 
+    def _outcome_of(self, future: FutureProxy[Any]) -> Outcome:
+        """Encode an end that came while the record was begun, and so did not see it."""
+        if future.cancelled():
+            return self.encode_outcome(future, None, None)
+        error = future.exception(0)
+        return self.encode_outcome(future, None if error else future.result(0), error)
+
     # -- rows ------------------------------------------------------------------------------------
 
     def row(self, future: FutureProxy[Any]) -> Row:
         """Build the row of this moment."""
         with _building:
             step = next(self._steps)
-            # First the status: once that is final the outcome is there, and does not change.
+            # First the status: once that is final, so is all else.
             status = future.status
-            if status in FINAL and self.outcome is None:
-                # The record was begun while the call ended, which did not see it: there is no
-                # other that keeps the outcome.
-                self._keep_settled(future)
-            outcome = self.outcome if status in FINAL else None
             started, finished = future.started_at, future.finished_at
             progress, facts = future.progress, facts_of(future)
         row = Row(
@@ -221,9 +218,10 @@ class Recording:
             row.progress_done = progress.done
             row.progress_total = progress.total
             row.progress_message = clean_text(progress.message)
-        if outcome is not None and finished is not None:
+        if status in FINAL and finished is not None:
             row.finished = finished.timestamp()
-            _add_outcome(row, outcome)
+            kept = facts.recorded
+            _add_outcome(row, kept if isinstance(kept, Outcome) else self._outcome_of(future))
         return row
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures._base import PENDING
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
@@ -61,7 +60,7 @@ class RemoteFuture(FutureProxy[R]):
             self._fail(JobLostError(self.name, "its record is gone"))
         elif not row.done:
             self._note(row)
-        elif self._status == PENDING:
+        elif not self._outcomes:
             self._row = row  # first: who sees the end may ask for its time
             result, error = self._source.outcome_of(row)
             if row.status == "cancelled":
@@ -73,13 +72,13 @@ class RemoteFuture(FutureProxy[R]):
 
     def _note(self, row: Row) -> None:
         self._row = row
-        self._started = row.started or 0.0
+        self._starts = [row.started] if row.started else []
         progress = row.progress
         if progress is not None and progress != self._progress:
             self._report(progress)
 
     def _look(self) -> None:
-        if self._status == PENDING:
+        if not self._outcomes:
             self.adopt(self._source.read(self.id))
 
     def _watch(self, watcher: Callable[[Any], object], *, first: bool = False) -> bool:
@@ -95,7 +94,7 @@ class RemoteFuture(FutureProxy[R]):
     @property
     def status(self) -> Status:
         self._look()
-        if self._status == PENDING:
+        if not self._outcomes:
             return "running" if self._started else "pending"
         return self._row.status if self._row.done else "lost"
 
@@ -135,6 +134,6 @@ class RemoteFuture(FutureProxy[R]):
 
         Waits a second for its answer. Otherwise the job may still be cancelled later.
         """
-        if self._status == PENDING and self._source.cancel_remote(self.id, kill=kill):
+        if not self._outcomes and self._source.cancel_remote(self.id, kill=kill):
             self._look()
         return super().cancelled()
