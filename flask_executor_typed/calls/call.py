@@ -466,6 +466,10 @@ class Call(Generic[R]):
     def _is_answer_to_cancel(self, error: BaseException) -> bool:
         return isinstance(error, asyncio.CancelledError) and self.future._cancel_requested
 
+    def mute(self) -> None:
+        """Leave what the call raises to its submitter, which reports it: do not log it."""
+        self.logs = False
+
     def abandon(self, seconds: float) -> None:
         """Fail the call, unless it is over: a shutdown has waited for it long enough.
 
