@@ -187,6 +187,8 @@ def tell(scene: Callable[[], Iterator[str]]) -> bool:
 
 
 def main() -> int:
+    from .exports.scene import follows_a_slow_view  # which uses what is above
+
     if sys.platform == "win32":
         print("The demo serves the app under gunicorn, which does not run on Windows.")
         return 1
@@ -216,6 +218,7 @@ def main() -> int:
                     right = [tell(scene) for scene in scenes]
                 start = time.perf_counter()
             print(f"\nThe server stopped cleanly, {ms(time.perf_counter() - start)} after SIGTERM.")
+            right.append(tell(follows_a_slow_view))
         except (WrongAnswer, httpx.HTTPError) as error:
             print(f"\nWRONG  {error}")
             right = [False]

@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +23,8 @@ pytest.importorskip("httpx", reason="the examples need httpx, which is not insta
 
 from examples import demo
 from examples.crunch import __main__ as crunch
+from examples.exports import create_app as create_exports
+from examples.exports import views as exports
 from examples.trips import create_app, jobs
 from examples.weather import WeatherService, weather_service
 
@@ -125,6 +128,57 @@ def test_the_http_client_keeps_its_connection_from_request_to_request(
     assert (weather.requests, weather.connections) == (20, 1)
 
 
+@pytest.fixture
+def exports_client(tmp_path: Path) -> Iterator[FlaskClient]:
+    app = create_exports(f"sqlite:///{tmp_path}/jobs.db", "tests")
+    yield app.test_client()
+    exports.executor.shutdown()
+
+
+def upload(client: FlaskClient, orders: str, **headers: str) -> TestResponse:
+    data = {"orders": (BytesIO(orders.encode()), "orders.csv")}
+    return client.post("/exports", data=data, headers=headers)
+
+
+def test_totals_are_watched_and_downloaded(exports_client: FlaskClient) -> None:
+    client = exports_client
+    assert b"<form" in client.get("/").get_data()
+    late = upload(client, "customer,amount\n" + "Ada,0.10\n" * 30)
+    address = late.headers["Location"]
+    assert json_of(late, 202)["name"] == "export"
+    done = json_of(client.get(address, headers={"Prefer": "wait=10"}))
+    assert (done["status"], done["progress"]["percent"]) == ("succeeded", 100)
+    result = client.get(f"{address}/result")
+    assert result.get_data(as_text=True) == "customer,total\r\nAda,3.00\r\n"
+    assert result.headers["Content-Disposition"] == "attachment; filename=totals.csv"
+    stranger = client.application.test_client()
+    assert stranger.get(address).status_code == 404
+
+
+def test_an_export_is_cancelled(exports_client: FlaskClient) -> None:
+    late = upload(exports_client, "customer,amount\n" + "Ada,1\n" * 3000)
+    address = late.headers["Location"]
+    assert exports_client.delete(address).status_code in {200, 202}
+    done = json_of(exports_client.get(address, headers={"Prefer": "wait=10"}))
+    assert done["status"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("orders", "says"),
+    [
+        ("name,price\nAda,1\n", "must name the columns"),
+        ("customer,amount\nAda,1\nAda,many\n", "amount in line 3"),
+        ("", "must name the columns"),
+    ],
+)
+def test_a_file_that_cannot_be_read_tells_its_user_why(
+    exports_client: FlaskClient, orders: str, says: str
+) -> None:
+    wrong = upload(exports_client, orders, Prefer="wait=10")
+    assert wrong.status_code == 422
+    assert says in wrong.get_data(as_text=True)
+
+
 needs_gunicorn = pytest.mark.skipif(
     importlib.util.find_spec("gunicorn") is None, reason="gunicorn is not installed"
 )
@@ -136,7 +190,7 @@ def test_the_demo_finds_every_answer_right(capsys: pytest.CaptureFixture[str]) -
     told = capsys.readouterr().out
     assert code == 0, told
     assert "50 jobs sent 50 requests" in told
-    assert told.endswith("All 6 scenes went right.\n")
+    assert told.endswith("All 7 scenes went right.\n")
 
 
 @needs_gunicorn

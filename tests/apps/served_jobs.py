@@ -16,6 +16,10 @@ executor = Executor(app, user=lambda: request.args.get("user", "ada"))
 jobs = JobsBlueprint(executor, operator=lambda: "root" in request.args, streams=3, retry_after=1.0)
 app.register_blueprint(jobs)
 
+ATTACK = (
+    "<script>window.attacked = alert(1)</script><img src=x onerror=alert(1)><svg onload=alert(1)>"
+)
+
 gates: dict[str, threading.Event] = {}
 
 
@@ -34,6 +38,17 @@ def start(gate: str) -> Response:
 def open_gate(gate: str) -> str:
     gates[gate].set()
     return ""
+
+
+@app.post("/attack")
+def attack() -> Response:
+    job = executor.using(name=ATTACK, key=ATTACK, labels={"<b>": ATTACK})
+    return jobs.accepted(job.submit(attacked), wait=10)
+
+
+def attacked() -> None:
+    current_job.progress(1, 2, ATTACK)
+    raise UnprocessableEntity(ATTACK)
 
 
 @app.get("/ping")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -104,6 +105,43 @@ def test_a_phone_needs_no_sideways_scrolling(server: Server) -> None:
             page.goto(url)
             assert page.evaluate("document.documentElement.scrollWidth") == 375
         open_gate(page, server)
+
+
+def test_four_processes_show_one_job(
+    serve: ServerFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECORDED_FOLDER", str(tmp_path))
+    monkeypatch.setenv("RECORDED_STORE", "sqlite:///jobs.db")
+    server = serve("--workers", "4", "--threads", "8", module="tests.apps.shared_jobs")
+    with browser() as context:
+        page = context.new_page()
+        start(page, server)
+        expect(page.locator("[data-ex-figure]")).to_have_text("40 %")
+        (tmp_path / "a-may-end").touch()
+        page.wait_for_url("**/result")
+        expect(page.locator("body")).to_contain_text('"gate"')
+        (tmp_path / "a-may-end").unlink()
+        start(page, server)
+        page.get_by_role("button", name="Cancel").press("Enter")
+        expect(page.get_by_role("status")).to_have_text("Cancelled")
+        page.get_by_role("link", name="All jobs").click()
+        expect(page.locator("tbody tr")).to_have_count(2)
+
+
+def test_script_in_what_a_job_says_of_itself_does_not_run(server: Server) -> None:
+    with browser() as context:
+        page = context.new_page()
+        page.request.post(f"{server.url}/attack")
+        for query in ("", "?root"):
+            page.goto(f"{server.url}/jobs/{query}")
+            expect(page.locator(".ex-rows tbody")).to_contain_text("<script>")
+            page.locator(".ex-rows tbody a").first.click()
+            page.goto(page.url + query)
+            expect(page.get_by_role("heading").first).to_contain_text("<img")
+            expect(page.locator("main")).to_contain_text("</script>")
+        expect(page.locator("main")).to_contain_text("onload")  # the operator's traceback
+        assert page.evaluate("window.attacked") is None
+    # browser() fails on a dialog
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -51,9 +51,12 @@ def ask_each(server: Server, path: str, **headers: str) -> Answers:
     """Ask, many times at once, until three processes have answered."""
     answers: Answers = {}
 
+    def once(_: int) -> httpx.Response:
+        return ask(server, "GET", path, **headers)
+
     def enough() -> bool:
         with ThreadPoolExecutor(12) as pool:
-            for answer in pool.map(lambda path: ask(server, "GET", path, **headers), [path] * 12):
+            for answer in pool.map(once, range(12)):
                 assert answer.status_code < 500, f"{answer.text}\n{server.log}"
                 answers[answer.headers["X-Process"]] = answer
         return len(answers) >= _ANSWERING
