@@ -282,7 +282,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             )
         raise NoAppError(
             f"this executor serves {len(states)} apps and no app context tells which is meant",
-            "submit inside 'with app.app_context():'",
+            "submit inside 'with app.app_context():', or let go of apps that are over, such as "
+            "those of earlier tests, with executor.shutdown(app=app)",
         )
 
     # -- options ---------------------------------------------------------------------------------
@@ -981,7 +982,12 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     # -- the end ---------------------------------------------------------------------------------
 
     def shutdown(
-        self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None
+        self,
+        wait: bool = True,
+        *,
+        cancel_futures: bool = False,
+        timeout: float | None = None,
+        app: Flask | None = None,
     ) -> None:
         """Refuse calls from now on, for every app, and end the workers when they are done.
 
@@ -996,23 +1002,34 @@ class Executor(concurrent.futures.Executor, Generic[T]):
                 logged. A pending call never starts. A coroutine is cancelled and has two seconds to
                 clean up; a worker process has them to end its call, and is killed. A plain function
                 in a thread goes on, if the process does; this waits two more seconds for it.
+            app: The one app to let go of, at the end of a test, say; ``None``: every app.
+
+        Raises:
+            NoAppError: :meth:`init_app` was not called with ``app``.
         """
-        waited_for = self._close(wait, cancel_futures, timeout)
+        waited_for = self._close(wait, cancel_futures, timeout, app)
         drain(waited_for, time.monotonic())
 
     async def ashutdown(
-        self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None
+        self,
+        wait: bool = True,
+        *,
+        cancel_futures: bool = False,
+        timeout: float | None = None,
+        app: Flask | None = None,
     ) -> None:
         """Like :meth:`shutdown`, without blocking the loop.
 
         If the task that awaits this is cancelled, the shutdown goes on.
         """
-        waited_for = self._close(wait, cancel_futures, timeout)
+        waited_for = self._close(wait, cancel_futures, timeout, app)
         over: FutureProxy[None] = FutureProxy()
         if waited_for and drain_apart(waited_for, self.label, over):
             await over
 
-    def _close(self, wait: bool, cancel_pending: bool, timeout: float | None) -> Closed:
+    def _close(
+        self, wait: bool, cancel_pending: bool, timeout: float | None, app: Flask | None
+    ) -> Closed:
         """Returns what to wait for."""
         if timeout is not None:
             check_seconds("timeout", timeout)
@@ -1020,6 +1037,14 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         if call is not None and call.is_of(self._without_options or self):
             wait = False
         states = list(self._states.values())
+        if app is not None:
+            app = itself(app)
+            if app not in self._states:
+                raise NoAppError(
+                    f"the app {app.name!r} does not use this executor, so it cannot be let go of",
+                    "give one that executor.init_app(app) was called with",
+                )
+            states = [self._states[app]]
         return close_all(states, self.label, wait, cancel_pending, timeout)
 
     # -- what public code reads off the pool of Flask-Executor -----------------------------------

@@ -270,9 +270,60 @@ def test_submitting_with_two_apps_and_no_context_says_that_it_is_not_clear_which
         submit(executor)
     assert str(caught.value) == (
         "this executor serves 2 apps and no app context tells which is meant; "
-        "submit inside 'with app.app_context():'"
+        "submit inside 'with app.app_context():', or let go of apps that are over, such as those "
+        "of earlier tests, with executor.shutdown(app=app)"
     )
     assert len(executor.futures) == 0
+
+
+@every_way_to_submit
+def test_after_the_shutdown_of_all_apps_but_one_no_context_is_needed(
+    executor: Executor, app: Flask, submit: Callable[[Executor], object]
+) -> None:
+    # Earlier tests' apps live on in the traceback of one that failed, say.
+    others = [Flask(f"other {number}") for number in range(3)]
+    for other in others:
+        executor.init_app(other)
+        executor.shutdown(app=other)
+    submit(executor)
+    assert executor._current()[0] is app
+
+
+def test_shutdown_of_one_app_waits_for_its_jobs_and_leaves_the_others(
+    executor: Executor, app: Flask
+) -> None:
+    other = Flask("other")
+    executor.init_app(other)
+    with other.app_context():
+        future = executor.submit(double, 2)
+        executor.shutdown(app=current_app)
+        assert future.done()
+        with pytest.raises(ExecutorClosedError):
+            executor.submit(double, 2)
+    with app.app_context():
+        assert executor.submit(double, 2).result(TIMEOUT) == 4
+    executor.init_app(other)
+    with other.app_context():
+        assert executor.submit(double, 2).result(TIMEOUT) == 4
+
+
+def test_ashutdown_of_one_app_leaves_the_others(executor: Executor, app: Flask) -> None:
+    other = Flask("other")
+    executor.init_app(other)
+    with other.app_context():
+        executor.submit(double, 2)
+    asyncio.run(executor.ashutdown(app=other))
+    assert executor.submit(double, 2).result(TIMEOUT) == 4
+
+
+def test_shutdown_of_an_app_that_has_no_executor_names_the_app(executor: Executor) -> None:
+    with pytest.raises(NoAppError) as caught:
+        executor.shutdown(app=Flask("other"))
+    assert str(caught.value) == (
+        "the app 'other' does not use this executor, so it cannot be let go of; "
+        "give one that executor.init_app(app) was called with"
+    )
+    assert executor.submit(double, 2).result(TIMEOUT) == 4
 
 
 @both_kinds
