@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import sqlite3
 import threading
 import weakref
@@ -35,7 +36,7 @@ from flask.signals import (
     request_tearing_down,
 )
 
-from flask_executor_typed import Executor, FutureProxy
+from flask_executor_typed import Executor, FutureProxy, current_job
 from flask_executor_typed.context import ContextRules, PushedContexts, active_app_context, capture
 
 from .conftest import TIMEOUT, until
@@ -55,6 +56,83 @@ from .helpers.contexts import (
     start,
     teardowns,
 )
+
+# -- teardown that submits -------------------------------------------------------------------------
+
+
+def audit(number: int) -> int:
+    return number
+
+
+async def audit_async(number: int) -> int:
+    return number
+
+
+@pytest.mark.parametrize("when", ["teardown_request", "teardown_appcontext"])
+@pytest.mark.parametrize("fn", [audit, audit_async])
+def test_submit_in_a_jobs_own_teardown_is_warned_of_once_with_the_cure(
+    app: Flask, caplog: pytest.LogCaptureFixture, when: str, fn: Callable[[int], Any]
+) -> None:
+    futures: list[FutureProxy[Any]] = []
+    enough = threading.Event()
+
+    def submit(error: BaseException | None) -> None:
+        if len(futures) < 20:  # or else without end
+            futures.append(executor.submit(fn, 1))  # the line
+        else:
+            enough.set()
+
+    getattr(app, when)(submit)
+    app.add_url_rule("/", view_func=lambda: "ok")
+    with Executor(app) as executor:
+        assert app.test_client().get("/").text == "ok"
+        assert enough.wait(TIMEOUT)
+    (record,) = caplog.records
+    lines, first = inspect.getsourcelines(submit)
+    number = first + next(index for index, line in enumerate(lines) if "the line" in line)
+    assert record.getMessage() == (
+        f"{__file__}:{number} submits a job in a teardown function, which runs after each job too: "
+        "one request may start jobs without end; begin it with 'if current_job: return'"
+    )
+    assert (record.levelname, record.module, record.lineno) == (
+        "WARNING", "test_context_teardown", number
+    )  # fmt: skip
+
+
+def test_submit_in_the_teardown_of_a_view_is_no_reason_for_a_warning(
+    app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    futures: list[FutureProxy[int]] = []
+
+    @app.teardown_request
+    def submit(error: BaseException | None) -> None:
+        if current_job:
+            return
+        futures.append(executor.submit(audit, 1))
+
+    app.add_url_rule("/", view_func=lambda: "ok")
+    with Executor(app) as executor:
+        app.test_client().get("/")
+    assert [future.result() for future in futures] == [1]
+    assert caplog.records == []
+
+
+def test_submit_in_a_job_before_its_teardown_is_no_reason_for_a_warning(
+    app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    app.teardown_appcontext(lambda error: None)
+
+    def outer() -> int:
+        with current_app.app_context():
+            assert executor.submit(audit, 2).result(TIMEOUT) == 2
+        return executor.submit(audit, 1).result(TIMEOUT)
+
+    with Executor(app) as executor, app.app_context():
+        future = executor.submit(outer)
+        future.add_done_callback(lambda done: executor.submit(audit, 3))
+        assert future.result(TIMEOUT) == 1
+    assert caplog.records == []
+
 
 # -- teardown --------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import Context, copy_context
 from operator import is_
 from typing import Any
@@ -14,10 +15,21 @@ from .compat import active_request_context, has_request, without_flask
 from .request import RequestSnapshot
 from .snapshot import ContextSnapshot
 
-__all__ = ("capture",)
+__all__ = ("capture", "stop_telling", "tell_of_capture")
 
 _LAST_SNAPSHOT = "flask_executor_typed.snapshot"
-"""The attribute in which an app context keeps its last snapshot."""
+"""The attribute in which an app context keeps a function that returns its last snapshot."""
+
+
+def tell_of_capture(app_context: Any, tell: Callable[[], None]) -> None:
+    """Have ``tell()`` called before an app context is captured for the first time from now on."""
+    # In the place of the last snapshot, of which it says that there is none: so a submit, which
+    # looks there anyway, has nothing more to look for.
+    app_context.__dict__[_LAST_SNAPSHOT] = tell
+
+
+def stop_telling(app_context: Any) -> None:
+    app_context.__dict__.pop(_LAST_SNAPSHOT, None)
 
 
 def capture(rules: ContextRules, app: Flask, app_context: Any) -> tuple[ContextSnapshot, Context]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from contextvars import Context, ContextVar
 from inspect import iscoroutinefunction
 from itertools import chain
 from types import TracebackType
 from typing import Any, ClassVar, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
 
 from flask import Flask
 from flask.signals import (
@@ -18,8 +20,10 @@ from flask.signals import (
     request_tearing_down,
 )
 
+from ..runtime.frames import levels_to_caller, line_of_caller
 from ..runtime.logs import log_exception
 from ..signals import receivers_of
+from .capture import stop_telling, tell_of_capture
 from .carry import with_items
 from .compat import HAS_STACKS, HAS_TOKENS, IS_MERGED, active_app_context, app_slot, request_slot
 from .lazy import LazyAppContext, LazyRequestContext, give_token, request_context_of
@@ -37,6 +41,9 @@ _push_receivers = receivers_of(appcontext_pushed)
 _request_teardown_receivers = receivers_of(request_tearing_down)
 _app_teardown_receivers = receivers_of(appcontext_tearing_down)
 _pop_receivers = receivers_of(appcontext_popped)
+
+_warned: WeakKeyDictionary[Flask, set[str]] = WeakKeyDictionary()
+"""The lines that submit in a job's own teardown, of which the log of an app has a warning."""
 
 # Bound once: every job uses them, and looking up a method costs more.
 _set_app_context, _reset_app_context = app_slot.set, app_slot.reset
@@ -154,6 +161,7 @@ class PushedContexts:
                 asyncio._set_running_loop(None)
             if active_app_context() is not self._app_context:
                 self._pop_what_is_left()
+            tell_of_capture(self._app_context, self._warn_of_submit)
             if self._app_token is not None:
                 give_token(self._app_context, self._app_token)
             if self._request_token is None:
@@ -164,8 +172,25 @@ class PushedContexts:
             # The job is over and its result stands; a worker must survive any teardown.
             self._log_failed_teardown()
         finally:
+            stop_telling(self._app_context)
             if loop is not None:
                 asyncio._set_running_loop(loop)
+
+    def _warn_of_submit(self) -> None:
+        """Say, once for each line of code, that a job's own teardown submits a job."""
+        if running_call.get() is None:  # the teardown of a done callback, which starts no storm
+            return
+        app, line = self._snapshot.app, line_of_caller()
+        warned = _warned.setdefault(app, set())  # two threads may both warn
+        if line not in warned:
+            warned.add(line)
+            with contextlib.suppress(BaseException):  # of a log handler
+                app.logger.warning(
+                    "%s submits a job in a teardown function, which runs after each job too: one "
+                    "request may start jobs without end; begin it with 'if current_job: return'",
+                    line,
+                    stacklevel=levels_to_caller(),
+                )
 
     def _pop_both(self, exc: BaseException | None) -> None:
         # Like Flask's own pop of a request context, except that it doesn't close the request, which
