@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextvars import Context
 from dataclasses import replace
 from functools import partial
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _hear_of_submitted = signals.receivers_of(signals.job_submitted)
 _hear_of_loss = signals.receivers_of(signals.job_lost)
 
-__all__ = ("AppState", "Closed", "close_all", "drain_apart", "settings_of")
+__all__ = ("AppState", "Closed", "backends_wrapped", "close_all", "drain_apart", "settings_of")
 
 
 def settings_of(app: Flask, name: str) -> ExecutorConfig:
@@ -73,7 +73,8 @@ class AppState:
         self.label = label
         self._app = ref(app)
         self._has_users = has_users
-        self._capacities = capacities
+        self.capacities: WeakSet[Capacity] = capacities
+        """Of the executor, for all its apps."""
         self.client: StoreClient | None = None
         """What writes and reads the records of jobs, with ``EXECUTOR_STORE``."""
         self.records: Records = LocalRecords(app)
@@ -197,7 +198,7 @@ class AppState:
         self._capacity_of_loops = (
             Capacity(self.label, key, bound) if self._counts_apart else self.capacity
         )
-        self._capacities.update((self.capacity, self._capacity_of_loops))
+        self.capacities.update((self.capacity, self._capacity_of_loops))
 
     def _capacity_for(self, fn: Callable[..., object]) -> Capacity:
         """Where a call counts, if plain functions and coroutines count apart."""
@@ -280,6 +281,8 @@ class AppState:
                 # An executor or app that is dropped without shutdown() leaves no thread behind.
                 self._finalizer = finalize(self, backend.close, cancel_pending=False)
                 self._finalizer.atexit = False  # runtime/exit.py sees to that
+                for wrap in _wraps:
+                    backend = wrap(self, backend)
                 self.opened = backend
             backend = self.opened
         if changes:  # after the lock: a log handler may submit
@@ -343,7 +346,7 @@ class AppState:
             self._finalizer.detach()
         self.opened = None
         self._lock = threading.RLock()  # the parent may have held it
-        self._capacities.difference_update((self.capacity, self._capacity_of_loops))
+        self.capacities.difference_update((self.capacity, self._capacity_of_loops))
         self._count_anew()
         if self.views is not None:
             self.views.forget_parent()
@@ -353,6 +356,35 @@ class AppState:
 
 
 _states: WeakSet[AppState] = WeakSet()
+
+# -- for tests ------------------------------------------------------------------------------------
+
+Wrap = Callable[[AppState, Backend], Backend]
+
+_wraps: list[Wrap] = []
+
+
+@contextlib.contextmanager
+def backends_wrapped(wrap: Wrap) -> Generator[None, None, None]:
+    """Put what ``wrap(state, backend)`` returns in the place of each backend of this process.
+
+    It sees each call that is accepted, with its arguments, on its way to the workers: those of
+    ``after_response()`` and ``after_commit()`` when their event has come. A submit() of another
+    thread that has begun may still go to the backend itself.
+    """
+    replaced: list[tuple[AppState, Backend, Backend]] = []
+    _wraps.append(wrap)
+    try:
+        for state in list(_states):
+            if (backend := state.opened) is not None:
+                state.opened = wrapped = wrap(state, backend)
+                replaced.append((state, backend, wrapped))
+        yield
+    finally:
+        _wraps.remove(wrap)
+        for state, backend, wrapped in replaced:
+            if state.opened is wrapped:  # not None, in the child of a fork
+                state.opened = backend
 
 
 @in_child

@@ -9,7 +9,6 @@ import asyncio
 import concurrent.futures
 import contextlib
 import re
-import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -55,6 +54,7 @@ from .calls import (
     HeldCall,
     Limits,
     are_idle,
+    wait_until_idle,
     watching_for_idle,
     what_runs,
 )
@@ -869,16 +869,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             DeadlockError: a job of this executor would wait for itself.
         """
         self._refuse_to_wait_for_itself()
-        capacities = list(self._capacities)
-        changed = threading.Event()
-        end = None if timeout is None else time.monotonic() + timeout
-        with watching_for_idle(capacities, changed.set):
-            while not are_idle(capacities):
-                seconds = None if end is None else end - time.monotonic()
-                if seconds is not None and seconds <= 0:
-                    raise ExecutorBusyError(self.label, timeout or 0, what_runs(capacities))
-                changed.wait(seconds)
-                changed.clear()
+        wait_until_idle(self._capacities, timeout, self.label)
 
     async def await_idle(self, timeout: float | None = None) -> None:
         """Like :meth:`wait_idle`, without blocking the loop."""

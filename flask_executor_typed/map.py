@@ -19,7 +19,7 @@ from .errors import QueueFullError
 from .futures import AsCompleted, FutureProxy
 from .options import check_count
 
-__all__ = ("MapOptions", "Results")
+__all__ = ("MapOptions", "Results", "calls_in")
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -164,6 +164,13 @@ def _futures_in(results: Iterable[Any]) -> list[FutureProxy[Any]]:
     if not any(map(_is_future, _types_of(results))):
         return []
     return [result for result in results if _is_future(type(result))]
+
+
+def calls_in(
+    fn: Callable[..., Any], args: tuple[Any, ...]
+) -> list[tuple[Callable[..., Any], tuple[Any, ...]]]:
+    """Return the calls of the user's function that one call makes, several if it is of a chunk."""
+    return [(args[0], each) for each in args[1]] if fn is _run_chunk else [(fn, args)]
 
 
 # -- in the worker ---------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ LAYERS: tuple[set[str], ...] = (
     {"app_state", "jobs"},
     {"executor"},
     {"current_job", "web"},
-    {"doctor"},
+    {"doctor", "testing"},
     {"__init__"},
 )
 

@@ -23,6 +23,7 @@ from .capacity import (
     ExecutorStats,
     are_idle,
     stats_of,
+    wait_until_idle,
     watching_for_idle,
     what_runs,
 )
@@ -50,6 +51,7 @@ __all__ = (
     "is_of_another_call",
     "pending_call_of",
     "stats_of",
+    "wait_until_idle",
     "watching_for_idle",
     "what_runs",
 )

@@ -12,12 +12,20 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import DeadlockError, QueueFullError
+from ..errors import DeadlockError, ExecutorBusyError, QueueFullError
 from ..futures.base import ClaimableFuture
 from ..futures.callbacks import Callback, callbacks_of
 from ..runtime.frames import line_of_caller
 
-__all__ = ("Capacity", "ExecutorStats", "are_idle", "stats_of", "watching_for_idle", "what_runs")
+__all__ = (
+    "Capacity",
+    "ExecutorStats",
+    "are_idle",
+    "stats_of",
+    "wait_until_idle",
+    "watching_for_idle",
+    "what_runs",
+)
 
 _Counted = ClaimableFuture[Any]
 
@@ -263,6 +271,24 @@ def watching_for_idle(
     finally:
         for each in watched:
             each.forget_idle_watcher(wake)
+
+
+def wait_until_idle(capacities: Iterable[Capacity], timeout: float | None, label: str) -> None:
+    """Block until no call is left in any of them, nor a done callback.
+
+    Raises:
+        ExecutorBusyError: time is up.
+    """
+    capacities = list(capacities)
+    changed = threading.Event()
+    end = None if timeout is None else time.monotonic() + timeout
+    with watching_for_idle(capacities, changed.set):
+        while not are_idle(capacities):
+            seconds = None if end is None else end - time.monotonic()
+            if seconds is not None and seconds <= 0:
+                raise ExecutorBusyError(label, timeout or 0, what_runs(capacities))
+            changed.wait(seconds)
+            changed.clear()
 
 
 def what_runs(capacities: Iterable[Capacity]) -> list[str]:

@@ -11,6 +11,7 @@ which imports only from those before it:
 - watching: watch a job's progress
 - stdlib: a future as ``concurrent.futures.wait()`` sees it
 - proxy: the handle itself, with all that users may do
+- observed: futures that note whether a caller has asked for the outcome, for tests
 - as_completed: yield futures in the order in which they finish
 - keys: keys that know the type of the result
 - collection: a bounded collection of futures by key
@@ -33,6 +34,7 @@ from .collection import (
     share_keys,
 )
 from .keys import FutureKey
+from .observed import failure_of, note_asked, observe, result_of, was_asked
 from .progress import Progress
 from .proxy import (
     FutureProxy,
@@ -77,6 +79,7 @@ __all__ = (
     "call_back_by",
     "claim_key",
     "facts_of",
+    "failure_of",
     "follow",
     "following_apart",
     "future_with_id",
@@ -84,13 +87,17 @@ __all__ = (
     "is_waited_for",
     "named_future",
     "named_futures",
+    "note_asked",
     "note_submitter",
+    "observe",
     "record_late",
     "record_with",
     "recorder_of",
     "release_key",
+    "result_of",
     "share_keys",
     "submitter_of",
     "telling",
     "wait_here_with",
+    "was_asked",
 )

@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 
 __all__ = (
     "Callback",
+    "DefaultCallback",
     "announce",
     "app_of",
     "call_back_by",
     "callbacks_of",
     "contexts_for_callback",
+    "default_callback_runs_here",
 )
 
 _Submit = Callable[[Callable[[], object]], object]
@@ -52,6 +54,7 @@ class _HasContexts(Protocol):
 
 class _ThisThread(threading.local):
     submit: _Submit | None = None
+    default_callbacks = 0  # that run here, one in the other
 
 
 _this_thread = _ThisThread()
@@ -152,6 +155,24 @@ class Callback:
         log_exception(
             logger, "exception calling callback %r for %r", without_data(self._fn), future
         )
+
+
+class DefaultCallback(Callback):
+    """A callback that the executor, and not the caller, has added."""
+
+    __slots__ = ()
+
+    def run(self, future: _HasContexts) -> None:
+        _this_thread.default_callbacks += 1
+        try:
+            super().run(future)
+        finally:
+            _this_thread.default_callbacks -= 1
+
+
+def default_callback_runs_here() -> bool:
+    """Return whether code here was called by a default callback."""
+    return _this_thread.default_callbacks > 0
 
 
 def callbacks_of(future: _HasWatchers) -> Iterable[Callback]:

@@ -22,7 +22,7 @@ from ..runtime.forks import in_child
 from ..runtime.frames import levels_to_caller
 from ..runtime.loop_inbox import inbox_of_running_loop
 from .base import ClaimableFuture, Recorder, has_watchers, shared_lock
-from .callbacks import Callback, contexts_for_callback
+from .callbacks import Callback, DefaultCallback, contexts_for_callback
 from .progress import Progress
 from .stdlib import shared_state_of, state_of
 from .waiters import Awaiter, Blocked
@@ -405,7 +405,7 @@ def add_default_callback(
 ) -> None:
     """Like ``add_done_callback()``, for a call that is not submitted yet."""
     future._has_callbacks = True
-    future._watchers.append(Callback(fn, future._snapshot, future._variables))
+    future._watchers.append(DefaultCallback(fn, future._snapshot, future._variables))
 
 
 def id_of(future: FutureProxy[Any]) -> str:
