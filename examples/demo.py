@@ -7,12 +7,14 @@ stopped cleanly. Everything stays on 127.0.0.1, on free ports.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from .weather import WeatherService, weather_service
 
 ROOT = Path(__file__).resolve().parent.parent
 APP = "examples.trips:create_app()"
+PROCESSES = 4
 PATIENCE = 60.0  # seconds after which anything that is waited for counts as lost
 
 
@@ -58,6 +61,26 @@ class Demo:
                 return answer, seen
             time.sleep(0.02)
         raise WrongAnswer(f"{url} was not done within {PATIENCE:.0f} s")
+
+    def call_afresh(self, method: str, url: str, status: int = 200) -> Any:
+        """The answer's JSON, over a connection of its own: any process may accept it."""
+        address = self.http.base_url.join(url)
+        response = httpx.request(method, address, timeout=PATIENCE, trust_env=False)
+        expect(f"status of {method} {url}", response.status_code, status)
+        return response.json()
+
+    def call_all_processes(self, method: str, url: str) -> tuple[list[Any], int]:
+        """An answer of each process, and how often it was asked for that."""
+        answers: dict[int, Any] = {}
+        asked = 0
+        end = time.monotonic() + PATIENCE
+        with ThreadPoolExecutor(12) as pool:
+            while len(answers) < PROCESSES and time.monotonic() < end:
+                for answer in pool.map(self.call_afresh, [method] * 24, [url] * 24):
+                    answers[answer["process"]] = answer
+                    asked += 1
+        expect("processes that answered", len(answers), PROCESSES)
+        return list(answers.values()), asked
 
     # -- the scenes: each returns the lines that it tells ------------------------------------------
 
@@ -113,6 +136,56 @@ class Demo:
         yield f"GET  /weather   five times, {ms(times[0])}, then {ms(min(times[1:]))} at best"
         yield f"50 jobs sent 50 requests to the weather service over {connections} connections:"
         yield "jobs run on one lasting event loop, so the client's pool stays open between them."
+
+    def is_seen_by_all(self) -> Iterator[str]:
+        """One job, seen and cancelled from every server process"""
+        started = self.call_afresh("POST", "/tours?days=3000", 202)
+        url = f"/tours/{started['id']}"
+        answers, asked = self.call_all_processes("GET", url)
+        expect("what they say", {answer["status"] for answer in answers}, {"running"})
+        first = max(answer["day"] or 0 for answer in answers)
+        end = time.monotonic() + PATIENCE
+        while (day := self.call_afresh("GET", url)["day"] or 0) <= first:
+            expect("progress is made", time.monotonic() < end, True)
+            time.sleep(0.02)
+        cancelled = self.call_afresh("DELETE", url)
+        expect("the answer", cancelled["answer"] in {"cancelled", "asked"}, True)
+        while (status := self.call_afresh("GET", url)["status"]) == "running":
+            expect("it ends", time.monotonic() < end, True)
+            time.sleep(0.02)
+        expect("status", status, "cancelled")
+        yield f"POST /tours      accepted by process {started['process']}"
+        yield f"GET  /tours/...  asked {asked} times over new connections: {PROCESSES} processes"
+        yield f"answered, and each knew the job. Its progress: day {first:g}, then day {day:g}."
+        yield f"DELETE /tours/... by process {cancelled['process']}: {status}"
+
+    def is_lost_with_its_process(self) -> Iterator[str]:
+        """A server process is killed, and its job is lost, not running for ever"""
+        started = self.call_afresh("POST", "/tours?days=3000", 202)
+        url = f"/tours/{started['id']}"
+        end = time.monotonic() + PATIENCE
+        while self.call_afresh("GET", url)["status"] == "pending":
+            expect("it starts", time.monotonic() < end, True)
+        os.kill(started["process"], signal.SIGKILL)
+        killed = time.monotonic()
+        while (status := self._status_while_one_dies(url)) in {"running", None}:
+            expect("the loss is noticed", time.monotonic() < end, True)
+        seconds = time.monotonic() - killed
+        expect("status", status, "lost")
+        line = f"Background job plan_tour [{started['id']}] is lost"
+        while line not in self.log.read_text("utf-8"):
+            expect("the loss is logged", time.monotonic() < end, True)
+            time.sleep(0.02)
+        expect(f"{line!r} in the log", self.log.read_text("utf-8").count(line), 1)
+        yield f"kill -9 {started['process']}, which ran the job"
+        yield f"GET  /tours/...  {status}, {ms(seconds)} later; the server's log says so, once"
+
+    def _status_while_one_dies(self, url: str) -> str | None:
+        try:
+            status: str = self.call_afresh("GET", url)["status"]
+        except httpx.TransportError:  # it was the one that died
+            return None
+        return status
 
     def shows_failures(self) -> Iterator[str]:
         """A job that fails is seen"""
@@ -197,6 +270,7 @@ def main() -> int:
         settings = {
             "TRIPS_DATABASE": str(Path(folder, "trips.sqlite")),
             "TRIPS_WEATHER_URL": weather.url,
+            "WEB_CONCURRENCY": str(PROCESSES),
         }
         try:
             with gunicorn(log, **settings) as url:
@@ -205,7 +279,9 @@ def main() -> int:
                     base_url=url, headers=headers, timeout=PATIENCE, trust_env=False
                 ) as http:
                     http.get("/")  # answered when the server is up
-                    print(f"A travel agency under gunicorn: 1 process, 8 threads, {url}")
+                    print(
+                        f"A travel agency under gunicorn: {PROCESSES} processes of 8 threads, {url}"
+                    )
                     demo = Demo(http, weather, log)
                     scenes = (
                         demo.answers_at_once,
@@ -214,6 +290,8 @@ def main() -> int:
                         demo.maps,
                         demo.reuses_connections,
                         demo.shows_failures,
+                        demo.is_seen_by_all,
+                        demo.is_lost_with_its_process,
                     )
                     right = [tell(scene) for scene in scenes]
                 start = time.perf_counter()

@@ -1,8 +1,10 @@
 """How the demo serves the app: gunicorn's settings, each with its reason."""
 
-# Futures and their keys live in the memory of one process: with two, a poll could reach the one
-# that does not know the key. Threads and loops inside of one process see the same keys.
-workers = 1
+import os
+
+# With EXECUTOR_STORE every process knows every job. Without it keys and futures live in the memory
+# of one, so that a poll would often reach another, which does not know them.
+workers = int(os.environ.get("WEB_CONCURRENCY", "1"))
 worker_class = "gthread"
 threads = 8
 

@@ -190,7 +190,9 @@ def test_the_demo_finds_every_answer_right(capsys: pytest.CaptureFixture[str]) -
     told = capsys.readouterr().out
     assert code == 0, told
     assert "50 jobs sent 50 requests" in told
-    assert told.endswith("All 7 scenes went right.\n")
+    assert "4 processes answered, and each knew the job." in " ".join(told.split())
+    assert "GET  /tours/...  lost, " in told
+    assert told.endswith("All 9 scenes went right.\n")
 
 
 @needs_gunicorn

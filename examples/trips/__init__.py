@@ -7,6 +7,7 @@ connection of the tutorial, ``g.db``, in ``db.py``.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from flask import Flask
 
@@ -18,8 +19,11 @@ __all__ = ("create_app",)
 def create_app(database: str | None = None, weather_url: str | None = None) -> Flask:
     """Make the app; what is not given comes from ``TRIPS_DATABASE`` and ``TRIPS_WEATHER_URL``."""
     app = Flask(__name__)
-    app.config["DATABASE"] = database or os.environ["TRIPS_DATABASE"]
+    database = database or os.environ["TRIPS_DATABASE"]
+    app.config["DATABASE"] = database
     app.config["WEATHER_URL"] = weather_url or os.environ["TRIPS_WEATHER_URL"]
+    jobs_file = Path(database).absolute().with_name("jobs.sqlite")
+    app.config["EXECUTOR_STORE"] = f"sqlite:///{jobs_file}"  # each process answers for every job
     app.config["EXECUTOR_MAX_WORKERS"] = 8
     app.config["EXECUTOR_ASYNC_VIEWS"] = True
     db.init_app(app)

@@ -11,11 +11,12 @@ import math
 import time
 import zlib
 from dataclasses import dataclass
+from typing import TypedDict
 
 import httpx
 from flask import current_app, g, request
 
-from flask_executor_typed import Executor, FutureKey
+from flask_executor_typed import Executor, FutureKey, current_job
 
 from .db import get_db
 
@@ -26,8 +27,9 @@ class NoFlightError(LookupError):
     """Nobody flies there."""
 
 
-@dataclass(frozen=True)
-class Ticket:
+class Ticket(TypedDict):
+    """Plain data, which any server process can read from the job's record."""
+
     number: int
     traveller: str
     city: str
@@ -61,7 +63,7 @@ def book(city: str) -> Ticket:
         statement = "INSERT INTO ticket (traveller, city) VALUES (?, ?)"
         number = db.execute(statement, (g.traveller, city)).lastrowid
     assert number is not None  # there is one after each INSERT
-    return Ticket(number, g.traveller, city)
+    return Ticket(number=number, traveller=g.traveller, city=city)
 
 
 @executor.job
@@ -85,6 +87,15 @@ def print_brochure(city: str) -> str:
         time.sleep(0.06)  # the printer
         pages.append(f"{city}, page {number}, for {g.traveller}")
     return "\n".join(pages)
+
+
+@executor.job
+async def plan_tour(days: int) -> int:
+    """Plan a tour day by day, 100 ms each, and say how far it is."""
+    for day in range(days):
+        current_job.progress(day, days, f"day {day + 1}")
+        await asyncio.sleep(0.1)
+    return days
 
 
 @executor.job

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 from flask import Blueprint, abort, g, jsonify, request, url_for
@@ -21,6 +22,7 @@ from .jobs import (
     distance,
     executor,
     forecast,
+    plan_tour,
     print_brochure,
 )
 
@@ -87,6 +89,29 @@ def order_brochure(city: str) -> ResponseReturnValue:
 @blueprint.get("/brochures/<city>")
 def brochure(city: str) -> ResponseReturnValue:
     return state_of(executor.futures.get(BROCHURE[city]))
+
+
+# -- a long job, that any server process can watch and cancel --------------------------------------
+
+
+@blueprint.post("/tours")
+def start_tour() -> ResponseReturnValue:
+    future = plan_tour.submit(request.args.get("days", 10, type=int))
+    return {"id": future.id, "process": os.getpid()}, 202
+
+
+@blueprint.get("/tours/<job_id>")
+def tour(job_id: str) -> ResponseReturnValue:
+    record = executor.jobs.get(job_id)
+    if record is None:
+        abort(404)
+    progress = None if record.progress is None else record.progress.done
+    return {"status": record.status, "day": progress, "process": os.getpid()}
+
+
+@blueprint.delete("/tours/<job_id>")
+def cancel_tour(job_id: str) -> ResponseReturnValue:
+    return {"answer": executor.jobs.cancel(job_id), "process": os.getpid()}
 
 
 # -- a map -----------------------------------------------------------------------------------------
