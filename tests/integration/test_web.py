@@ -13,6 +13,7 @@ from .conftest import PATIENCE, Server, ServerFactory
 WITH_THREADS: dict[str, tuple[str, ...]] = {
     "gunicorn": ("--workers", "1", "--threads", "8"),
     "waitress": ("8",),
+    "uvicorn": (),
 }
 
 
@@ -27,7 +28,11 @@ def client_of(server: Server) -> httpx.Client:
 @pytest.fixture(params=WITH_THREADS)
 def server(request: pytest.FixtureRequest, serve: ServerFactory) -> Iterator[Server]:
     name: str = request.param
-    server = serve(*WITH_THREADS[name], server=name, module="tests.apps.served_jobs")
+    module = "tests.apps.served_jobs"
+    if name == "uvicorn":
+        pytest.importorskip("a2wsgi", reason="which adapts the app to uvicorn")
+        module += "_asgi"
+    server = serve(*WITH_THREADS[name], server=name, module=module)
     yield server
     assert "Traceback" not in server.log
 
@@ -48,6 +53,13 @@ def test_a_job_is_followed_by_events_and_its_result_fetched(server: Server) -> N
                         client.post("/open/a")
         assert '"succeeded"' in seen[-1]
         assert client.get(f"{address}/result").json() == {"gate": "a"}
+
+
+def test_a_client_stays_connected_from_request_to_request(server: Server) -> None:
+    with httpx.Client(base_url=server.url, timeout=PATIENCE, trust_env=False) as client:
+        address = client.post("/start/k").headers["Location"]
+        assert {client.get(address).status_code for _ in range(60)} == {200}
+        client.post("/open/k")
 
 
 def test_many_clients_of_events_leave_the_server_answering(server: Server) -> None:

@@ -672,3 +672,21 @@ def test_a_late_view_may_not_be_larger_than_results(caplog: pytest.LogCaptureFix
         assert shop.finish(late.headers["Location"])["status"] == "failed"
         assert "larger than 1000 bytes" in caplog.text
         assert shop.client.get("/view").status_code == 200  # in time, ten times as much
+
+
+def test_a_late_view_keeps_its_cookies_for_its_user_alone(shop: Shop) -> None:
+    @shop.app.get("/view")
+    @shop.jobs.respond_async(wait=0, keep_cookies=True)
+    def view() -> Response:
+        assert shop.go.wait(TIMEOUT)
+        response = Response("done")
+        response.set_cookie("seen", "yes")
+        return response
+
+    address = shop.client.get("/view").headers["Location"]
+    shop.finish(address)
+    others = shop.app.test_client()
+    for_operator = others.get(f"{address}/result?user=root")
+    assert (for_operator.get_data(), "Set-Cookie" in for_operator.headers) == (b"done", False)
+    mine = shop.client.get(f"{address}/result")
+    assert mine.headers["Set-Cookie"].startswith("seen=yes")
