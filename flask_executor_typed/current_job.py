@@ -72,8 +72,12 @@ class CurrentJob:
 
     @property
     def cancel_requested(self) -> bool:
-        """Whether ``future.cancel()`` was called, or the job's time is up."""
-        return _call().cancel_requested
+        """Whether ``future.cancel()`` was called, or the job's time is up.
+
+        A job in a thread that looks here is asked to end when the time of a shutdown is up, and has
+        two seconds for it before it counts as abandoned.
+        """
+        return _call().look_for_cancel()
 
     def raise_if_cancelled(self) -> None:
         """End the job here if :attr:`cancel_requested`; its future is then cancelled.

@@ -35,7 +35,7 @@ from flask_executor_typed.runtime.exit import CLEANUP
 from .apps import working
 from .conftest import TIMEOUT
 from .helpers.held import Held
-from .helpers.scripts import in_time
+from .helpers.scripts import in_time, run_python
 from .helpers.workers import START, is_alive, until, until_dead
 
 
@@ -111,6 +111,95 @@ def test_calls_that_end_in_time_are_done_and_the_threads_end(
     assert messages == []
 
 
+def loop_until_asked(begun: threading.Event) -> str:
+    while not current_job.cancel_requested:
+        begun.set()
+        time.sleep(0.001)
+    return "ended"
+
+
+async def loop_until_asked_async(begun: threading.Event) -> None:
+    while not current_job.cancel_requested:
+        begun.set()
+        await asyncio.sleep(3600)
+
+
+@pytest.mark.usefixtures("patience")
+def test_job_that_ends_when_asked_is_not_abandoned_and_keeps_its_result(
+    app: Flask, messages: list[str]
+) -> None:
+    executor = Executor(app)
+    begun = threading.Event()
+    future = executor.submit(loop_until_asked, begun)
+    assert begun.wait(TIMEOUT)
+    in_time(lambda: executor.shutdown(timeout=0))
+    assert future.result(TIMEOUT) == "ended"
+    assert messages == []
+    assert threads_of_executors() == []
+
+
+def test_coroutine_that_looks_whether_to_end_is_cancelled_and_not_abandoned(
+    app: Flask, messages: list[str]
+) -> None:
+    executor = Executor(app)
+    begun = threading.Event()
+    future = executor.submit(loop_until_asked_async, begun)
+    assert begun.wait(TIMEOUT)
+    in_time(lambda: executor.shutdown(timeout=0))
+    assert future.status == "cancelled"
+    assert messages == []
+
+
+def test_job_that_looks_whether_to_end_and_does_not_is_abandoned_later(
+    app: Flask, held: Held, messages: list[str]
+) -> None:
+    def look_and_go_on() -> None:
+        assert not current_job.cancel_requested
+        held()
+
+    executor = Executor(app)
+    future = executor.submit(look_and_go_on)
+    held.until_begun()
+    in_time(lambda: executor.shutdown(timeout=0))
+    assert isinstance(error_of(future), JobAbandonedError)
+    (message,) = messages
+    assert "is abandoned" in message
+
+
+ENDLESS_APP = """
+import time
+from flask import Flask
+from flask_executor_typed import Executor, current_job
+
+loops = Executor(name="loops")
+
+
+@loops.job
+def refresh_prices():
+    while not current_job.cancel_requested:
+        time.sleep(0.1)
+
+
+def create_app():
+    app = Flask(__name__)
+    app.config["LOOPS_EXECUTOR_SHUTDOWN_TIMEOUT"] = 0
+    loops.init_app(app)
+    with app.app_context():
+        refresh_prices.submit()
+    return app
+"""
+
+
+def test_app_that_starts_an_endless_job_in_its_factory_keeps_no_command_alive(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "endless.py").write_text(ENDLESS_APP, encoding="utf-8")
+    ended = run_python("-m", "flask", "routes", FLASK_APP=str(tmp_path / "endless.py"))
+    assert ended.status == 0
+    assert "static" in ended.stdout
+    assert "abandoned" not in ended.stderr
+
+
 def test_calls_that_are_not_done_in_time_fail_and_are_logged_once_by_name_and_id(
     app: Flask, held: Held, messages: list[str]
 ) -> None:
@@ -136,23 +225,6 @@ def test_calls_that_are_not_done_in_time_fail_and_are_logged_once_by_name_and_id
     worker.join(TIMEOUT)
     assert not worker.is_alive()  # it goes on, to the end of what it runs
     assert (ran, running.status, len(messages)) == ([], "failed", 2)
-
-
-@pytest.mark.usefixtures("patience")
-def test_job_that_asks_whether_it_is_to_end_does_so_when_time_is_up(app: Flask) -> None:
-    begun = threading.Event()
-
-    def ask() -> None:
-        begun.set()
-        while not current_job.cancel_requested:
-            time.sleep(0.001)
-
-    executor = Executor(app)
-    future = executor.submit(ask)
-    assert begun.wait(TIMEOUT)
-    in_time(lambda: executor.shutdown(timeout=0))
-    assert error_of(future).begun
-    assert threads_of_executors() == []
 
 
 def test_waiters_and_callbacks_hear_that_a_call_was_abandoned(app: Flask, held: Held) -> None:

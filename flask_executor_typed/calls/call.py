@@ -139,6 +139,7 @@ class Call(Generic[R]):
 
     __slots__ = (
         "_is_wanted",
+        "_looks",
         "args",
         "attempt",
         "executor",
@@ -234,6 +235,11 @@ class Call(Generic[R]):
     def cancel_requested(self) -> bool:
         """Whether ``cancel()`` was called, or the time is up. From any thread."""
         return self.future._cancel_requested
+
+    def look_for_cancel(self) -> bool:
+        """Return :attr:`cancel_requested` to the function, which means to end by itself then."""
+        self._looks = True
+        return self.cancel_requested
 
     def watch(self, watcher: Callable[[FutureProxy[Any]], object]) -> bool:
         """Have ``watcher(future)`` called when the call is settled, before the callbacks.
@@ -473,6 +479,7 @@ class Call(Generic[R]):
     def abandon(self, seconds: float) -> None:
         """Fail the call, unless it is over: a shutdown has waited for it long enough.
 
+        A function that looks for a cancel is asked first, and fails when this is called again.
         From any thread. It may end at any moment, and lets go of its parts one by one.
         """
         # In this order: release() drops the future first.
@@ -480,7 +487,12 @@ class Call(Generic[R]):
         if future is _no_future:
             return
         # If we take the right to start, no worker will.
-        error = JobAbandonedError(future.name, seconds, begun=not future._refuse())
+        begun = not future._refuse()
+        # Not a slot that each call has: whether it looks is set by the function, perhaps just now.
+        if begun and getattr(self, "_looks", False) and not future._cancel_requested:
+            future.cancel()
+            return
+        error = JobAbandonedError(future.name, seconds, begun=begun)
         explain(error, future)
         if future._interrupt(error) and self.logs:
             self.logs = False  # what it raises from now on, nobody waits for

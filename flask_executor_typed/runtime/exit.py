@@ -164,7 +164,7 @@ def finish_at_exit() -> None:
         try:
             drain(((closable, how.timeout) for closable, how in closables), begun)
         except BaseException:  # a second Ctrl-C, or a signal handler that calls sys.exit()
-            for closable, _ in closables:
+            for closable, _ in closables * 2:  # the first may only ask a job: nothing waits for it
                 closable.abandon(round(time.monotonic() - begun, 1))
             raise
         for thread in running:
