@@ -59,7 +59,7 @@ def test_addresses_of_redis_open_a_store_that_connects_to_nothing(tmp_path: Path
 
 def test_an_address_that_redis_py_cannot_read_is_refused(tmp_path: Path) -> None:
     for url in ("redis://:s3cret@host:port/0", "redis://host/0?db=s3cret"):
-        with pytest.raises(ConfigError, match=r"an address as redis\.from_url\(\) takes it") as no:
+        with pytest.raises(ConfigError, match=r"an address that redis\.from_url\(\) accepts") as no:
             open_store("EXECUTOR_STORE", url, instance_path=str(tmp_path))
         assert "s3cret" not in str(no.value)
 

@@ -1,19 +1,19 @@
-"""Job records that every server process can read.
+"""Job records that all server processes can read.
 
-The only package that talks to SQLite and Redis. Its modules, of which each imports only from those
+The only package that talks to SQLite and Redis. Its modules, each of which imports only from those
 before it:
 
 - encoding: keys, results and failures as text and bytes
 - records: a record as users read it, and as stores keep it
 - responses: whole responses as results
 - protocol: the operations of a store
-- owners: which process this is, and which others are alive
-- disks: whether a file is on a disk of another machine
+- owners: identify this process, and find out which others are alive
+- disks: find out whether a file is on a network disk
 - memory, sqlite, redis: the stores
-- job_records: what users ask for, here or of all processes
+- job_records: the records as users query them
 - local: the records of an app without a store
 - recording: the record of one job of this process
-- remote: futures of jobs that other processes run
+- remote: futures of jobs that run in other processes
 - client: the records of one executor in one app
 """
 
@@ -60,19 +60,19 @@ _EXPECTED = (
 def open_store(
     key: str, url: str, *, instance_path: str, ttl: float = 86400.0
 ) -> tuple[Store, str | None]:
-    """Return the store at ``url``, and the ``?space=`` that its query names.
+    """Return the store at ``url``, and the name in its ``?space=``, if there is one.
 
-    Connects to nothing. The instance folder is created if the store is a file in it.
+    Does not connect. The instance folder is created if the store is a file in it.
 
     Args:
-        key: The setting that holds ``url``, for errors.
+        key: The setting that holds ``url``, for error messages.
         url: The store's address.
         instance_path: The folder that relative paths start from.
-        ttl: Seconds for which finished records are kept.
+        ttl: Seconds that finished records are kept.
 
     Raises:
-        ConfigError: there is no such kind of store, its folder does not exist, or the library that
-            it needs is not installed.
+        ConfigError: there is no such kind of store, its folder does not exist, or its library is
+            not installed.
     """
     shown = without_password(url)
     try:
@@ -102,7 +102,7 @@ def _open_sqlite(
         raise ConfigError(
             key, shown, "a file, since processes do not share memory: 'sqlite:///jobs.db'"
         )
-    path = Path(instance_path, name)  # of an absolute name, that alone
+    path = Path(instance_path, name)  # an absolute name replaces the folder
     if not Path(name).is_absolute():
         Path(instance_path).mkdir(parents=True, exist_ok=True)
     if not path.parent.is_dir():
@@ -126,4 +126,4 @@ def _open_redis(key: str, url: str, shown: str, ttl: float) -> RedisStore:
     try:
         return RedisStore(url, shown, ttl)
     except (TypeError, ValueError):
-        raise ConfigError(key, shown, "an address as redis.from_url() takes it") from None
+        raise ConfigError(key, shown, "an address that redis.from_url() accepts") from None

@@ -1,7 +1,7 @@
-"""Keys, results and failures of jobs as text and bytes that every process can read.
+"""Encode keys, results and failures of jobs as text and bytes that every process can read.
 
-A value comes back equal and of the same type, or is refused: types are compared exactly, so a
-subclass, whose behaviour would be lost, is refused as well.
+A decoded value is equal to the original and of the same type. Values for which that is impossible
+are refused. Types are compared exactly: a subclass would lose its behaviour, so it is refused too.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ __all__ = (
     "full_name",
 )
 
-_MAX_MESSAGE = 10_000  # characters of an exception's message; a guess, as the next one
-_MAX_TRACEBACK = 100_000  # the last, which are the nearest to the error
+_MAX_MESSAGE = 10_000  # characters of an exception's message; a guess, like the next one
+_MAX_TRACEBACK = 100_000  # characters at the end, which is nearest to the error
 
 
 _type_of: Callable[[object], type[object]] = type  # for type checkers
@@ -47,10 +47,10 @@ _TAG = "!"
 
 
 def encode_plain(value: object) -> bytes | None:
-    """Return a value as JSON; ``None`` if it would come back as something else."""
+    """Return a value as JSON; ``None`` if decoding would not restore it exactly."""
     try:
         text = json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):  # ValueError: an int of too many digits
+    except (TypeError, ValueError, RecursionError):  # ValueError: an int with too many digits
         return None
     return text.encode("utf-8", "surrogatepass")
 
@@ -94,7 +94,7 @@ def _float(value: float) -> Any:
 
 
 def _datetime(value: datetime) -> Any:
-    # Equal times of two zones would come back as one zone's.
+    # Another zone would not be restored: only its offset is stored.
     is_exact = value.tzinfo is None or value.tzinfo is timezone.utc
     return _tagged("datetime", [value.isoformat(), value.fold]) if is_exact else _refuse(value)
 
@@ -146,11 +146,13 @@ _FROM_JSON: dict[str, Callable[[Any], Any]] = {
 
 
 def encode_key(key: Hashable) -> str | None:
-    """Return a key as text, the same for equal keys; ``None`` if it may equal a key of another type
-    than those that are known here."""
+    """Return a key as text, the same for equal keys.
+
+    ``None`` for a type not listed here, whose values might equal a key of another type.
+    """
     try:
         text = json.dumps(_key(key), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        text.encode()  # a half surrogate pair cannot be stored as text
+        text.encode()  # a lone surrogate cannot be stored as text
     except (TypeError, ValueError, RecursionError):
         return None
     return text
@@ -205,17 +207,17 @@ class Failure:
     message: str
     traceback: str
     problem: str | None = None
-    """What a job tells its user by an ``HTTPException``: a JSON object of ``status``, ``title`` and
-    ``detail``."""
+    """The answer for the user, if the job raised an ``HTTPException``: a JSON object of ``status``,
+    ``title`` and ``detail``."""
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Return an exception as text, whatever its class does when it is printed."""
+    """Return an exception as text, even if printing it fails."""
     try:
         lines = "".join(traceback.format_exception(error))
     except Exception:
         lines = "(the traceback could not be printed)"
-    if isinstance(error, JobFailedError):  # of a job that this one waited for
+    if isinstance(error, JobFailedError):  # raised by a job that this one waited for
         kind, message = error.args[1:3]
     else:
         kind, message = full_name(type(error)), _text(error)
@@ -245,13 +247,13 @@ def _text(value: object) -> str:
 
 
 def full_name(kind: type) -> str:
-    """Return a class's name with its module, which builtin classes go without."""
+    """Return a class's name with its module; builtin classes have none."""
     module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
     return f"{module}{kind.__qualname__}"
 
 
 def clean_text(text: str) -> str:
-    """Return text without what databases refuse: NUL, and halves of surrogate pairs."""
+    """Return text without the characters that databases refuse: NUL and lone surrogates."""
     if not text.isascii():
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -1,6 +1,6 @@
-"""A store in the memory of one process: the plainest form of the protocol.
+"""A store in the memory of one process: the simplest implementation of the protocol.
 
-The other stores are held to it by tests; several clients in one process may share it.
+Tests hold the other stores to its behaviour. Several clients in one process may share it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class MemoryStore:
     listens = False
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # reentrant: a finalizer may come back
-        # All guarded by _lock. Records stay in the order in which they came.
+        self._lock = threading.RLock()  # reentrant: a finalizer may call us
+        # Everything below is guarded by _lock. Records stay in the order of their insertion.
         self._rows: dict[str, Row] = {}
         self._owners: dict[str, Owner] = {}
         self._keys: dict[tuple[str, str], str] = {}
@@ -108,7 +108,7 @@ class MemoryStore:
         with self._lock:
             return self._untold.pop(job_id, self) is None
 
-    # -- records that a process writes of its own jobs -------------------------------------------
+    # -- records that a process writes about its own jobs ----------------------------------------
 
     def write(self, rows: Sequence[Row], *, patient: bool = False) -> list[str]:
         with self._lock:
@@ -326,13 +326,13 @@ class MemoryStore:
         return self._changes
 
     def listener(self, space: str) -> Listener:
-        raise NotImplementedError("this store does not listen; ask mark()")
+        raise NotImplementedError("this store does not listen; poll mark()")
 
     def hazards(self) -> Iterator[Hazard]:
         yield from ()
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there is no connection to close."""
 
 
 def _without_result(row: Row) -> Row:

@@ -1,4 +1,4 @@
-"""Identify the process that owns a job, and tell whether another one is still alive."""
+"""Identify the process that owns a job, and find out whether another one is alive."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PROC = Path("/proc")
 
 
 def this_process() -> Owner:
-    """Return a new owner for this process: after a fork or a burial it is another one."""
+    """Return a new owner for this process. After a fork or a burial, it needs another one."""
     pid = os.getpid()
     stat = _stat_of(pid)
     host = "" if stat is None else _host()
@@ -30,10 +30,10 @@ def this_process() -> Owner:
 
 
 def is_dead(owner: Owner, here: Owner) -> bool | None:
-    """Return whether the process has ended, by the kernel's word; ``None`` if it is not this one's.
+    """Return whether the process has ended, according to the kernel; ``None`` if that is unknown.
 
-    Only for processes with the same boot and the same namespace of ids as ``here``. A process that
-    is stopped, swapped out or busy is alive, whatever it has missed.
+    Known only for processes of the same boot and process id namespace as ``here``. A process that
+    is stopped, swapped out or busy is alive, however many beats it has missed.
     """
     if not owner.host or owner.host != here.host:
         return None
@@ -41,22 +41,22 @@ def is_dead(owner: Owner, here: Owner) -> bool | None:
         os.kill(owner.pid, 0)
     except ProcessLookupError:
         return True
-    except PermissionError:  # it is another user's
+    except PermissionError:  # another user's process
         pass
     stat = _stat_of(owner.pid)
     if stat is None:  # /proc may hide the processes of other users
         return False
     state, born = stat
-    return state in {"Z", "X"} or born != owner.born  # ids are used again within minutes
+    return state in {"Z", "X"} or born != owner.born  # ids may be reused within minutes
 
 
 def _stat_of(pid: int) -> tuple[str, str] | None:
-    """Return a process's state and start, where the kernel shows them."""
+    """Return a process's state and start, if the kernel shows them."""
     try:
         stat = (_PROC / str(pid) / "stat").read_text("utf-8", errors="replace")
     except OSError:
         return None
-    fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
+    fields = stat.rpartition(")")[2].split()  # the name before it may contain anything
     return fields[0], fields[19]
 
 
@@ -69,15 +69,15 @@ def _host() -> str:
 
 
 class Leases:
-    """Find the processes of other machines that have stopped beating. For one thread.
+    """Find processes of other machines that have stopped beating. Not thread-safe.
 
-    No clock is compared with another's: what counts is how long this process, while it was looking,
-    has seen no beat.
+    The clocks of machines are never compared. Only the time counts during which this process has
+    looked and seen no new beat.
 
     Args:
-        seconds: How long that may be.
+        seconds: How long a process may go without a beat.
         interval: Seconds between two looks. A longer pause, in which this process itself may have
-            been stopped, counts as little more than one.
+            been stopped, counts as little more than that.
     """
 
     def __init__(self, seconds: float, interval: float) -> None:
@@ -85,10 +85,10 @@ class Leases:
         self._longest = 1.5 * interval
         self._last_look: float | None = None
         self._seen: dict[str, tuple[int, float]] = {}
-        """By owner: its beats, and the seconds since they changed."""
+        """By owner id: the number of beats, and the seconds since it changed."""
 
     def overdue(self, owners: Iterable[Owner], now: float) -> list[Owner]:
-        """Return those whose time is up. ``now`` is a time of ``time.monotonic()``."""
+        """Return the owners whose time is up. ``now`` comes from ``time.monotonic()``."""
         passed = 0.0 if self._last_look is None else min(now - self._last_look, self._longest)
         self._last_look = now
         before, self._seen = self._seen, {}

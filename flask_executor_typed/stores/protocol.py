@@ -1,4 +1,4 @@
-"""The operations of a store of job records, and what each promises."""
+"""The operations of a store of job records, and their guarantees."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ Pulse = Literal["ok", "dead", "gone"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
-    """One process that runs jobs, as others see it."""
+    """A process that runs jobs, as other processes see it."""
 
     id: str
-    """Random, so that it is never used again."""
+    """Random, so that it is never reused."""
 
     host: str
-    """The machine and its namespace of process ids; ``""`` if the system does not tell."""
+    """The machine and its process id namespace; ``""`` if the system does not report it."""
 
     pid: int
     born: str
-    """When the process started, by the clock that the kernel counts it with."""
+    """The start of the process, as the kernel reports it."""
 
     server: str = ""
-    """``"host:pid"``, for people."""
+    """``"host:pid"``, shown to users."""
 
     beats: int = 0
     dead: bool = False
@@ -39,35 +39,35 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Burial:
-    """What became of the jobs of a dead process."""
+    """The outcome for the jobs of a dead process."""
 
     lost: list[str] = field(default_factory=list[str])
-    """Their ids."""
+    """The ids of the lost jobs."""
 
     again: list[Row] = field(default_factory=list[Row])
-    """Those that had attempts left: they are pending, have no owner, and are to be published."""
+    """The jobs that had retries left. They are pending, have no owner, and must be published."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hazard:
-    """What may go wrong with a store where it is now."""
+    """A danger to a store in its current place and configuration."""
 
     code: str
-    """Its name, such as ``"store-evicts"``, which is the same in every version."""
+    """A stable name, such as ``"store-evicts"``."""
 
     what: str
-    """What happens, in a sentence."""
+    """The danger, in a sentence."""
 
     cure: str
-    """What to do about it, in a sentence."""
+    """The cure, in a sentence."""
 
     must_mend: bool = True
-    """Whether records can be lost or damaged; else it is a hint."""
+    """Whether records can be lost or damaged. If not, it is a hint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """Which records a list has: all that are given must hold."""
+    """A query for a list of records. All given conditions must hold."""
 
     status: JobStatus | None = None
     name: str | None = None
@@ -81,12 +81,12 @@ class Query:
 
 
 class Listener(Protocol):
-    """Hears of changes as they happen, for one thread."""
+    """Receives changes as they happen, in one thread."""
 
     def wait(self, seconds: float) -> Collection[str] | None:
-        """Return what changed: ids of jobs, and of owners that a job's cancellation is asked of.
+        """Return the ids of changed jobs, and of owners that are asked to cancel a job.
 
-        ``None``: some changes may have been missed, so look at everything that matters.
+        ``None``: changes may have been missed, so the caller must check everything.
 
         Raises:
             StoreError: the connection is lost.
@@ -94,25 +94,25 @@ class Listener(Protocol):
         ...
 
     def close(self) -> None:
-        """From any thread: :meth:`wait` returns or raises soon."""
+        """Stop listening, from any thread. :meth:`wait` then returns or raises soon."""
 
 
 class Store(Protocol):
     """Keeps rows in a database. Every method may be called from any thread, and blocks.
 
-    Each method is one atomic step, and :meth:`write` one for each row: another process sees all of
-    it or nothing, also if this one is killed halfway. Each may raise :exc:`StoreError`; then it is
-    unknown whether the step was done, and doing it again is right.
+    Each method is one atomic step, :meth:`write` one per row: other processes see all of it or
+    nothing, even if this process is killed halfway. Each may raise :exc:`StoreError`. Then it is
+    unknown whether the step was done, and the caller should repeat it.
 
-    A method waits a fraction of a second for a busy store, for the sake of the request that
-    called it; where it takes ``patient``, a thread in the background may wait for seconds.
+    A method waits only a fraction of a second for a busy store, because a request may be waiting
+    for it. With ``patient``, for background threads, it waits for seconds.
     """
 
     url: str
     """``EXECUTOR_STORE`` without a password."""
 
     listens: bool
-    """Whether changes come from :meth:`listener`; else :meth:`mark` must be asked."""
+    """Whether :meth:`listener` reports changes. If not, :meth:`mark` must be polled."""
 
     # -- processes -------------------------------------------------------------------------------
 
@@ -128,19 +128,19 @@ class Store(Protocol):
         ...
 
     def owners(self) -> list[Owner]:
-        """Return the living processes, and each that is dead or unknown and has unfinished records.
+        """Return the living processes, and dead or unknown ones that have unfinished records.
 
-        An unknown one has nothing but its id.
+        Of an unknown process, only the id is set.
         """
         ...
 
     def bury(self, owner_id: str, reason: str, now: float, *, patient: bool = False) -> Burial:
-        """Declare a process dead, and give its unfinished records an end.
+        """Declare a process dead, and end or requeue its unfinished records.
 
-        Each is pending again, without an owner and with its attempt counted, if it has retries
-        left; else it is lost, for ``reason``, and untold. A process that was buried before may have
-        written since: that is taken too. Of two processes that bury a third, each job is in the
-        answer to one.
+        A record with retries left becomes pending again, without an owner and with one more
+        attempt. Any other is lost, for ``reason``, and untold. A process buried before may have
+        written records since; they are included. If two processes bury a third, each job is in
+        exactly one of the answers.
         """
         ...
 
@@ -152,70 +152,70 @@ class Store(Protocol):
         """Take the right to announce a lost job; exactly one caller gets ``True``."""
         ...
 
-    # -- records that a process writes of its own jobs -------------------------------------------
+    # -- records that a process writes about its own jobs ----------------------------------------
 
     def write(self, rows: Sequence[Row], *, patient: bool = False) -> list[str]:
-        """Insert rows, or replace what is known of them, and return the ids that were refused.
+        """Insert or update rows, and return the ids of those that were refused.
 
-        A row is refused if the record is final, has another owner, or is not older than the row.
-        ``version`` and the key are the store's: an inserted row gets its key if that is free.
-        ``cancel`` never shrinks.
+        A row is refused if its record is final, has another owner, or is not older than the row.
+        The store controls ``version`` and the key: an inserted row gets its key if that is free.
+        ``cancel`` never decreases.
 
         Raises:
-            UnstorableError: the database refuses the content of one of the rows; none is written.
+            UnstorableError: the database refuses the content of a row; no row is written.
         """
         ...
 
     def claim(self, row: Row, on_duplicate: OnDuplicate) -> Row | None:
-        """Insert a row and give it its key, unless the key is taken; ``None``: it was given.
+        """Insert a row and give it its key; ``None`` on success.
 
-        Else the record that has the key is returned: with ``"error"`` any, with ``"join"`` one that
-        is not done and not held. A key whose record is gone is free. A row that has its key already
-        keeps it, so a claim whose answer was lost can be repeated. Of a job that has a record
-        without this key, only the key changes.
+        If the key is taken, return the record that has it: with ``"error"`` any record, with
+        ``"join"`` one that is neither done nor held. A key whose record is gone is free. A row that
+        already has its key keeps it, so a claim can be repeated if its answer was lost. If the job
+        has a record without this key, only the key changes.
         """
         ...
 
     def release(self, space: str, key: str, job_id: str) -> None:
-        """Free a key, if this job has it. The record stays."""
+        """Free a key if this job has it. The record stays."""
 
     def withdraw(self, job_id: str) -> bool:
-        """Remove the record of a job that has no owner and is pending, with its key."""
+        """Remove the record and key of a pending job without an owner. Return whether it did."""
         ...
 
     def add_piece(self, job_id: str, owner_id: str, number: int, data: bytes) -> bool:
-        """Keep one part of a response; ``False`` if the job is done or has another owner."""
+        """Store one part of a response; ``False`` if the job is done or has another owner."""
         ...
 
     # -- jobs that wait in an engine -------------------------------------------------------------
 
     def take(self, job_id: str, attempt: int, owner: Owner, now: float) -> Row | None:
-        """Make a process the owner of a pending job that has none, and the job running.
+        """Make a process the owner of a pending job without one, and mark the job as running.
 
-        ``None`` if it is gone, taken, done, or at another attempt: its message is out of date. If
-        it has expired it fails with ``JobExpiredError``.
+        ``None`` if the job is gone, taken, done or at another attempt, so that the message is out
+        of date; or if it has expired, in which case it fails with ``JobExpiredError``.
         """
         ...
 
     def lose(self, job_id: str, owner_id: str, reason: str, now: float) -> Burial:
-        """Do what :meth:`bury` does, for one job of a process that may live on."""
+        """Do what :meth:`bury` does, for one job of a process that may still be alive."""
         ...
 
     def expire(self, space: str, now: float) -> list[str]:
-        """Fail the jobs that no worker has taken in time, and return their ids."""
+        """Fail the jobs that no worker has taken in time. Return their ids."""
         ...
 
     # -- cancelling ------------------------------------------------------------------------------
 
     def ask_to_cancel(self, job_id: str, now: float, *, kill: bool = False) -> Row | None:
-        """Mark a job that is not done, and return its record as it is then.
+        """Mark an unfinished job for cancellation, and return its updated record.
 
-        A pending one that has no owner is cancelled at once.
+        A pending job without an owner is cancelled at once.
         """
         ...
 
     def asked_to_cancel(self, owner_id: str) -> list[tuple[str, bool]]:
-        """Return the ids of this process's unfinished jobs that are marked, each with ``kill``."""
+        """Return the ids of this process's unfinished jobs marked so, each with ``kill``."""
         ...
 
     # -- reading ---------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ class Store(Protocol):
         ...
 
     def pop(self, space: str, key: str) -> Row | None:
-        """Free a key and return the record that had it; of many callers one gets it."""
+        """Free a key and return the record that had it; exactly one caller gets it."""
         ...
 
     def page(self, space: str, query: Query) -> list[Row]:
@@ -237,7 +237,7 @@ class Store(Protocol):
         ...
 
     def counts(self, space: str, user: str | None) -> dict[str, int]:
-        """Return how many records have each status that occurs."""
+        """Return the number of records by status, for each status that occurs."""
         ...
 
     def count_keys(self, space: str) -> int: ...
@@ -255,39 +255,40 @@ class Store(Protocol):
         keep_bytes: int | None = None,
         limit: int = 500,
     ) -> int:
-        """Remove some of the finished records, the oldest first, and return how many.
+        """Remove some finished records, the oldest first, and return how many.
 
-        First those that finished too long ago, then those above ``keep`` records in all; then
-        the results above ``keep_bytes`` in all, whose records stay. Again until it returns 0.
+        First come those that finished too long ago, then those in excess of ``keep`` records. After
+        them, results in excess of ``keep_bytes`` are removed; their records stay. Call it again
+        until it returns 0.
         """
         ...
 
     # -- changes ---------------------------------------------------------------------------------
 
     def mark(self) -> Hashable:
-        """Return a value that another process's change makes different. Cheap."""
+        """Return a value that differs after another process has made a change. Cheap."""
         ...
 
     def listener(self, space: str) -> Listener:
-        """Hear of changes. Only of stores that listen."""
+        """Return a new listener for changes; only for stores that listen."""
         ...
 
     # -- the place -------------------------------------------------------------------------------
 
     def hazards(self) -> Iterator[Hazard]:
-        """Yield what may go wrong here. Writes nothing, and makes no database.
+        """Yield the dangers to this store. Writes nothing and creates no database.
 
         Raises:
-            StoreError: after the last one, if records cannot be written.
+            StoreError: records cannot be written. Raised after the last hazard.
         """
         ...
 
     def close(self) -> None:
-        """Close the connections; the next call opens them again."""
+        """Close the connections. The next call opens them again."""
 
 
 def matches(row: Row, query: Query) -> bool:
-    """Return whether a listed row belongs to a page, for stores that filter here."""
+    """Return whether a listed row matches a query, for stores that filter in Python."""
     if query.label is not None:
         name, value = query.label
         if json.loads(row.labels).get(name) != value:

@@ -1,6 +1,6 @@
 """A store in Redis, for the processes of any number of machines.
 
-An operation that must be atomic is one script, which Redis runs to its end before anything else.
+Each operation that must be atomic is one script, which Redis runs without interruption.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ from .records import COLUMNS, EXPIRED, LOST, NOT_IN_TIME, Row
 
 __all__ = ("RedisStore",)
 
-_TIMEOUT = 1.0  # seconds for a connection, and for an answer
-_CONNECTIONS = 2  # for each process, besides that of the listener: managed servers count them
+_TIMEOUT = 1.0  # seconds to wait for a connection, and for an answer
+_CONNECTIONS = 2  # per process, not counting the listener's; managed servers limit them
 _KEEPALIVE = 30.0  # seconds without a message after which the listener's connection is tested
-_TOMBSTONE = 86400  # seconds for which a dead process is remembered
-_PAGE = 500  # records that are looked at together when a list is filtered here
+_TOMBSTONE = 86400  # seconds that a dead process is remembered
+_PAGE = 500  # records read at once when a list is filtered in Python
 
 _READ = tuple(name for name in COLUMNS if name != "result")
 _INTEGERS = range(-(2**63), 2**63)
 
 # -- scripts ---------------------------------------------------------------------------------------
 
-# A Redis that is full refuses the commands that may add something, but not those that remove: it
-# decides when a script begins. So a script begins with one that adds, or only removes. Then it is
-# refused before it has done anything.
+# A full Redis refuses commands that may add data, but not those that remove data. It decides when a
+# script begins. So each script begins with a command that adds data, or only removes data: if it is
+# refused, that happens before it has changed anything.
 #
-# All keys have one hash tag, and so are in one slot of a cluster. 1 is the major version.
+# All keys share a hash tag, so they are in one slot of a cluster. 1 is the major version.
 #
 #   job:<id>           hash of a record's columns that are not None, and its seq
 #   pieces:<id>        hash of the pieces of a response
 #   all:<space>        sorted set of the ids of listed records, by seq
 #   user:<space>NUL<user>  the same for one user
 #   done:<space>       sorted set of the ids of listed finished records, by the time
-#   sizes:<space>      hash of the sizes of results that a bound may remove, by id
+#   sizes:<space>      hash of the sizes of the results that a purge may remove, by id
 #   expires:<space>    sorted set of the ids of jobs that wait in an engine, by the time
-#   keys:<space>       hash of keys: the id of the job that has each
+#   keys:<space>       hash of the ids of jobs, by their key
 #   untold:<space>     set of the ids of lost jobs that no process has announced
 #   open:<owner>       set of the ids of a process's unfinished records
-#   cancel:<owner>     those of them that are to be cancelled
-#   holders            set of the owners that have any
+#   cancel:<owner>     set of those of them that are to be cancelled
+#   holders            set of the owners that have unfinished records
 #   owners, beats      hashes by owner; dead: sorted set of buried owners, by the time
 #   events:<space>     the channel: ids of records that changed, or owners that are to cancel a job
 _PREFIX = "{fet1}:"
@@ -69,18 +69,18 @@ _PRELUDE = (
     """
 local call = redis.call
 
-local function known(id)  -- what decides, or nil
+local function known(id)  -- the columns that decide, or nil
   local values = call('HMGET', P .. 'job:' .. id, unpack(GUARDS))
   local row = {id = id}
   for i, name in ipairs(GUARDS) do row[name] = values[i] or nil end
   return row.version and row
 end
 
-local function read(id)  -- all but the result
+local function read(id)  -- all columns but the result
   return call('HMGET', P .. 'job:' .. id, unpack(READ))
 end
 
-local function given(first)  -- the row among the arguments: its id, then names and values
+local function given(first)  -- the row in the arguments: its id, then names and values
   local row = {id = ARGV[first]}
   for i = first + 1, #ARGV, 2 do row[ARGV[i]] = ARGV[i + 1] end
   return row
@@ -117,7 +117,7 @@ local function open(row)
   end
 end
 
-local function leave(row)  -- its owner, or the engine
+local function leave(row)  -- take it from its owner, or from the engine
   if row.owner then
     call('SREM', P .. 'open:' .. row.owner, row.id)
     call('SREM', P .. 'cancel:' .. row.owner, row.id)
@@ -136,12 +136,12 @@ local function finish(row, ttl)
   if tonumber(row.result_size) > 0 then
     call('HSET', P .. 'sizes:' .. row.space, row.id, row.result_size)
   end
-  -- Purging does it earlier, if any process lives on.
+  -- A purge removes them earlier, as long as any process is alive.
   call('EXPIRE', P .. 'job:' .. row.id, 2 * ttl)
   call('EXPIRE', P .. 'pieces:' .. row.id, 2 * ttl)
 end
 
-local function has_key(space, key)  -- the record that does, or nil
+local function has_key(space, key)  -- the record that has it, or nil
   local id = call('HGET', P .. 'keys:' .. space, key)
   return id and known(id) or nil
 end
@@ -206,11 +206,11 @@ end
 
 
 class _Script:
-    """Runs by its hash, which is all that is sent once Redis knows it."""
+    """A Lua script. Once Redis knows it, only its hash is sent."""
 
     def __init__(self, body: str) -> None:
         self.text = f"{_PRELUDE}\n{body}"
-        self.hash = hashlib.sha1(self.text.encode()).hexdigest()  # noqa: S324  # Redis names it so
+        self.hash = hashlib.sha1(self.text.encode()).hexdigest()  # noqa: S324  # Redis's choice
 
 
 _REGISTER = _Script("""
@@ -278,7 +278,7 @@ row.cancel = math.max(tonumber(old.cancel), tonumber(row.cancel))
 row.version = old.version + 1
 keep(row)
 for _, name in ipairs(call('HKEYS', P .. 'job:' .. row.id)) do
-  if not row[name] then call('HDEL', P .. 'job:' .. row.id, name) end  -- it is None now
+  if not row[name] then call('HDEL', P .. 'job:' .. row.id, name) end  -- now None
 end
 if row.finished then finish(row, ttl) end
 call('PUBLISH', P .. 'events:' .. row.space, row.id)
@@ -392,7 +392,7 @@ for _, id in ipairs(call('ZRANGE', done, 0, -1)) do
   if size then
     call('HDEL', P .. 'sizes:' .. space, id)
     call('UNLINK', P .. 'pieces:' .. id)
-    call('HDEL', P .. 'job:' .. id, 'result')  -- first, for the room; without it there is none
+    call('HDEL', P .. 'job:' .. id, 'result')  -- first, to make room for the change below
     local row = known(id)
     if row then change(row, {result_size = 0, result_state = 'absent'}) end
     dropped, excess = dropped + 1, excess - size
@@ -422,7 +422,7 @@ def _row(names: Sequence[str], values: Sequence[bytes | None]) -> Row | None:
 
 
 def _flat(row: Row, url: str) -> list[bytes]:
-    """Return the id, then names and values."""
+    """Return a row as a list: its id, then names and values."""
     flat = [row.id.encode()]
     for name in COLUMNS[1:]:
         value = getattr(row, name)
@@ -453,10 +453,10 @@ class RedisStore:
     """Implements :class:`Store`.
 
     Args:
-        url: As ``redis.from_url`` takes it. Raises ``ValueError`` for one that cannot be read.
-        shown: The URL without a password.
-        ttl: Seconds for which finished records are kept. Twice that long after the last process
-            that could purge them, Redis drops them itself.
+        url: A URL for ``redis.from_url``. Raises ``ValueError`` if it cannot be parsed.
+        shown: The URL without its password.
+        ttl: Seconds that finished records are kept. If no process purges them, Redis drops them
+            after twice that time.
     """
 
     listens = True
@@ -470,21 +470,21 @@ class RedisStore:
         _stores.add(self)
 
     def _new_client(self, connections: int, **options: Any) -> Any:
-        """Return a client, which connects when it is used."""
+        """Return a client, which connects on first use."""
         retry = import_module("redis.retry").Retry(import_module("redis.backoff").NoBackoff(), 0)
         pool = self._redis.BlockingConnectionPool.from_url(
             self._address,
             max_connections=connections,
-            timeout=_TIMEOUT,  # for a connection that is free
+            timeout=_TIMEOUT,  # for a free connection
             socket_connect_timeout=_TIMEOUT,
-            retry=retry,  # records are written again anyway, and a request must not wait for it
+            retry=retry,  # none: records are rewritten later, and requests must not wait
             protocol=2,
             **options,
         )
         return self._redis.Redis(connection_pool=pool)
 
     def forget_parent(self) -> None:
-        """In the child of a fork: the connections are the parent's."""
+        """Replace the client in the child of a fork: its connections are the parent's."""
         self._client = self._new_client(_CONNECTIONS, socket_timeout=_TIMEOUT)
 
     @contextmanager
@@ -550,18 +550,18 @@ class RedisStore:
     def tell(self, job_id: str) -> bool:
         return bool(self._run(_TELL, job_id))
 
-    # -- records that a process writes of its own jobs -------------------------------------------
+    # -- records that a process writes about its own jobs ----------------------------------------
 
     def write(self, rows: Sequence[Row], *, patient: bool = False) -> list[str]:
         commands = [[str(self._ttl), *_flat(row, self.url)] for row in rows]
         with self.errors(), self._client.pipeline(transaction=False) as pipeline:
             for arguments in commands:
                 pipeline.evalsha(_WRITE.hash, 1, f"{_PREFIX}seq", *arguments)
-            answers = pipeline.execute(raise_on_error=False)  # its own errors quote the rows
+            answers = pipeline.execute(raise_on_error=False)  # its own exceptions quote the rows
             unknown = self._redis.exceptions.NoScriptError
             if any(isinstance(each, unknown) for each in answers):
                 pipeline.script_load(_WRITE.text)
-                for arguments in commands:  # again: one that was written is refused
+                for arguments in commands:  # all again: rows already written are refused
                     pipeline.evalsha(_WRITE.hash, 1, f"{_PREFIX}seq", *arguments)
                 _, *again = pipeline.execute(raise_on_error=False)
                 both = zip(answers, again, strict=True)
@@ -699,13 +699,13 @@ class RedisStore:
     # -- changes ---------------------------------------------------------------------------------
 
     def mark(self) -> Hashable:
-        raise NotImplementedError("this store tells of changes; ask its listener()")
+        raise NotImplementedError("this store reports changes; use its listener()")
 
     def listener(self, space: str) -> Listener:
         return _RedisListener(self, space)
 
     def subscribed(self, space: str) -> Any:
-        """Return a subscription that Redis has confirmed, on a connection of its own."""
+        """Return a subscription on its own connection, confirmed by Redis."""
         options: dict[str, Any] = {"health_check_interval": _KEEPALIVE, "socket_timeout": None}
         pubsub = self._new_client(1, **options).pubsub()
         pubsub.subscribe(f"{_PREFIX}events:{space}")
@@ -724,15 +724,15 @@ class RedisStore:
             full = "when it is full" if memory.get("maxmemory") else "once it has a maxmemory"
             yield Hazard(
                 "store-evicts",
-                f"Redis drops any key {full} (maxmemory-policy {policy}), also the records of "
+                f"Redis drops any key {full} (maxmemory-policy {policy}), even the records of "
                 "running jobs, whose results then never arrive.",
-                "Set maxmemory-policy to noeviction or volatile-lru, or use a Redis of its own: "
-                "a cache and records do not go together.",
+                "Set maxmemory-policy to noeviction or volatile-lru, or use a separate Redis: "
+                "records must not share one with a cache.",
                 must_mend=bool(memory.get("maxmemory")),
             )
         with self.errors():
-            # Changes nothing, and is refused where records would be: by a replica, or for want of
-            # memory.
+            # Changes nothing, but is refused wherever records would be: by a replica, or by a full
+            # Redis.
             self._client.setrange(f"{_PREFIX}seq", 0, b"")
 
     def close(self) -> None:
@@ -740,7 +740,7 @@ class RedisStore:
 
 
 class _RedisListener:
-    """A subscription, on a connection of its own that may be silent for as long as it likes."""
+    """A subscription on its own connection, which has no read timeout."""
 
     def __init__(self, store: RedisStore, space: str) -> None:
         self._store = store
@@ -751,7 +751,7 @@ class _RedisListener:
         with self._store.errors():
             if self._pubsub is None:
                 self._pubsub = self._store.subscribed(self._space)
-                return None  # what was published before is not heard
+                return None  # earlier changes were missed
             ids: set[str] = set()
             message = self._pubsub.get_message(timeout=seconds)
             while message is not None:

@@ -1,7 +1,7 @@
-"""A store in a file of SQLite, for the processes of one machine.
+"""A store in an SQLite file, for the processes of one machine.
 
-Two connections for each process: one writes and one reads, each under a lock. A connection for each
-thread would never be closed on servers that start a thread for each request.
+Each process has two connections, one that writes and one that reads, each under a lock. With one
+for each thread, servers that start a thread for each request would never close them.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from .records import COLUMNS, EXPIRED, LOST, NOT_IN_TIME, Row
 __all__ = ("SqliteStore",)
 
 _HURRIED = 0.25  # seconds that a request may wait for another process's transaction
-_PATIENT = 5.0  # for threads in the background: SQLite's waiting is not fair
-_TOMBSTONE = 86400.0  # seconds for which a dead process is remembered
-_LOOK_AT_FILE = 1.0  # seconds; whether the file is still the one that is open
-_COMMITS = 500  # after so many of ours the WAL is copied into the database
-_STEP_BYTES = 16 * 2**20  # of results that one step of a purge removes: freeing pages takes time
+_PATIENT = 5.0  # for background threads: SQLite does not grant locks in order
+_TOMBSTONE = 86400.0  # seconds that a dead process is remembered
+_LOOK_AT_FILE = 1.0  # seconds between checks that the open file is still the one with its name
+_COMMITS = 500  # of this process, after which the WAL is copied into the database
+_STEP_BYTES = 16 * 2**20  # of results removed by one step of a purge: freeing pages takes time
 
 # Below this version a checkpoint that overlaps a commit of another connection may corrupt the
-# database (https://sqlite.org/wal.html#walresetbug). There we make checkpoints ourselves, while
-# our writing connection holds the write lock, so that no commit can happen meanwhile.
+# database (https://sqlite.org/wal.html#walresetbug). There, this module makes the checkpoints,
+# while its writing connection holds the write lock, so that nothing can commit meanwhile.
 _CHECKPOINTS_ARE_SAFE = sqlite3.sqlite_version_info >= (3, 51, 3)
 
 
 # -- the tables ------------------------------------------------------------------------------------
 
-# 1 is the major version: releases that cannot share a table use another one in the same file. A
-# column that a release adds needs a default, since older releases go on inserting without it.
+# 1 is the major version: releases that cannot share tables use others in the same file. A column
+# that a release adds needs a default, since older releases continue to insert without it.
 _JOB_COLUMNS = {
     "id": "TEXT NOT NULL UNIQUE",
     "space": "TEXT NOT NULL",
@@ -143,7 +143,7 @@ _OF_CONTENT = (
     OverflowError,
     UnicodeEncodeError,
 )
-"""What is raised for a value that cannot be stored, and for nothing else here."""
+"""The errors raised for a value that cannot be stored, and for nothing else here."""
 
 
 def _row(names: Sequence[str], values: Sequence[Any]) -> Row:
@@ -154,14 +154,14 @@ def _row(names: Sequence[str], values: Sequence[Any]) -> Row:
 
 
 class _Handle:
-    """A connection that is opened when it is needed, and the lock under which it is used."""
+    """A connection opened on demand, and the lock that guards its use."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        # What follows is guarded by the lock.
+        # Everything below is guarded by the lock.
         self.connection: sqlite3.Connection | None = None
-        self.file: tuple[int, int] | None = None  # that the connection has open
-        self.next_look = 0.0  # at the file that has its name
+        self.file: tuple[int, int] | None = None  # the file that the connection has open
+        self.next_look = 0.0  # when to check that the file still has its name
         self.busy_timeout = 0
 
     def close(self) -> None:
@@ -180,24 +180,24 @@ class SqliteStore:
         self.url: str = f"sqlite:///{path}"
         self._path = path
         self._writer = _Handle()
-        self._reader = _Handle()  # its lock is taken after the writer's, never before
+        self._reader = _Handle()  # if both locks are taken, the writer's comes first
         self._process = os.getpid()
         self._commits = 0  # since the last checkpoint; guarded by the writer's lock
-        self._opened = itertools.count()  # readers, so far
+        self._opened = itertools.count()  # numbers of the readers opened so far
         self._reader_number = 0  # guarded by the reader's lock
         _stores.add(self)
 
     @contextlib.contextmanager
     def _using(self, handle: _Handle, seconds: float) -> Generator[sqlite3.Connection, None, None]:
-        """Give the connection of ``handle`` to this thread alone.
+        """Lock ``handle`` and yield its connection.
 
-        Whatever SQLite raises becomes a :exc:`StoreError`. After one that may last, such as a
-        damaged file, the next use opens the file again.
+        SQLite's errors become :exc:`StoreError`. After one that may last, such as a damaged file,
+        the next use opens the file again.
         """
         if self._process != os.getpid():
             raise self._error(
-                "this process was forked without Python's fork hooks, and a connection that was "
-                "open then cannot be used; with uWSGI, set lazy-apps"
+                "this process was forked without Python's fork hooks, so the connection opened "
+                "before cannot be used; with uWSGI, set lazy-apps"
             )
         end = time.monotonic() + seconds
         if not handle.lock.acquire(timeout=seconds):
@@ -218,7 +218,7 @@ class SqliteStore:
 
     def _connection_of(self, handle: _Handle, end: float) -> sqlite3.Connection:
         now = time.monotonic()
-        milliseconds = round(max(0.0, end - now) * 100) * 10  # coarse: it is mostly what it was
+        milliseconds = round(max(0.0, end - now) * 100) * 10  # rounded, so that it rarely changes
         if handle.connection is not None and now >= handle.next_look:
             handle.next_look = now + _LOOK_AT_FILE
             if handle.file != _identity_of(self._path):  # replaced, or removed
@@ -235,8 +235,8 @@ class SqliteStore:
         return handle.connection
 
     def _connect(self, milliseconds: int) -> sqlite3.Connection:
-        # Before SQLite sees it, so that nobody else can read it, nor what is written beside it.
-        # Never open a file that exists: closing it would take away SQLite's locks on it.
+        # Created before SQLite opens it, so that other users can read neither it nor the files that
+        # SQLite puts beside it. Never open an existing file: closing it drops SQLite's locks on it.
         with contextlib.suppress(FileExistsError):
             os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         connection = sqlite3.connect(
@@ -263,13 +263,13 @@ class SqliteStore:
         have = {name for _, name, *_ in connection.execute("PRAGMA table_info (fet1_jobs)")}
         if have.issuperset(_JOB_COLUMNS):
             return
-        connection.execute("BEGIN IMMEDIATE")  # of two processes that come here, one waits
+        connection.execute("BEGIN IMMEDIATE")  # if two processes come here, one waits
         try:
             for statement in _SCHEMA:
                 connection.execute(statement)
             have = {name for _, name, *_ in connection.execute("PRAGMA table_info (fet1_jobs)")}
             for name, kind in _JOB_COLUMNS.items():
-                if name not in have:  # an older release made the table
+                if name not in have:  # an older release created the table
                     connection.execute(f"ALTER TABLE fet1_jobs ADD COLUMN {name} {kind}")
             connection.execute("COMMIT")
         except BaseException:
@@ -278,7 +278,7 @@ class SqliteStore:
 
     @contextlib.contextmanager
     def _writing(self, *, patient: bool = False) -> Generator[sqlite3.Connection, None, None]:
-        """One transaction, which no other connection's writing can interrupt."""
+        """Run the block in one write transaction, patiently or not."""
         with self._using(self._writer, _PATIENT if patient else _HURRIED) as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -390,7 +390,7 @@ class SqliteStore:
             told = connection.execute("DELETE FROM fet1_untold WHERE job = ?", (job_id,))
             return bool(told.rowcount)
 
-    # -- records that a process writes of its own jobs -------------------------------------------
+    # -- records that a process writes about its own jobs ----------------------------------------
 
     def write(self, rows: Sequence[Row], *, patient: bool = False) -> list[str]:
         refused: list[str] = []
@@ -417,7 +417,7 @@ class SqliteStore:
             found = connection.execute(_FIND, (row.space, row.key)).fetchone()
             if found is not None:
                 kept = _row(_READ, found)
-                if kept.id == row.id:  # by a claim whose answer was lost
+                if kept.id == row.id:  # claimed before, but the answer was lost
                     return None
                 if on_duplicate == "error":
                     return kept
@@ -537,7 +537,7 @@ class SqliteStore:
         return None if found is None else _row(_READ, found)
 
     def page(self, space: str, query: Query) -> list[Row]:
-        # The plus keeps SQLite from an index that has another order.
+        # The plus keeps SQLite from using an index in another order.
         where, values = ["space = ?" if query.user is not None else "+space = ?"], [space]
         given: tuple[tuple[str, Any], ...] = (
             ("user = ?", query.user),
@@ -592,7 +592,7 @@ class SqliteStore:
         keep_bytes: int | None = None,
         limit: int = 500,
     ) -> int:
-        # What is to go is looked up without the write lock: a final record does not change.
+        # The records to remove are selected without the write lock: a final record does not change.
         with self._reading() as connection:
             count, size = connection.execute(
                 f"SELECT count(*), coalesce(sum(result_size), 0) {_DONE}", (space,)
@@ -629,10 +629,10 @@ class SqliteStore:
     def mark(self) -> Hashable:
         with self._reading() as connection:
             (changes,) = connection.execute("PRAGMA data_version").fetchone()
-            return self._reader_number, changes  # which each connection counts by itself
+            return self._reader_number, changes  # each connection has its own count
 
     def listener(self, space: str) -> Listener:
-        raise NotImplementedError("this store does not listen; ask mark()")
+        raise NotImplementedError("this store does not listen; poll mark()")
 
     # -- the place -------------------------------------------------------------------------------
 
@@ -654,9 +654,9 @@ class SqliteStore:
                 must_mend=False,
             )
         if self._path.exists():
-            self.tell("")  # changes nothing, and needs all that a change needs
+            self.tell("")  # changes nothing, but fails wherever a change would
         elif not os.access(self._path.parent, os.W_OK | os.X_OK):
-            raise self._error(f"no file can be made in {self._path.parent}")
+            raise self._error(f"no file can be created in {self._path.parent}")
 
     def close(self) -> None:
         for handle in self.handles():
@@ -666,13 +666,13 @@ class SqliteStore:
     # -- forks -----------------------------------------------------------------------------------
 
     def handles(self) -> tuple[_Handle, _Handle]:
-        """In the order in which their locks are taken."""
+        """Return both handles in the order in which their locks must be taken."""
         return self._writer, self._reader
 
     def after_fork_in_child(self) -> None:
         if all(handle.connection is None for handle in self.handles()):
             self._process = os.getpid()
-        # Else the hook before the fork has not run, and this process must not use the file.
+        # Otherwise the hook before the fork has not run, so this process must not use the file.
         for handle in self.handles():
             handle.lock = threading.Lock()
 
@@ -690,7 +690,7 @@ def _first_of(found: Iterable[tuple[Any, ...]]) -> list[Any]:
 
 
 def _up_to(size: int, found: Iterable[tuple[str, int]]) -> list[str]:
-    """Return the first ids, up to the one whose result makes it so many bytes."""
+    """Return the first ids, up to the one with which the results reach ``size`` bytes."""
     chosen: list[str] = []
     for job_id, result_size in found:
         chosen.append(job_id)
@@ -769,18 +769,18 @@ def _drop_results(connection: sqlite3.Connection, job_ids: Iterable[str]) -> Non
 
 # -- forks -----------------------------------------------------------------------------------------
 
-# No connection is open across a fork. With one of the parent's, a connection that the child opens
-# holds no lock, since SQLite's list of this process's locks came along: when the parent closes its
-# own, the WAL is deleted, and what the child commits later is lost.
+# No connection may be open across a fork. If one is, the child inherits SQLite's list of the locks
+# of this process, so a connection that the child opens locks nothing. When the parent then closes
+# its own connection, the WAL is deleted, and what the child commits later is lost.
 
 _stores: WeakSet[SqliteStore] = WeakSet()
-_FORK_PATIENCE = 2 * _PATIENT  # longer than a thread has the lock
+_FORK_PATIENCE = 2 * _PATIENT  # longer than any thread holds a lock
 
 
 class _ThisThread(threading.local):
     def __init__(self) -> None:
         self.held: list[_Handle] = []
-        """Those whose lock this thread has while it forks."""
+        """The handles whose locks this thread holds while it forks."""
 
 
 _this_thread = _ThisThread()
