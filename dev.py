@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Every chore of this repository as one command: ``python3 dev.py demo``, or ``test``, ...
+"""All chores of this repository: ``python3 dev.py demo``, ``python3 dev.py test``, ...
 
-Needs Python 3.10 or later and nothing else: each command makes the virtual environment .venv if
-there is none (``DEV_VENV`` names another folder) and installs the dependency groups that it needs.
+Needs nothing but Python 3.10 or later. Each command creates the virtual environment .venv if there
+is none (``DEV_VENV`` names another folder), and installs the dependency groups that it needs.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
 
 
 def demo(args: list[str]) -> None:
-    """Serve the example under gunicorn, call it, and tell what happened."""
+    """Serve the example app with gunicorn, send it requests, and print what happens."""
     set_up("examples")
     run(PYTHON, "-m", "examples.demo", *args)
 
 
 def test(args: list[str]) -> None:
-    """Run the tests; arguments go to pytest (test -k map)."""
+    """Run the tests; arguments are passed to pytest (test -k map)."""
     set_up("tests", "examples")
     missing = install_services()
-    if missing and "CI" not in os.environ:  # there, their tests fail
-        print(f"The tests of {', '.join(missing)} are left out", flush=True)
+    if missing and "CI" not in os.environ:  # in CI, their tests fail
+        print(f"Leaving out the tests of {', '.join(missing)}", flush=True)
         os.environ["CI_WITHOUT"] = ",".join([*missing, os.environ.get("CI_WITHOUT", "")])
     run(PYTHON, "-m", "pytest", *args)
 
 
 def services(args: list[str]) -> None:
-    """Install what tests use and pip has not: Redis, Chromium, axe-core (on Debian, as root)."""
+    """Install the services that tests use: Redis, Chromium, axe-core (on Debian, as root)."""
     if missing := install_services():
         sys.exit(f"dev.py: missing: {', '.join(missing)}")
 
 
 def lint(args: list[str]) -> None:
-    """Check style and format; with --fix, mend what can be mended."""
+    """Check style and format; --fix fixes what it can."""
     set_up("lint")
     fix = "--fix" in args
     run(PYTHON, "-m", "ruff", "check", *(["--fix"] if fix else []))
@@ -51,38 +51,38 @@ def lint(args: list[str]) -> None:
 
 
 def types(args: list[str]) -> None:
-    """Check the types of package, tests and examples with mypy and pyright, both strict."""
+    """Type-check the package, tests and examples with mypy and pyright, both strict."""
     set_up("types")
     run(PYTHON, "-m", "mypy", *args)
     run(PYTHON, "-m", "pyright", "--pythonpath", PYTHON, *args)
 
 
 def docs(args: list[str]) -> None:
-    """Build the documentation into docs/_build/html; a warning is an error."""
+    """Build the documentation into docs/_build/html; warnings are errors."""
     set_up("docs")
     run(PYTHON, "-m", "sphinx", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html")
 
 
 def bench(args: list[str]) -> None:
-    """Compare with the standard library and Flask-Executor; prints a table, ratios first."""
+    """Compare speed with the standard library and Flask-Executor; print a table, ratios first."""
     set_up("bench")
     run(PYTHON, "benchmarks/compare.py", *args)
 
 
 def soak(args: list[str]) -> None:
-    """Load under gunicorn, and whether each job had one outcome (soak --minutes 15)."""
+    """Run under load with gunicorn; check that each job has one outcome (soak --minutes 15)."""
     set_up("examples")
     run(PYTHON, "benchmarks/soak.py", *args)
 
 
 def peers(args: list[str]) -> None:
-    """Run tests of asgiref and Flask-Shell2HTTP on us (peers --asgiref CHECKOUT; no CI)."""
+    """Run the tests of asgiref and Flask-Shell2HTTP with us (peers --asgiref CHECKOUT; no CI)."""
     set_up("peers")
     run(PYTHON, "tests/peers/run_peers.py", *args)
 
 
 def ci(args: list[str]) -> None:
-    """Everything that must pass before a change is accepted, on every interpreter found."""
+    """Run everything that must pass before a change is accepted, on each interpreter found."""
     run("bash", ".ci/run", *args)
 
 
@@ -92,23 +92,23 @@ COMMANDS: tuple[Callable[[list[str]], None], ...] = (
 
 
 def install_services() -> list[str]:
-    """Install what the tests use beside Python packages; return the names of what is missing."""
+    """Install the services that tests use. Return the names of those still missing."""
     from tests.helpers.services import install
 
     return install()
 
 
 def set_up(*groups: str) -> None:
-    """Make the virtual environment, and install the package and ``groups`` if they changed."""
+    """Create the virtual environment, and install the package and ``groups`` if they changed."""
     if not works(PYTHON):
-        print(f"Making the virtual environment {VENV.name} ...", flush=True)
+        print(f"Creating the virtual environment {VENV.name} ...", flush=True)
         made = subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=False)
         if made.returncode:
             sys.exit(
-                f"{sys.executable} cannot make virtual environments. On Debian and Ubuntu: "
+                f"{sys.executable} cannot create virtual environments. On Debian and Ubuntu: "
                 "apt install python3-venv"
             )
-    # --group is new in pip 25.1. What was installed for this pyproject.toml need not be again.
+    # --group is new in pip 25.1. Groups already installed for this pyproject.toml are skipped.
     wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
     stamps = [VENV / f".installed-{group}" for group in groups]
     if all(stamp.exists() and stamp.read_text() == wanted for stamp in stamps):
@@ -122,7 +122,7 @@ def set_up(*groups: str) -> None:
 
 
 def works(python: Path) -> bool:
-    """Whether there is a usable interpreter; an upgrade of Python can leave a dead link."""
+    """Return whether an interpreter is usable; upgrading Python can leave a dead link."""
     check = "import pip, sys; sys.exit(sys.version_info < (3, 10))"
     try:
         tried = subprocess.run([python, "-c", check], stderr=subprocess.DEVNULL, check=False)
@@ -132,7 +132,7 @@ def works(python: Path) -> bool:
 
 
 def run(*command: object) -> None:
-    """Run a command in the repository; leave with its exit code if it fails."""
+    """Run a command in the repository. Exit with its exit code if it fails."""
     words = [str(word) for word in command]
     code = subprocess.run(words, cwd=ROOT, check=False).returncode
     if code:
@@ -141,7 +141,7 @@ def run(*command: object) -> None:
 
 
 def main() -> None:
-    if sys.version_info < (3, 10):  # noqa: UP036  # whoever has an older one gets to read this
+    if sys.version_info < (3, 10):  # noqa: UP036  # for users of an older one to read
         sys.exit(f"Python 3.10 or later is needed; this is {sys.version.split()[0]}")
     name, args = [*sys.argv, "--help"][1], sys.argv[2:]
     for command in COMMANDS:

@@ -1,7 +1,7 @@
-"""Look what is installed for an interpreter up among packages with known vulnerabilities.
+"""Check the packages installed for an interpreter for known vulnerabilities.
 
-``audit.py PYTHON``, run by an interpreter that has pip-audit. The exit code is 1 if a package is
-vulnerable, and 77 if no list of advisories can be reached.
+Usage: ``audit.py PYTHON``, with an interpreter that has pip-audit. Exits with 1 if a package is
+vulnerable, and with 77 if no advisory database can be reached.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ def main(python: str) -> int:
     packages = look_up(installed)
     vulnerable = [package for package in packages if package.get("vulns")]
     unknown = [package["name"] for package in packages if "vulns" not in package]
-    print(len(packages) - len(unknown), "packages looked up")
+    print(len(packages) - len(unknown), "packages checked")
     if unknown or not packages:
-        print("no list of advisories can be reached for", *unknown or ["any"])
+        print("no advisory database can be reached for", *unknown or ["any"])
     for package in vulnerable:
         print(json.dumps(package, indent=2))
     if vulnerable:
@@ -31,11 +31,11 @@ def main(python: str) -> int:
 
 
 def look_up(installed: str) -> list[dict[str, Any]]:
-    """Return pip-audit's report: a dictionary for each package; empty if it made no report."""
+    """Return pip-audit's report, a dictionary for each package; empty if there is no report."""
     with tempfile.TemporaryDirectory() as folder:
         requirements, report = Path(folder, "requirements.txt"), Path(folder, "report.json")
         requirements.write_text(installed, encoding="utf-8")
-        # Its exit code and its words are the same whether it looked everything up or nothing.
+        # Its exit code and output do not show whether it has checked everything or nothing.
         options = ["--no-deps", "--disable-pip", "--progress-spinner", "off", "--timeout", "20"]
         subprocess.run(
             [

@@ -1,4 +1,4 @@
-"""Find the interpreters of this machine: on the path, and those of pyenv."""
+"""Find Python interpreters, on the path and among those of pyenv."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 __all__ = ("find_python",)
 
 PROBE = """
-import ensurepip, sys, sysconfig  # without ensurepip it makes no virtual environments
+import ensurepip, sys, sysconfig  # without ensurepip, it cannot create virtual environments
 free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 print("%d.%d" % sys.version_info[:2] + "t" * free_threaded)
 """
@@ -19,7 +19,7 @@ print("%d.%d" % sys.version_info[:2] + "t" * free_threaded)
 def find_python(version: str) -> Path | None:
     """Return an interpreter of a version: "3.14", or "3.14t" for a free-threaded build.
 
-    A free-threaded build may go by the name of the other one, so each is asked what it is.
+    A free-threaded build may have the name of a normal one, so each candidate is asked.
     """
     return next((path for path in _candidates(version) if _version_of(path) == version), None)
 

@@ -1,7 +1,7 @@
-"""Run steps in two lanes, print the output of each when it ends, and sum them up.
+"""Run steps in two lanes, print the output of each when it ends, and print a summary.
 
-The only module that starts processes, so that all of them have ended when the run has, however it
-ends. A step begins once those that it comes after have ended, whether they passed or not.
+The only module that starts processes, so that none is left when a run ends, however it ends. A step
+begins once the steps in its ``after`` have ended, whether they passed or not.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ NOTHING_TO_DO = 77
 """The exit code of a command that skips its step."""
 
 MARK = "CI_STEP"
-"""Environment variable that tells the processes of a step, wherever they go."""
+"""The environment variable that marks the processes of a step, even in other groups."""
 
 
-class StepFailed(Exception):  # noqa: N818  # no error of this program
-    """A command failed, took too long, or could not begin in time."""
+class StepFailed(Exception):  # noqa: N818  # not an error of this program
+    """A command failed, took too long, or could not start in time."""
 
 
 class Skipped(Exception):  # noqa: N818
-    """A step has nothing to do here; the message says why."""
+    """A step has nothing to do here. The message says why."""
 
 
 Work = Callable[["Shell"], None]
@@ -51,23 +51,23 @@ class Step:
 
 @dataclass(frozen=True)
 class Limits:
-    """All in seconds."""
+    """The time limits of a run, in seconds."""
 
     command: float
-    """A command that takes longer is ended."""
+    """How long a command may take."""
     total: float
-    """What has not begun by then fails, and what runs is ended."""
+    """How long the run may take. Then running commands are ended, and no other is started."""
     kill_after: float = 20.0
-    """A command that is asked to end, and takes longer, is killed."""
+    """How long a command may take to exit when it is asked to, before it is killed."""
     heartbeat: float = 60.0
-    """Something is printed at least as often."""
+    """The longest time without output."""
 
 
 def run_steps(steps: Sequence[Step], limits: Limits, logs: Path, lanes: int = 2) -> int:
     """Run all steps and print the summary. Return the exit code: 0 if no step failed.
 
-    The first step of the list that may begin is the next. SIGINT, SIGTERM and SIGHUP end the run.
-    Call it in the main thread, which prints; each lane is a thread.
+    The first step in the list that may begin is the next. SIGINT, SIGTERM and SIGHUP end the run.
+    Must be called in the main thread, which prints. Each lane is another thread.
     """
     processes = _Processes(limits)
     logs.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def run_steps(steps: Sequence[Step], limits: Limits, logs: Path, lanes: int = 2)
 
 @dataclass
 class _Run:
-    """One step as it runs, or has run."""
+    """A step that is running or has run."""
 
     step: Step
     log: Path
@@ -139,7 +139,7 @@ class _Run:
         return int((self.ended or time.monotonic()) - self.began)
 
     def show(self) -> None:
-        """Print the whole output."""
+        """Print the step's whole output."""
         print(f"\n=== {self.step.name}", flush=True)
         output = self.log.read_bytes()
         sys.stdout.buffer.write(output if output.endswith(b"\n") or not output else output + b"\n")
@@ -154,7 +154,7 @@ class _Run:
 
 
 class Shell:
-    """The commands of one step. They run one after the other; their output goes to one file."""
+    """Runs the commands of a step, one after the other, with their output in one file."""
 
     def __init__(self, processes: _Processes, output: IO[bytes]) -> None:
         self._processes = processes
@@ -170,7 +170,7 @@ class Shell:
         """Run a command to its end, with ``env`` added to the environment.
 
         Raises:
-            StepFailed: it took too long, or its exit code is not 0.
+            StepFailed: the command took too long, or its exit code is not 0.
             Skipped: its exit code is 77.
         """
         words = [str(word) for word in command]
@@ -182,12 +182,12 @@ class Shell:
             raise StepFailed(f"exit code {code} from {shlex.join(words)}")
 
     def close(self) -> None:
-        """Kill what the commands have left running."""
+        """Kill the processes that the commands have left behind."""
         _kill_marked(self._mark)
 
 
 class _Processes:
-    """All processes that run now. Safe from any thread."""
+    """The running processes. Thread-safe."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -201,7 +201,7 @@ class _Processes:
         return time.monotonic() - self._began
 
     def time_left(self) -> float:
-        """Return how many seconds a command may take that begins now."""
+        """Return how many seconds a command may take if it starts now."""
         left = self._limits.total - self.age
         if left <= 0:
             raise StepFailed(f"out of time: {self._limits.total:.0f} s are over")
@@ -216,8 +216,7 @@ class _Processes:
     ) -> int:
         """Run a command in a process group of its own, and return its exit code."""
         limit = self.time_left()
-        # A process that starts before close() takes the lock is killed by it; after close() none
-        # starts.
+        # If this takes the lock first, close() kills the process; if close() does, none is started.
         with self._lock:
             if self._closed:
                 raise StepFailed("the run was ended")
@@ -245,7 +244,7 @@ class _Processes:
                 self._running.discard(process.pid)
 
     def close(self) -> None:
-        """Kill what runs. The threads that wait for it go on to clean up after it."""
+        """Kill the running processes. The threads that wait for them then clean up."""
         with self._lock:
             self._closed = True
             for pid in self._running:
@@ -253,13 +252,13 @@ class _Processes:
 
 
 def _kill_group(pid: int, by: signal.Signals) -> None:
-    # Usually nothing is left of it. macOS does not permit to signal what has just been killed.
+    # Usually, no process is left in it. macOS does not allow signals to one that was just killed.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, by)
 
 
 def _kill_marked(mark: str) -> None:
-    """Kill the processes of a step that have left their group, where Linux says which they are."""
+    """Kill the processes of a step that have left their group. Finds them on Linux only."""
     for _ in range(100):  # one may be forking just now
         marked = list(_processes_with(f"{MARK}={mark}".encode()))
         if not marked:
@@ -272,14 +271,14 @@ def _kill_marked(mark: str) -> None:
 
 def _processes_with(variable: bytes) -> Iterator[int]:
     for environment in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):  # it has ended, or is another user's
+        with contextlib.suppress(OSError):  # the process has ended, or is another user's
             if variable in environment.read_bytes().split(b"\0"):
                 yield int(environment.parent.name)
 
 
 @contextlib.contextmanager
 def _signals_raise() -> Generator[None]:
-    """Have signals that end a program raise SystemExit in the main thread."""
+    """Make signals that end a program raise SystemExit in the main thread."""
 
     def leave(number: int, _: object) -> None:
         sys.exit(128 + number)

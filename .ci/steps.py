@@ -1,8 +1,8 @@
-"""Everything that must pass before a change is accepted. ``bash .ci/run`` runs this module.
+"""All checks that must pass before a change is accepted. ``bash .ci/run`` runs this module.
 
-``bash .ci/run WORD ...`` runs only the steps with one of these words in their name, and those that
-they come after. Interpreters other than this one are used where they are found, and named where
-they are not. All environments are made anew under .ci/work.
+``bash .ci/run WORD ...`` runs only the steps with one of the words in their names, and the steps
+that must come before them. Other interpreters are used if they are found; the summary names the
+missing ones. All environments are created from scratch, under .ci/work.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.14t")
 LIMITS = Limits(command=2700, total=4100)
 
 QUICK = ("-m", "not slow")
-"""All but the default interpreter leave the slowest tests out."""
+"""Options for all but the default interpreter, which leave out the slowest tests."""
 
 LOOP_TESTS = tuple(
     f"tests/test_{name}.py"
@@ -45,7 +45,7 @@ DEBUG_TESTS = tuple(
 
 
 def environment(name: str, python: Path, *wanted: str | Path) -> Work:
-    """Make the virtual environment .ci/work/NAME and install into it."""
+    """Create the virtual environment .ci/work/NAME and install into it."""
 
     def work(shell: Shell) -> None:
         shell.run(python, "-m", "venv", WORK / name)
@@ -57,14 +57,14 @@ def environment(name: str, python: Path, *wanted: str | Path) -> Work:
 
 
 def within(name: str, *command: str | Path, cwd: Path = ROOT, **variables: str) -> Work:
-    """Run a command in an active environment."""
+    """Run a command with an environment active."""
     path = f"{WORK / name / 'bin'}{os.pathsep}{os.environ['PATH']}"
     active = {"VIRTUAL_ENV": str(WORK / name), "PATH": path, **variables}
     return lambda shell: shell.run(*command, cwd=cwd, env=active)
 
 
 def dev(name: str, python: Path, *command: str) -> Work:
-    """Run one of the commands of dev.py, with an environment of our own."""
+    """Run a command of dev.py, in its own environment."""
     return lambda shell: shell.run(
         python, "dev.py", *command, cwd=ROOT, env={"DEV_VENV": str(WORK / name)}
     )
@@ -78,7 +78,7 @@ def skip(reason: str) -> Work:
 
 
 def wheel(shell: Shell) -> None:
-    """Install the wheel that was built, alone."""
+    """Install the built wheel into an empty environment."""
     environment("wheel", PYTHON, *(WORK / "dist").glob("*.whl"))(shell)
 
 
@@ -90,13 +90,13 @@ class Plan:
     steps: list[Step] = field(default_factory=list[Step])
 
     def step(self, name: str, *work: Work, after: tuple[Step, ...] = ()) -> Step:
-        """Add a step; of those that may begin, the first that was added does."""
+        """Add a step. Of the steps that may begin, the one added first does."""
         self.steps.append(Step(name, work, after))
         return self.steps[-1]
 
 
 def plan() -> list[Step]:
-    """The longest chains of steps come first, so that neither lane is idle at the end."""
+    """Return all steps. The longest chains come first, so that neither lane is idle at the end."""
     plan = Plan()
     services = plan.step(
         "Services are installed", lambda shell: shell.run(PYTHON, "dev.py", "services", cwd=ROOT)
@@ -134,7 +134,7 @@ def add_types(plan: Plan, tools: Step) -> None:
         after=(tools,),
     )
     stubtest = ("python", "-m", "mypy.stubtest")
-    # One after the other, since all three write to mypy's cache.
+    # One after the other, because all three write to mypy's cache.
     package = plan.step(
         "Types: stubtest of the package",
         within(
@@ -169,7 +169,7 @@ def add_wheel(plan: Plan, tools: Step) -> None:
         after=(tools,),
     )
     installed = plan.step("The wheel is installed, alone", wheel, after=(built,))
-    # Outside of the repository, so that what is checked is what was installed.
+    # Outside the repository, so that the installed package is checked.
     plan.step(
         "The wheel is used",
         within(
@@ -199,7 +199,7 @@ def add_tests(plan: Plan, services: Step, default: Step) -> None:
     pytest = ("python", "-m", "pytest")
     found = {version: find_python(version) for version in VERSIONS}
     oldest = next(filter(None, found.values()), PYTHON)  # gets the oldest Flask below
-    counting, counted_after = "default", default  # a Python that counts its instructions, if any
+    counting, counted_after = "default", default  # if possible, a Python that counts instructions
     for version, python in found.items():
         if python is None:
             plan.step(f"Tests on Python {version}", skip("no such interpreter here"))
@@ -239,7 +239,7 @@ def add_tests(plan: Plan, services: Step, default: Step) -> None:
         within("default", *pytest, *QUICK, *LOOP_TESTS, *DEBUG_TESTS, PYTHONASYNCIODEBUG="1"),
         after=(default,),
     )
-    plan.step(  # without being asked for, as it is used where it is installed
+    plan.step(  # not configured: uvloop is used wherever it is installed
         "Tests of all that uses event loops, on uvloop",
         environment(
             *("uvloop", PYTHON, "--editable", ".[uvloop]"),
@@ -248,7 +248,7 @@ def add_tests(plan: Plan, services: Step, default: Step) -> None:
         within("uvloop", *pytest, *QUICK, *LOOP_TESTS, "tests/integration"),
         after=(services,),
     )
-    plan.step(  # under gunicorn 23, since 27 has no worker for eventlet
+    plan.step(  # with gunicorn 23, because 27 has no worker for eventlet
         "Tests with gevent and eventlet",
         environment("green", PYTHON, "--editable", ".", "--group", "green"),
         within("green", *pytest, "tests/test_green.py", "tests/integration/test_green.py"),
@@ -257,9 +257,9 @@ def add_tests(plan: Plan, services: Step, default: Step) -> None:
 
 
 def chosen(steps: Sequence[Step], words: Sequence[str]) -> list[Step]:
-    """Return the steps with one of the words in their name, with those that they come after."""
+    """Return the steps with one of the words in their names, and those that must come before."""
     wanted = {step for step in steps if any(word.lower() in step.name.lower() for word in words)}
-    for step in reversed(steps):  # each comes after some that were added before it
+    for step in reversed(steps):  # a step can only come after steps added before it
         if step in wanted:
             wanted.update(step.after)
     return [step for step in steps if step in wanted]
@@ -268,7 +268,7 @@ def chosen(steps: Sequence[Step], words: Sequence[str]) -> list[Step]:
 def main(*words: str) -> int:
     steps = plan()
     if words and not (steps := chosen(steps, words)):
-        print("no step has any of these words in its name:", *words)
+        print("no step has one of these words in its name:", *words)
         return 2
     for name in ("PYTHONDEVMODE", "PYTHONASYNCIODEBUG", "PYTEST_ADDOPTS", "PYTHON_GIL"):
         os.environ.pop(name, None)

@@ -1,4 +1,4 @@
-"""Use the package as it was installed from its wheel, with nothing but its dependencies."""
+"""Use the package as installed from its wheel, with nothing but its dependencies."""
 
 from __future__ import annotations
 

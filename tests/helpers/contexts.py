@@ -1,7 +1,4 @@
-"""What the tests of contexts share: two kinds of jobs, and a look behind the proxies of Flask.
-
-Their files: test_context*.py.
-"""
+"""Helpers for test_context*.py: both kinds of jobs, and the objects behind Flask's proxies."""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ def plain(fn: Job) -> Job:
 
 
 def coroutine(fn: Job) -> Job:
-    """The same as a coroutine function, which lets others run before and after ``fn``."""
+    """Return ``fn`` as a coroutine function, which lets other tasks run before and after it."""
 
     async def job(*args: Any) -> Any:
         await asyncio.sleep(0)
@@ -52,17 +49,17 @@ def run(executor: Executor, fn: Job, *args: Any) -> Any:
 
 
 def itself(proxy: Any) -> Any:
-    """What stands behind ``g`` or ``request``."""
+    """Return the object behind ``g`` or ``request``."""
     return proxy._get_current_object()
 
 
 def items_of(proxy: Any) -> dict[str, Any]:
-    """A copy of what is set on ``g`` or ``request``."""
+    """Return a copy of the attributes set on ``g`` or ``request``."""
     return {**vars(itself(proxy))}
 
 
 def request_context() -> Any:
-    """The context that ``request`` is found in; of Flask 2.0 and 2.1 it is on a stack."""
+    """Return the context that has ``request``; in Flask 2.0 and 2.1, it is on a stack."""
     names: dict[str, Any] = {**vars(flask.globals)}
     proxy = names.get("request_ctx") or names.get("app_ctx")
     return names["_request_ctx_stack"].top if proxy is None else itself(proxy)
@@ -80,7 +77,7 @@ def in_worker() -> bool:
 
 class AsyncResource:
     async def aclose(self) -> None:
-        """As an httpx client has it."""
+        """Do nothing; named as in an httpx client."""
 
 
 def names_in_g() -> set[str]:
@@ -88,7 +85,7 @@ def names_in_g() -> set[str]:
 
 
 def teardowns(app: Flask) -> list[tuple[str, BaseException | None, bool]]:
-    """What is torn down in ``app`` from now on: which context, with what, and if in a worker."""
+    """Record the teardowns of ``app``: which context, its exception, and whether in a worker."""
     log: list[tuple[str, BaseException | None, bool]] = []
 
     @app.teardown_request
@@ -105,4 +102,4 @@ def teardowns(app: Flask) -> list[tuple[str, BaseException | None, bool]]:
 
 
 class Marker:
-    """Something whose end can be seen."""
+    """An object that can be watched with a weak reference."""

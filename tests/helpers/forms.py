@@ -1,4 +1,4 @@
-"""Requests with a form and uploads, as a client sends them."""
+"""Requests with a form and uploads, as clients send them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FORM = "application/x-www-form-urlencoded"
 
 
 def multipart(*files: bytes) -> bytes:
-    """The body of a form with a field ``title`` and the files ``file0``, ``file1``, ..."""
+    """Return the body of a form with a field ``title`` and the files ``file0``, ``file1``, ..."""
     body = io.BytesIO()
     body.write(
         f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="title"\r\n\r\nx\r\n'.encode()
@@ -39,7 +39,7 @@ def post(
     content_type: str,
     environ: dict[str, Any] | None = None,
 ) -> None:
-    """Handle one request with ``view``, to its end. What the view raises is raised here."""
+    """Handle one request with ``view``, to its end. The view's exceptions are raised here."""
 
     def respond() -> str:
         view()

@@ -1,4 +1,4 @@
-"""A stand-in for what gevent and eventlet tell of a process that they have patched."""
+"""A stand-in for gevent and eventlet in a process that they have patched."""
 
 from __future__ import annotations
 

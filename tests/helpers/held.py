@@ -12,7 +12,7 @@ def worker_name() -> str:
 
 
 class Held:
-    """Calls that begin and do not end before the test lets them go."""
+    """Calls that do not end before the test releases them."""
 
     def __init__(self) -> None:
         self._begun = threading.Semaphore(0)

@@ -1,4 +1,4 @@
-"""Job records for tests that need no job."""
+"""Job records, for tests that need no job."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NOON = datetime(2026, 11, 30, 12, 0, 0, 250_999, tzinfo=timezone.utc)
 
 
 def record(**changes: Any) -> JobRecord:
-    """Return the record of a job that waits."""
+    """Return the record of a pending job."""
     values: dict[str, Any] = {
         "id": "DAeLzMiduKgIhOlht3ZnBg",
         "name": "shop.jobs.build_report",

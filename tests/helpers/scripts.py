@@ -1,6 +1,6 @@
-"""Run scripts in another interpreter: for its exit, its forks and its signals.
+"""Run scripts in another interpreter, to test exits, forks and signals.
 
-Scripts begin with ``PRELUDE``, which makes an app and an executor.
+Scripts begin with ``PRELUDE``, which creates an app and an executor.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..conftest import TIMEOUT
 has_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
 
 IN_THE_CHILD = """
-warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process that has threads
+warnings.simplefilter("ignore", DeprecationWarning)  # for forking a process that has threads
 
 
 def check(where):
@@ -69,7 +69,7 @@ executor = Executor(app)
 
 
 def time_out(seconds):
-    # Kills this process, which first shows where its threads are. A fork does not inherit it.
+    # Kills this process, after it has shown where its threads are. A fork does not inherit it.
     if hasattr(signal, "alarm"):
         signal.alarm(seconds)
 
@@ -80,7 +80,7 @@ time_out(30)
 
 
 def print(*words, flush=False):
-    # In one piece, whatever other threads print.
+    # In one write, so that other threads' lines do not get in between.
     sys.stdout.write(" ".join(map(str, words)) + "\\n")
     if flush:
         sys.stdout.flush()
@@ -107,7 +107,7 @@ def until_the_exit_has_begun():
 """
 
 SCRIPT_TIMEOUT = 120.0
-"""Seconds after which a script counts as hung, and kills itself; each takes about one."""
+"""Seconds after which a script counts as hung. Each takes about one."""
 
 
 class Ended(NamedTuple):
@@ -117,7 +117,7 @@ class Ended(NamedTuple):
 
 
 def run_script(body: str, *options: str, seconds: float = SCRIPT_TIMEOUT, **env: str) -> Ended:
-    """Run a script, after the prelude, in a new interpreter."""
+    """Run the prelude and a script in a new interpreter."""
     return run_python(*options, "-c", PRELUDE + dedent(body), seconds=seconds, **env)
 
 
@@ -136,7 +136,7 @@ def run_python(*arguments: str, seconds: float = SCRIPT_TIMEOUT, **env: str) -> 
 
 
 def in_time(fn: Callable[[], object]) -> None:
-    """Call what blocks, ``executor.shutdown`` for one, and fail if it hangs."""
+    """Call a blocking function, such as ``executor.shutdown``, and fail if it hangs."""
     thread = threading.Thread(target=fn, daemon=True)
     thread.start()
     thread.join(TIMEOUT)

@@ -1,6 +1,7 @@
-"""``python -m tests.helpers.serve NAME MODULE DESCRIPTOR``: a server without such a command.
+"""Serve an app on an open socket: ``python -m tests.helpers.serve NAME MODULE DESCRIPTOR``.
 
-NAME is waitress or uvicorn, MODULE has the app, DESCRIPTOR is that of a socket that listens.
+NAME is waitress or uvicorn, whose own commands cannot do that. MODULE contains the app. DESCRIPTOR
+belongs to a listening socket.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ def main(name: str, module: str, descriptor: str, option: str = "4") -> None:
         server.serve(served.app, sockets=sockets, threads=int(option))
     else:
         if option == "exits":
-            signal.signal(signal.SIGTERM, stop)  # for what uvicorn raises again after its shutdown
-        # Its own option for a descriptor takes it for a Unix socket, and then each answer waits
-        # for a delayed acknowledgement of TCP.
+            signal.signal(signal.SIGTERM, stop)  # uvicorn raises it again after its shutdown
+        # uvicorn's own option for a descriptor takes it for a Unix socket. Then each answer waits
+        # for a delayed TCP acknowledgement.
         with suppress(KeyboardInterrupt):  # raised again after the shutdown
             server.Server(server.Config(served.asgi_app, lifespan="off")).run(sockets)
 

@@ -1,8 +1,7 @@
 """The services that tests use, and their installation: Redis, Chromium, axe-core.
 
-``python3 dev.py services`` installs what is missing. ``CI_WITHOUT``, names with commas between
-them, leaves out the tests of these services, and those of Celery and Dask. Where a service is
-missing and not left out, its tests fail.
+``python3 dev.py services`` installs the missing ones. The tests of a missing service fail, unless
+``CI_WITHOUT``, a comma-separated list, names it. The list may also name Celery and Dask.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ __all__ = (
 )
 
 NAMES = frozenset({"redis", "chromium", "npm", "celery", "dask"})
-"""What ``CI_WITHOUT`` may name."""
+"""The names allowed in ``CI_WITHOUT``."""
 
 PATIENCE = 60.0
-"""Seconds after which a service that starts or stops counts as hung, on a busy machine too."""
+"""Seconds after which a starting or stopping service counts as hung, even on a busy machine."""
 
 _AXE_CORE_VERSION = "4.14.1"
 _NPM_FOLDER = Path(__file__).resolve().parents[2] / ".ci" / "work"
@@ -44,7 +43,7 @@ def without(name: str) -> bool:
     """Return whether ``CI_WITHOUT`` leaves out the tests of a service.
 
     Raises:
-        ValueError: the name, or one in ``CI_WITHOUT``, is not that of a service.
+        ValueError: the name, or one in ``CI_WITHOUT``, is unknown.
     """
     left_out = {word.strip() for word in os.environ.get("CI_WITHOUT", "").split(",")} - {""}
     if unknown := sorted({name, *left_out} - NAMES):
@@ -53,8 +52,8 @@ def without(name: str) -> bool:
 
 
 def skip_without(name: str) -> None:
-    """Skip the test, or the whole module, if ``CI_WITHOUT`` leaves out the service."""
-    import pytest  # which the installation does not need
+    """Skip the test, or the whole module, if ``CI_WITHOUT`` names the service."""
+    import pytest  # here, because the installation does not need it
 
     if without(name):
         pytest.skip(f"CI_WITHOUT names {name}", allow_module_level=True)
@@ -66,9 +65,9 @@ def skip_without(name: str) -> None:
 @dataclass(frozen=True)
 class _Service:
     name: str
-    """As in ``CI_WITHOUT``."""
+    """The name in ``CI_WITHOUT``."""
     package: str
-    """Of Debian; axe-core is one of npm."""
+    """The Debian package; of axe-core, the npm package."""
     find: Callable[[], Path | None]
 
     def path(self) -> Path:
@@ -95,7 +94,7 @@ _AXE_CORE = _Service(
 
 
 def chromium_path() -> Path:
-    """Return the executable of the browser. Skips the test if ``CI_WITHOUT`` names chromium.
+    """Return the browser's executable. Skips the test if ``CI_WITHOUT`` names chromium.
 
     Raises:
         FileNotFoundError: it is not installed.
@@ -104,12 +103,12 @@ def chromium_path() -> Path:
 
 
 def chromedriver_path() -> Path:
-    """Return the executable of its WebDriver, as :func:`chromium_path` does."""
+    """Return the executable of the browser's WebDriver, like :func:`chromium_path`."""
     return _DRIVER.path()
 
 
 def axe_core_path() -> Path:
-    """Return the script that finds what makes a page inaccessible.
+    """Return the script that checks pages for accessibility.
 
     Skips the test if ``CI_WITHOUT`` names npm.
 
@@ -120,9 +119,9 @@ def axe_core_path() -> Path:
 
 
 def install() -> list[str]:
-    """Install what is missing, and return the names of the services that are missing still.
+    """Install the missing services. Return the names of those still missing.
 
-    Only root on a system with apt-get can install more than axe-core.
+    Anything but axe-core is installed only as root, on a system with apt-get.
     """
     wanted = [service for service in (_REDIS, _CHROMIUM, _DRIVER) if not without(service.name)]
     if not (without("npm") or _AXE_CORE.find()):
@@ -162,14 +161,14 @@ class RedisServer:
 
 @contextmanager
 def redis_server(*options: str, port: int = 0) -> Generator[RedisServer]:
-    """Run a Redis of our own on 127.0.0.1 until the block ends; it keeps nothing.
+    """Run an empty Redis on 127.0.0.1 until the block ends. It saves nothing.
 
-    ``options`` are those of redis-server's command line. With a ``port``, one that stopped can be
-    started again where it was. Skips the test if ``CI_WITHOUT`` names redis.
+    ``options`` go to redis-server's command line. With ``port``, a stopped server can be started
+    again at the same address. Skips the test if ``CI_WITHOUT`` names redis.
 
     Raises:
         FileNotFoundError: Redis is not installed.
-        RuntimeError: it did not start; the message has its log.
+        RuntimeError: it did not start. The message contains its log.
     """
     program = _REDIS.path()
     with tempfile.TemporaryDirectory(prefix="redis-") as folder:
@@ -193,7 +192,7 @@ def redis_server(*options: str, port: int = 0) -> Generator[RedisServer]:
             finally:
                 process.kill()
                 process.wait(PATIENCE)
-            # Another program took the port between our look and Redis's: look again.
+            # Another program has taken the port before Redis could: try another one.
         raise RuntimeError(f"redis-server did not start:\n{log.read_text(errors='replace')}")
 
 
@@ -204,7 +203,7 @@ def _free_port() -> int:
 
 
 def _is_ready(process: subprocess.Popen[bytes], log: Path) -> bool:
-    """Wait until Redis listens; False if it ended instead."""
+    """Wait until Redis listens; ``False`` if it has ended."""
     limit = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < limit:
         if b"Ready to accept connections" in log.read_bytes():

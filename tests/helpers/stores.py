@@ -14,7 +14,7 @@ SPACE = "app"
 
 
 def row_of(job_id: str, **values: Any) -> Row:
-    """A row of a pending job of owner "o1", with other values if wanted."""
+    """Return the row of a pending job of owner "o1", with ``values`` replaced."""
     given: dict[str, Any] = {
         "space": SPACE,
         "executor": "executor",
@@ -34,7 +34,7 @@ def owner_of(owner_id: str = "o1", **values: Any) -> Owner:
 
 
 def empty_redis(server: RedisServer) -> None:
-    """Take everything away from a Redis."""
+    """Remove all data from a Redis."""
     client: Any = import_module("redis").Redis(port=server.port)
     client.flushall()
     client.close()

@@ -1,4 +1,4 @@
-"""Wait for worker processes, look whether they are alive, and run scripts that start them."""
+"""Wait for worker processes, check whether they are alive, and run scripts that start them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ..conftest import TIMEOUT
 from .scripts import Ended, run_python
 
 START = 6 * TIMEOUT
-"""Seconds for what may have to start a process, on a busy machine."""
+"""Seconds to wait for something that may have to start a process, on a busy machine."""
 
 
 def until(condition: Callable[[], object]) -> None:
-    """Wait until something is so that only another process tells."""
+    """Wait for a condition that depends on another process."""
     conftest.until(condition, START)
 
 
@@ -34,7 +34,7 @@ def is_alive(process: int) -> bool:
 
 
 def make_processes() -> ProcessPoolExecutor:
-    # Not by fork, which the standard library of Python 3.12 warns of.
+    # Not by fork, which Python 3.12 warns about.
     return ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
 
 
@@ -44,7 +44,7 @@ from flask import Flask
 from flask_executor_typed import Executor
 from tests.apps import working
 
-warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process that has threads
+warnings.simplefilter("ignore", DeprecationWarning)  # for forking a process that has threads
 
 
 def main(method):
@@ -54,7 +54,7 @@ def main(method):
 
 
 def run_main(path: Path, method: str, body: str, start: str = "") -> Ended:
-    """Run ``body`` as the main function of a script, with an executor for worker processes."""
+    """Run ``body`` as the main function of a script, with an executor of worker processes."""
     script = path / "script.py"
     main = dedent(body).replace("\n", "\n    ")
     guarded = f'if __name__ == "__main__":\n    main({method!r})\n'
