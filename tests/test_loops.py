@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from asgiref.sync import async_to_sync, sync_to_async
+from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 from flask import Flask, current_app, g, request, session
 
 from flask_executor_typed import Executor, ExecutorClosedError, FutureProxy
@@ -411,6 +411,45 @@ def test_thread_sensitive_parts_of_one_job_share_a_thread_of_its_own(executor: E
             gc.collect()
         first.join(TIMEOUT)
         assert not first.is_alive()  # it ends with the job
+
+
+def test_sensitive_contexts_in_a_job_have_a_thread_each(executor: Executor) -> None:
+    meeting = threading.Barrier(2)
+
+    def meet() -> threading.Thread:
+        meeting.wait(TIMEOUT)  # both are here at once
+        return threading.current_thread()
+
+    async def apart() -> threading.Thread:
+        async with ThreadSensitiveContext():
+            return await sync_to_async(meet)()
+
+    async def both() -> set[threading.Thread]:
+        own = await sync_to_async(this_thread)()
+        threads = await asyncio.gather(apart(), apart())
+        assert await sync_to_async(this_thread)() is own
+        return {own, *threads}
+
+    assert len(executor.submit(both).result(TIMEOUT)) == 3
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_job_uses_no_sensitive_context_of_its_submitter(executor: Executor, plain: bool) -> None:
+    async def own_and_inner() -> list[threading.Thread]:
+        own = await sync_to_async(this_thread)()
+        async with ThreadSensitiveContext():
+            return [own, await sync_to_async(this_thread)()]
+
+    def not_marked_as_async() -> Awaitable[list[threading.Thread]]:
+        return own_and_inner()
+
+    async def submit() -> list[threading.Thread]:
+        async with ThreadSensitiveContext():
+            theirs = await sync_to_async(this_thread)()
+            future = executor.submit(not_marked_as_async if plain else own_and_inner)
+            return [theirs, *await future]
+
+    assert len(set(asyncio.run(submit()))) == 3
 
 
 def test_async_to_sync_in_a_job_runs_on_the_loop_of_the_executor(app: Flask) -> None:

@@ -78,8 +78,7 @@ class ViewLoop(LoopThread):
         coroutine, error = fn(*args, **kwargs), sys.exc_info()[1]
         waiting = WaitingThread[R](self._lock)
         before, self._thread_of_view.waiting = self._thread_of_view.waiting, waiting
-        # For tasks that do not have our context.
-        AsyncToSync.loop_thread_executors[self.loop] = self._thread_of_view
+        self._sensitive.of_others = self._thread_of_view  # for tasks that do not have our context
         try:
             self.loop.call_soon_threadsafe(
                 self._start_view,
@@ -98,7 +97,7 @@ class ViewLoop(LoopThread):
             if not waiting.is_over:  # a signal handler raised in the thread that waits
                 self._cancel_view(waiting)
             if before is None:  # otherwise a signal handler's view has interrupted a view
-                AsyncToSync.loop_thread_executors.pop(self.loop, None)
+                self._sensitive.of_others = None
             self._thread_of_view.waiting = before
             if waiting.context is not None:
                 adopt(waiting.context)

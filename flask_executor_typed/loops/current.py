@@ -10,7 +10,6 @@ from typing import Any, Protocol
 from asgiref.sync import AsyncToSync
 
 from ..runtime.forks import in_child
-from ..runtime.threads import DaemonPool
 from .asgiref_bridge import loops_here
 
 __all__ = (
@@ -45,8 +44,6 @@ class Host(Protocol):
     def admit(
         self, key: object, resident: Resident, living: Coroutine[Any, Any, None]
     ) -> asyncio.Task[None]: ...
-
-    def sensitive_pool(self) -> DaemonPool: ...
 
 
 loop_threads: dict[asyncio.AbstractEventLoop, Host] = {}  # until the loop ends

@@ -25,7 +25,11 @@ from ..runtime.threads import DaemonPool, start_thread
 from .current import Resident, loop_threads, running_resident, runs_resident_of
 from .factory import make_loop
 from .tasks import cancel_and_wait, create_task
-from .thread_sensitive import use_own_sensitive_thread
+from .thread_sensitive import (
+    SensitiveThreads,
+    outside_of_sensitive_contexts,
+    use_own_sensitive_thread,
+)
 from .watchdog import Watchdog
 
 __all__ = ("LoopThread",)
@@ -70,6 +74,7 @@ class LoopThread:
         self.loop.set_default_executor(self._blocking)
         # Apart from those, which jobs can fill with code that waits for a callback.
         self._callbacks = DaemonPool(f"{name}-callbacks", _BLOCKING_THREADS)
+        self._sensitive = SensitiveThreads(self._sensitive_pool)
         self._sensitive_pools: set[ref[DaemonPool]] = set()  # of tasks that are still alive
         loop_threads[self.loop] = self
         try:
@@ -106,7 +111,14 @@ class LoopThread:
         # asyncio keeps only weak references to tasks; this keeps ours alive while we wait.
         tasks: list[asyncio.Task[None]] = []
         run = _settle(outcome, awaitable)
-        starts = [partial(create_task, run, loop=self.loop, context=copy_context())]
+        starts = [
+            partial(
+                create_task,
+                run,
+                loop=self.loop,
+                context=outside_of_sensitive_contexts(copy_context()),
+            )
+        ]
         self._inbox.post(lambda: tasks.append(starts.pop()()))
         try:
             return outcome.result()
@@ -151,7 +163,7 @@ class LoopThread:
         own = (self._blocking, self._callbacks)
         return [*own, *(pool for pool in pools if pool is not None)]
 
-    def sensitive_pool(self) -> DaemonPool:
+    def _sensitive_pool(self) -> DaemonPool:
         """Return a pool of one thread, for what one task runs in ``sync_to_async``."""
         pool = DaemonPool(f"{self._pool_name}-sensitive", 1)
         self._sensitive_pools.add(ref(pool, self._sensitive_pools.discard))
@@ -167,7 +179,11 @@ class LoopThread:
             self._calls.add(call)
             run = call.run_async(self, use_own_sensitive_thread)
             # No name for the context: a job's exception would keep it alive through this frame.
-            create_task(run, loop=self.loop, context=call.variables.copy())
+            create_task(
+                run,
+                loop=self.loop,
+                context=outside_of_sensitive_contexts(call.variables.copy()),
+            )
 
     # -- for cancel() ----------------------------------------------------------------------------
 
@@ -242,6 +258,7 @@ class LoopThread:
         asyncio.set_event_loop(self.loop)
         self._forbid_blocking()
         call_back_by(self._callbacks.submit)
+        self._sensitive.serve(self.loop)
         watchdog = None
         if self._slow_callback is not None:
             self.loop.set_task_factory(self._make_task)
@@ -264,6 +281,7 @@ class LoopThread:
         finally:
             asyncio.set_event_loop(None)
             loop_threads.pop(self.loop, None)
+            self._sensitive.stop_serving(self.loop)
             self.loop.set_task_factory(None)  # it refers to us
             self.loop.close()
             if watchdog is not None:
