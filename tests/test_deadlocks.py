@@ -19,7 +19,7 @@ from flask_executor_typed import DeadlockError, Executor, FutureProxy, current_j
 from flask_executor_typed.backends import thread as thread_backend
 from flask_executor_typed.runtime import threads
 
-from .conftest import TIMEOUT
+from .conftest import TIMEOUT, until
 from .helpers.scripts import Ended, run_script
 
 
@@ -646,3 +646,67 @@ def test_bridges_nest_in_every_order(app: Flask, steps: str, workers: int) -> No
     with Executor(app) as executor:
         fn = nested(executor, steps)
         assert executor.using(name="outer").submit(fn).result(TIMEOUT) == ("tests", "outer")
+
+
+# -- what a job runs while it waits ----------------------------------------------------------------
+
+
+def test_callback_of_a_call_that_a_job_ran_itself_may_wait_for_that_job(
+    one_worker: Executor,
+) -> None:
+    goes_on = threading.Event()
+    waited: SimpleQueue[bool] = SimpleQueue()
+
+    def outer() -> bool:
+        future = one_worker.submit(threading.get_ident)
+        future.add_done_callback(lambda _: waited.put(goes_on.wait(TIMEOUT)))
+        ran_here = future.result() == threading.get_ident()
+        goes_on.set()
+        return ran_here
+
+    assert one_worker.submit(outer).result(TIMEOUT)
+    assert waited.get(timeout=TIMEOUT)
+
+
+def test_shutdown_waits_for_the_callbacks_of_a_call_that_a_job_ran_itself(app: Flask) -> None:
+    app.config["EXECUTOR_MAX_WORKERS"] = 1
+    began, may_end = threading.Event(), threading.Event()
+    over: list[int] = []
+
+    def callback(_: object) -> None:
+        began.set()
+        assert may_end.wait(TIMEOUT)
+        over.append(1)
+
+    def outer() -> None:
+        future = executor.submit(int)
+        future.add_done_callback(callback)
+        future.result()
+
+    with Executor(app) as executor:
+        executor.submit(outer).result(TIMEOUT)
+        assert began.wait(TIMEOUT)
+        closing = threading.Thread(target=executor.shutdown)
+        closing.start()
+        may_end.set()
+        closing.join(TIMEOUT)
+        assert over == [1]
+
+
+def test_call_that_a_job_waits_for_runs_in_a_worker_that_is_idle(app: Flask) -> None:
+    app.config["EXECUTOR_MAX_WORKERS"] = 2
+    both = threading.Barrier(2)
+
+    def outer() -> tuple[int, int]:
+        return threading.get_ident(), executor.submit(threading.get_ident).result(None)
+
+    with Executor(app) as executor:
+        for future in [executor.submit(both.wait, TIMEOUT) for _ in range(2)]:
+            future.result(TIMEOUT)
+        backend = executor._states[app].backend(app)
+        assert isinstance(backend, thread_backend.ThreadBackend)
+        running = backend._pool._running
+        for _ in range(20):
+            until(lambda: not any(running.values()))  # a future is done before its worker is free
+            outer_thread, inner_thread = executor.submit(outer).result(TIMEOUT)
+            assert inner_thread != outer_thread

@@ -13,13 +13,19 @@ from typing import Any
 from ..callables import is_async_callable
 from ..calls import Call, pending_call_of
 from ..errors import DeadlockError, ExecutorClosedError
-from ..futures import FutureProxy, block_until_done, following_apart, wait_here_with
+from ..futures import (
+    FutureProxy,
+    block_until_done,
+    call_back_by,
+    following_apart,
+    wait_here_with,
+)
 from ..loops import LoopPool
 from ..loops.greenlets import NoLoops
 from ..runtime.exit import ClosableThreads, exit_has_begun
 from ..runtime.frames import line_of_caller, stack_is_deep
 from ..runtime.greenlets import check_patched_before_import, patched_by
-from ..runtime.threads import start_thread
+from ..runtime.threads import DaemonPool, start_thread
 from .capabilities import IN_A_THREAD
 
 __all__ = ("ThreadBackend",)
@@ -90,6 +96,7 @@ class _ThisThread(threading.local):
 
 _this_thread = _ThisThread()
 _MAX_CALLS = 30
+_CALLBACK_THREADS = 4  # a guess
 _LOOK_AGAIN_AFTER = 1.0  # seconds
 
 
@@ -110,6 +117,8 @@ class _ThreadPool:
         self._running: dict[int, list[Call[Any]]] = {}
         self._waiting = 0  # number of workers and spares that wait; guarded by _lock
         self._wanted: dict[Call[Any], None] = {}  # pending calls that some job waits for
+        # For the callbacks of calls that a waiting job runs: it goes on when the call is done.
+        self._callbacks = DaemonPool(f"{name}-callbacks", _CALLBACK_THREADS)
         # While workers may be added: one item for each worker in excess of the calls, queued or
         # running. _owed counts the calls in excess, whose threads could not be started.
         self._idle: deque[None] = deque()
@@ -164,7 +173,10 @@ class _ThreadPool:
         while (call := get()) is not None:
             if call.begin():
                 calls.append(call)
-                call.run(loops)
+                try:
+                    call.run(loops)
+                except BaseException as error:  # of code around the function: MemoryError, say
+                    call.fail(error)  # the worker lives on
                 calls.pop()
             del call  # an idle worker keeps nothing alive
             if self._may_grow and not self._pays_back():
@@ -172,18 +184,20 @@ class _ThreadPool:
         self.queue.put(None)  # pass the end marker on to the next worker
         with self._lock:
             self._ended += 1
-        self._end_loops_if_last()
+            del self._running[threading.get_ident()]
+        self._end_others_if_last()
 
     def _prepare_thread(self) -> None:
         self._loops.bridge_this_thread(self._note_waiting, self._note_going_on)
         wait_here_with(self._wait)
         self._running[threading.get_ident()] = _this_thread.calls
 
-    def _end_loops_if_last(self) -> None:
+    def _end_others_if_last(self) -> None:
         with self._lock:
             last = self._ended == len(self._workers) and not self._spares
         if last:
             self._loops.end()
+            self._callbacks.shutdown(wait=False)  # after those that were handed over
 
     def _pays_back(self) -> bool:
         """Return whether a worker that gets free is owed to a call for which no thread started."""
@@ -193,7 +207,7 @@ class _ThreadPool:
             self._owed = max(0, self._owed - 1)
         return True
 
-    # A job that waits for a call of its own pool must not wait for a free worker: every worker may
+    # A job that waits for a call of its own pool must not wait for a busy worker: every worker may
     # be waiting for such a call. So the job's worker runs the call itself, which costs nothing and
     # blocks only jobs that wait for the call anyway. Where that is not possible, and as long as all
     # workers wait, a spare worker runs the calls that jobs wait for. All other calls start only
@@ -229,6 +243,7 @@ class _ThreadPool:
             or call.pool is not self
             or call.has_time_limit  # the waiting job could not continue when the time is up
             or (self._may_grow and not self._owed)  # a worker was started for it
+            or self._has_idle_worker()
             or len(calls) > _MAX_CALLS
             or stack_is_deep()
             or not call.begin()
@@ -239,10 +254,26 @@ class _ThreadPool:
 
     def _run(self, call: Call[Any]) -> None:
         """Run a call, possibly on top of others that wait for it."""
-        _this_thread.calls.append(call)
-        with following_apart():
-            call.run(self._loops)
-        _this_thread.calls.pop()
+        calls = _this_thread.calls
+        calls.append(call)
+        # Callbacks of a call that a job runs for itself must not hold up that job, which one of
+        # them may be waiting for.
+        call_back_by(self._callbacks.submit if len(calls) > 1 else None)
+        try:
+            with following_apart():
+                call.run(self._loops)
+        except BaseException as error:  # as in _work()
+            call.fail(error)
+        calls.pop()
+        call_back_by(self._callbacks.submit if len(calls) > 1 else None)
+
+    def _has_idle_worker(self) -> bool:
+        """Return whether a worker is about to take the next call, or seems to be.
+
+        If it has just taken another one, the job that asks waits for a worker like any other. It
+        is no deadlock: if all come to wait, a spare starts.
+        """
+        return not all(self._running.copy().values())
 
     def _run_wanted_until(self, future: FutureProxy[Any]) -> None:
         """Act as the spare worker that cannot be started: Python 3.12 starts no thread at exit."""
@@ -283,7 +314,7 @@ class _ThreadPool:
             running = len(self._workers) - self._ended + len(self._spares)
             if not self._wanted or not 0 < running <= self._waiting:
                 return True
-            with contextlib.suppress(RuntimeError, OSError):
+            with contextlib.suppress(Exception):  # no more threads, files or memory
                 name = f"{self._name}-spare-{len(self._spares)}"
                 self._spares.append(start_thread(name, self._work_as_spare))
                 return True
@@ -295,7 +326,7 @@ class _ThreadPool:
             if call.begin():
                 self._run(call)
             del call
-        self._end_loops_if_last()
+        self._end_others_if_last()
 
     def _next_wanted(self) -> Call[Any] | None:
         """Return a call for this spare worker; ``None`` ends the worker."""
@@ -322,7 +353,7 @@ class _ThreadPool:
 
     def threads(self) -> list[threading.Thread]:
         with self._lock:
-            return [*self._workers, *self._spares]
+            return [*self._workers, *self._spares, *self._callbacks.threads()]
 
     def abandon(self, seconds: float) -> None:
         """Fail pending and running calls."""
