@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import logging
 import random
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -14,11 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from flask import Flask, g, session
+from flask import Flask, g, request, session
 
 from flask_executor_typed import Executor, FutureProxy, current_job
 
+from .apps import working
 from .conftest import TIMEOUT
+from .helpers.workers import START
 
 SECRET = "hunter2-of-the-tests"
 
@@ -123,6 +126,30 @@ def test_no_secret_is_in_a_log_an_error_or_a_repr(app: Flask, log: Everything, k
         shown.append(str(closed.value))
     assert len(log.lines) > len(calls)  # failures and raising callbacks are logged
     assert [line for line in (*shown, *log.lines) if SECRET in line] == []
+
+
+def shown_by_frames(given: str) -> list[str]:
+    """Return the local variables of the package that show a secret, up the stack from here."""
+    assert SECRET in given
+    assert SECRET in (g.secret, session["secret"], request.cookies["secret"])
+    found: list[str] = []
+    frame = sys._getframe().f_back
+    while frame is not None:
+        if "flask_executor_typed" in frame.f_code.co_filename:
+            for name, value in frame.f_locals.items():
+                if SECRET in repr(value):
+                    found.append(f"{name} in {frame.f_code.co_name}")
+        frame = frame.f_back
+    return found
+
+
+@pytest.mark.parametrize("kind", ["thread", "process"])
+def test_no_local_variable_on_the_stack_of_a_job_shows_a_secret(kind: str) -> None:
+    with working.serving(EXECUTOR_TYPE=kind) as executor:
+        (state,) = executor._states.items()
+        with state[0].test_request_context(headers={"Cookie": f"secret={SECRET}"}):
+            g.secret = session["secret"] = SECRET
+            assert executor.submit(shown_by_frames, SECRET).result(START) == []
 
 
 def test_argument_that_cannot_be_pickled_is_named_and_not_shown(app: Flask) -> None:

@@ -24,6 +24,7 @@ from ..calls import Call, Carried, Carriers, CarryingCall
 from ..carriers import Carrier
 from ..context import PortableContext
 from ..errors import RemoteTracebackError, UnpicklableError, UploadsLeftBehindError, WorkerError
+from ..runtime.logs import fields_of
 
 __all__ = (
     "ContextDumper",
@@ -73,6 +74,9 @@ class Work(NamedTuple):
     """The function with its arguments, pickled."""
 
     context: bytes | None
+
+    def __repr__(self) -> str:
+        return fields_of(self)
 
 
 class _Pickler(pickle.Pickler):

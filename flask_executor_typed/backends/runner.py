@@ -134,6 +134,7 @@ class Runner:
         if context is not None:
             load_carried(self._carriers, context.carried, snapshot.app).put_into(variables)
         call = _WorkersCall(fn, args, kwargs, snapshot, variables, future, False, self._executor)
+        del args, kwargs  # users' data: error trackers show the local variables of each frame
         call.note_over = partial(self._note_over, work.name)
         call.attempt = work.attempt
         is_async = is_async_callable(fn)

@@ -10,6 +10,8 @@ import socket
 import struct
 from typing import NamedTuple
 
+from ..runtime.logs import fields_of
+
 __all__ = (
     "CALL",
     "END",
@@ -44,6 +46,9 @@ class Message(NamedTuple):
     """The number of the call; 0 if the message is not about one."""
 
     content: bytes = b""
+
+    def __repr__(self) -> str:
+        return fields_of(self)
 
 
 def dump(message: Message) -> bytes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from ..runtime.logs import fields_of
+
 __all__ = ("PortableContext", "PortableRequest")
 
 
@@ -25,6 +27,9 @@ class PortableRequest(NamedTuple):
     session_kind: type
     session: dict[str, Any]
 
+    def __repr__(self) -> str:
+        return fields_of(self)
+
 
 class PortableContext(NamedTuple):
     """The values of ``g`` and the request. Some values may not be picklable."""
@@ -33,3 +38,6 @@ class PortableContext(NamedTuple):
     request: PortableRequest | None
     carried: dict[str, bytes]
     """What carriers captured, pickled, by their names."""
+
+    def __repr__(self) -> str:
+        return fields_of(self)

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 from werkzeug.datastructures import FileStorage, Headers, MultiDict
 
 from ..errors import UploadsLeftBehindError
+from ..runtime.logs import fields_of
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -30,6 +31,9 @@ class CapturedUpload(NamedTuple):
     name: str | None
     headers: Headers
     content: SharedContent
+
+    def __repr__(self) -> str:
+        return fields_of(self)
 
     def open(self) -> FileStorage:
         """Return the upload for one run."""

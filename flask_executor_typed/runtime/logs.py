@@ -11,11 +11,11 @@ import logging
 import sys
 from collections.abc import Callable, Mapping
 from types import BuiltinFunctionType, FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 from .frames import Place
 
-__all__ = ("log_as_if_from", "log_exception", "without_data")
+__all__ = ("fields_of", "log_as_if_from", "log_exception", "without_data")
 
 
 def log_exception(
@@ -49,6 +49,14 @@ def log_as_if_from(  # all that a record is made of
             # Not makeRecord(extra=...), which refuses what a record factory of the app has set.
             vars(record).update(extra)
             logger.handle(record)
+
+
+def fields_of(value: NamedTuple) -> str:
+    """Return a ``repr`` with the names of the fields, for tuples of users' data.
+
+    Debuggers and error trackers show the local variables of every frame on the stack.
+    """
+    return f"<{type(value).__name__} of {', '.join(value._fields)}>"
 
 
 def without_data(fn: Callable[..., object]) -> object:
