@@ -26,7 +26,7 @@ from flask import Flask, current_app, g, request
 from flask_executor_typed import Executor
 from harness import Case, Side, latency, throughput
 from serving import serving_cases
-from views import view_cases
+from views import slow_view_case, view_cases
 
 __all__ = ("open_cases",)
 
@@ -82,6 +82,7 @@ def open_cases() -> Generator[list[Case]]:
             *_process_cases(processes),
             *_latency_cases(ours, bare, loop),
             *view_cases(bare, loop),
+            slow_view_case(),
             *_sleeper_cases(ours, loop),
             *_pending_cases(ours, bare),
             *serving_cases(servers),

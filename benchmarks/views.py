@@ -11,9 +11,10 @@ from statistics import median
 from flask import Flask
 
 from flask_executor_typed import Executor
+from flask_executor_typed.web import JobsBlueprint
 from harness import Case, Side
 
-__all__ = ("view_cases",)
+__all__ = ("slow_view_case", "view_cases")
 
 VIEWS = 300
 AWAITS = 300
@@ -68,6 +69,42 @@ def view_cases(bare: ThreadPoolExecutor, loop: asyncio.AbstractEventLoop) -> Ite
         ours=_in_view(app, _gathering(lambda: ours.submit(noop))),
         peer=_in_view(stock, _gathering(lambda: _run_in(bare))),
     )
+
+
+def slow_view_case() -> Case:
+    """A view that runs as a job, and is done in time."""
+    app = Flask("slow views")
+    executor = Executor(app, user=lambda: "ada")
+    jobs = JobsBlueprint(executor)
+    app.register_blueprint(jobs)
+    app.add_url_rule("/waits", "waits", lambda: executor.submit(return_text).result())
+    app.add_url_rule("/responds", "responds", jobs.respond_async()(return_text))
+    return Case(
+        name="respond-async",
+        group="view that runs as a job, processor time of a request",
+        title="respond_async / a view that does submit().result()",
+        goal=2,
+        unit="us/req",
+        ours=_processor_time(app, "/responds"),
+        peer=_processor_time(app, "/waits"),
+        lower_is_better=True,
+    )
+
+
+def return_text() -> str:
+    return ""
+
+
+def _processor_time(app: Flask, path: str) -> Side:
+    client = app.test_client()
+
+    def side() -> float:
+        start = time.process_time()
+        for _ in range(VIEWS):
+            client.get(path)
+        return (time.process_time() - start) / VIEWS * 1e6
+
+    return side
 
 
 def _make_app(*, lasting: bool) -> tuple[Flask, Executor]:
