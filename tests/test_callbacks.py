@@ -174,7 +174,7 @@ def test_cancelling_in_an_async_view_calls_back_elsewhere(app: Flask) -> None:
         gate.opened.set()
         return "cancelled"
 
-    assert app.test_client().get("/").text == "cancelled"
+    assert app.test_client().get("/").get_data(as_text=True) == "cancelled"
     executor.shutdown()
     assert gate.over.is_set()
 

@@ -85,7 +85,7 @@ def test_submit_in_a_jobs_own_teardown_is_warned_of_once_with_the_cure(
     getattr(app, when)(submit)
     app.add_url_rule("/", view_func=lambda: "ok")
     with Executor(app) as executor:
-        assert app.test_client().get("/").text == "ok"
+        assert app.test_client().get("/").get_data(as_text=True) == "ok"
         assert enough.wait(TIMEOUT)
     (record,) = caplog.records
     lines, first = inspect.getsourcelines(submit)

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -158,10 +159,12 @@ def test_a_plain_function_of_another_process_is_asked_to_end(
     def until_asked() -> None:
         steps.began.set()
         until(lambda: current_job.cancel_requested)
+        assert steps.go_on.wait(TIMEOUT)
 
     future = here.submit(until_asked)
     assert steps.began.wait(TIMEOUT)
     assert there.jobs.cancel(future.id, timeout=0.01) == "asked"
+    steps.go_on.set()
     future.exception(TIMEOUT)
     until(lambda: seen(there, future.id).done)
     assert seen(there, future.id).cancel_requested
@@ -193,6 +196,7 @@ def test_finished_records_are_purged_and_others_are_not(here: Executor, there: E
     steps.go_on.set()
 
 
+@pytest.mark.skipif(find_spec("blinker") is None, reason="blinker is not installed")
 def test_a_job_whose_worker_process_was_killed_is_lost_and_told_of_once(tmp_path: Path) -> None:
     told: list[tuple[str, JobRecord]] = []
     failed: list[Any] = []
