@@ -130,6 +130,22 @@ def test_two_releases_side_by_side_write_and_read_the_same_file(
         assert len(connection.execute(f"SELECT {names} FROM fet1_jobs").fetchall()) == 3
 
 
+def test_columns_of_a_newer_release_are_left_alone(store: SqliteStore, path: Path) -> None:
+    store.write([row_of("before", key='"k"')])
+    with plain_connection(path) as connection:
+        connection.execute(
+            "ALTER TABLE fet1_jobs ADD COLUMN added_later TEXT NOT NULL DEFAULT 'nothing'"
+        )
+        connection.execute("UPDATE fet1_jobs SET added_later = 'kept'")
+        store.close()  # and opened again, as by a process that starts now
+        assert store.claim(row_of("after", key='"k2"'), "error") is None
+        store.write([row_of("before", step=2, status="succeeded", finished=1001.0)])
+        assert [row.id for row in store.page(SPACE, Query())] == ["after", "before"]
+        assert store.bury("o1", "it ended", 1002.0).lost == ["after"]
+        found = connection.execute("SELECT id, status, added_later FROM fet1_jobs ORDER BY seq")
+        assert found.fetchall() == [("before", "succeeded", "kept"), ("after", "lost", "nothing")]
+
+
 # -- faults ----------------------------------------------------------------------------------------
 
 

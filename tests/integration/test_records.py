@@ -95,6 +95,39 @@ def test_job_of_a_killed_process_is_lost_and_this_is_told_once(server: Server) -
     assert ask(server, "POST", "/join/never")["id"] != job_id  # its key is free
 
 
+def test_each_job_of_processes_that_are_killed_is_lost_and_told_once(
+    server: Server, tmp_path: Path
+) -> None:
+    owners: dict[str, int] = {}  # by the ids of jobs
+    lost: set[str] = set()
+    for number in range(3):
+        keys = [f"{number}-{each}" for each in range(8)]
+        with ThreadPoolExecutor(8) as pool:
+            jobs = list(pool.map(lambda key: ask(server, "POST", f"/join/{key}"), keys))
+        owners |= {job["id"]: job["process"] for job in jobs}
+        killed = jobs[-1]["process"]
+        os.kill(killed, signal.SIGKILL)
+        for job_id in (each for each, owner in owners.items() if owner == killed):
+            until(partial(is_lost, server, job_id), PATIENCE)
+            lost.add(job_id)
+    for number in range(3):
+        for each in range(8):
+            (tmp_path / f"{number}-{each}-may-end").touch()
+    counts = {"lost": len(lost), "succeeded": len(owners) - len(lost)}
+    until(lambda: ask(server, "GET", "/counts") == {k: v for k, v in counts.items() if v}, PATIENCE)
+    until(lambda: all(f"[{job_id}] is lost" in server.log for job_id in lost), PATIENCE)
+    told = {job_id: server.log.count(f"[{job_id}] is lost") for job_id in owners}
+    assert told == {job_id: int(job_id in lost) for job_id in owners}
+
+
+def is_lost(server: Server, job_id: str) -> bool:
+    try:
+        status: object = ask(server, "GET", f"/jobs/{job_id}")["status"]
+    except httpx.TransportError:  # the process that accepted the request was just killed
+        return False
+    return status == "lost"
+
+
 def test_first_example_of_the_readme_is_right_in_every_process(
     serve: ServerFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,9 +152,8 @@ def test_first_example_of_the_readme_is_right_in_every_process(
 
     def all_have_answered() -> bool:
         with ThreadPoolExecutor(12) as pool:
-            for answer in pool.map(
-                lambda _: httpx.get(url, timeout=PATIENCE, trust_env=False), range(24)
-            ):
+            get = partial(httpx.get, timeout=PATIENCE, trust_env=False)
+            for answer in pool.map(get, [url] * 24):
                 answers[answer.headers["Process"]] = answer
         return len(answers) >= 3 and all(each.is_success for each in answers.values())
 
