@@ -23,7 +23,7 @@ _KEY = "flask_executor_typed.after_commit"
 
 
 class SessionLike(Protocol):
-    """What type checkers take for a session of SQLAlchemy, which need not be installed."""
+    """A SQLAlchemy session as type checkers see it, as SQLAlchemy may not be installed."""
 
     def commit(self) -> None: ...
     def rollback(self) -> None: ...
@@ -33,10 +33,10 @@ def until_commit(session: object) -> Until:
     """Hold calls until the outermost transaction of a session is committed.
 
     Raises:
-        TypeError: ``session`` is no ``Session`` or ``scoped_session`` of SQLAlchemy.
+        TypeError: ``session`` is not a ``Session`` or ``scoped_session`` of SQLAlchemy.
     """
     kinds: tuple[type, ...] = ()
-    with contextlib.suppress(ImportError):  # then it is certainly none
+    with contextlib.suppress(ImportError):  # then it cannot be a session
         from sqlalchemy.orm import Session, scoped_session
 
         kinds = (Session, scoped_session)
@@ -69,11 +69,11 @@ def _hold_by(session: Any) -> Hold:
 
 
 class _CallsOfSession:
-    """The calls that wait for a commit of one session, which keeps this in its ``info``."""
+    """The calls that wait for a session's commit. The session keeps this object in its ``info``."""
 
     def __init__(self) -> None:
-        # Each with the transaction or SAVEPOINT that it depends on; None for the outermost, when
-        # it had not begun.
+        # Each with the transaction or SAVEPOINT that it depends on; None if there was none yet,
+        # which stands for the outermost.
         self._held: list[tuple[SessionTransaction | None, HeldCall]] = []
 
     def hold(self, call: HeldCall, transaction: SessionTransaction | None) -> None:
@@ -85,12 +85,12 @@ class _CallsOfSession:
         if savepoint is None:
             for _, call in held:
                 call.submit()
-        else:  # released: what it held depends on what is around it now
+        else:  # a SAVEPOINT was released: its calls now depend on the one around it
             around = _around(savepoint)
             self._held = [(around if on is savepoint else on, call) for on, call in held]
 
     def after_transaction_end(self, session: Session, transaction: SessionTransaction) -> None:
-        # After a commit nothing depends on it any more: it was rolled back, or closed.
+        # A commit has already taken its calls. So those left were rolled back or closed.
         outermost = transaction.parent is None
         held, self._held = self._held, []
         for on, call in held:
@@ -100,13 +100,13 @@ class _CallsOfSession:
                 self._held.append((on, call))
 
     def __del__(self) -> None:
-        for _, call in self._held:  # the session is gone, and never committed
+        for _, call in self._held:  # the session is gone and was never committed
             call.drop()
 
 
 def _around(savepoint: SessionTransaction) -> SessionTransaction | None:
-    """The SAVEPOINT or outermost transaction that a SAVEPOINT is in."""
+    """Return the SAVEPOINT or outermost transaction that contains a SAVEPOINT."""
     around = savepoint.parent
     while around is not None and not around.nested and around.parent is not None:
-        around = around.parent  # past subtransactions, of SQLAlchemy 1.4
+        around = around.parent  # skips the subtransactions of SQLAlchemy 1.4
     return around

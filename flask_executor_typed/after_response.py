@@ -20,12 +20,12 @@ _KEY = "flask_executor_typed.later"
 
 
 def until_response_is_over() -> Hold:
-    """Hold calls until the server closes, or lets go of, the response of the current request.
+    """Hold calls until the server closes or drops the response of the current request.
 
     Raises:
-        NoRequestError: there is no request here that could have a response.
+        NoRequestError: there is no current request that could have a response.
     """
-    # A job has a copy of the request, which is not the one that its environ names.
+    # A job has a copy of the request, which is not the one in its environ.
     if not has_request_context() or request.environ.get("werkzeug.request") is not _request():
         raise NoRequestError
     environ = request.environ
@@ -43,9 +43,9 @@ def _request() -> Any:
 
 
 class _CallsOfResponse:
-    """The calls that wait for the end of a response. When the request is over, it alone has them.
+    """The calls that wait for the end of a response, which alone keeps them after the request.
 
-    A future that somebody keeps refers to the request, which must not keep them alive for ever.
+    The request must not keep them: a kept future refers to it, so they might never be submitted.
     """
 
     def __init__(self) -> None:
@@ -60,9 +60,9 @@ class _CallsOfResponse:
             self._held.popleft().submit()
 
     def __del__(self) -> None:
-        # Whoever served the response is done with it and did not close it: asgiref's WsgiToAsgi
-        # closes none, and an after_request function may have sent the body in another response.
-        if self._process == os.getpid():  # in the child of a fork it is not over
+        # The server has dropped the response without closing it: asgiref's WsgiToAsgi closes none,
+        # and an after_request function may have put the body into another response.
+        if self._process == os.getpid():  # in the child of a fork, it is not over
             self.submit()
 
 
@@ -71,11 +71,11 @@ class _Follower:
 
     def __init__(self, request: Any) -> None:
         self.calls: _CallsOfResponse | None = _CallsOfResponse()
-        """``None`` when the request is over."""
+        """``None`` once the request is over."""
         self._responses: weakref.WeakSet[Response] = weakref.WeakSet()
         after_this_request(self._follow)
-        # Flask closes a request when it is done with its contexts, whatever has happened: the one
-        # thing that tells of a request without a response, and needs no hook in every request.
+        # Flask always closes a request when it is done with its contexts. Nothing else detects a
+        # request without a response, except a hook in every request.
         request.close = self._close_request
         self._request = weakref.ref(request)
 
@@ -84,7 +84,7 @@ class _Follower:
         if self.calls is not None:
             self._responses.add(response)
             if response.direct_passthrough:
-                # Then Werkzeug gives the server the file, and never closes the response itself.
+                # Then Werkzeug passes the file to the server, and never closes the response.
                 body: Any = response.response
                 response.response = ClosingIterator(body, self.calls.submit)
             else:
@@ -93,11 +93,11 @@ class _Follower:
 
     def _close_request(self) -> None:
         closing = _request()
-        ours = closing is self._request()  # on Flask 3.2 a job closes its copy, with what we set
+        ours = closing is self._request()  # on Flask 3.2, a job closes its copy, method included
         if ours:
             if self.calls is not None and not self._responses:
-                # An exception went through Flask to the server, or an after_request function put
-                # another response in the place of ours. Nothing else will happen.
+                # An exception has passed through Flask to the server, or an after_request function
+                # has replaced the response. No other event will come.
                 self.calls.submit()
             self.calls = None
             del closing.close

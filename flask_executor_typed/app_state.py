@@ -46,16 +46,16 @@ __all__ = ("AppState", "Closed", "backends_wrapped", "close_all", "drain_apart",
 
 
 def settings_of(app: Flask, name: str) -> ExecutorConfig:
-    """The settings that an app has now for the executor called ``name``."""
+    """Return an app's current settings for the executor called ``name``."""
     config = ExecutorConfig.from_mapping(app.config, name=name)
     warn_of_unknown_keys(app.config, name=name)
     return config
 
 
 class AppState:
-    """What one executor keeps for one app. It refers to neither: both may go away."""
+    """The state of one executor in one app. Keeps neither of them alive."""
 
-    def __init__(  # noqa: PLR0913  # all that the executor gives to its app
+    def __init__(  # noqa: PLR0913  # everything that an executor passes on for its app
         self,
         config: ExecutorConfig,
         *,
@@ -74,15 +74,15 @@ class AppState:
         self._app = ref(app)
         self._has_users = has_users
         self.capacities: WeakSet[Capacity] = capacities
-        """Of the executor, for all its apps."""
+        """The capacities of the executor, for all its apps."""
         self.client: StoreClient | None = None
-        """What writes and reads the records of jobs, with ``EXECUTOR_STORE``."""
+        """Writes and reads the records of jobs, if ``EXECUTOR_STORE`` is set."""
         self.records: Records = LocalRecords(app)
-        """The records of jobs, of all processes or of this one."""
+        """The records of the jobs of all processes, or of this process."""
         self.notes: bool = has_users
-        """Whether something is noted of each call, for its record or for debugging."""
+        """Whether facts about each call are noted, for its record or for debugging."""
         self.notes_lines: bool = False
-        """Whether the line that submits a call is: in debug mode."""
+        """Whether the line that submits a call is noted: in debug mode."""
         self._futures = futures
         self._carry_g = carry_g
         self._given_carriers = carriers
@@ -115,7 +115,7 @@ class AppState:
         self._keep_records()
 
     def _keep_records(self) -> None:
-        """Open the store, if there is one, which connects to nothing."""
+        """Open the store, if there is one, without connecting to it."""
         app, old = self._app(), self.client
         if app is None:
             return
@@ -173,13 +173,13 @@ class AppState:
 
     @property
     def given_carriers(self) -> Iterable[Carrier[Any]] | None:
-        """The carriers that were asked for; ``None``: those of what is imported by then."""
+        """The configured carriers; ``None``: those of the libraries imported at the first call."""
         given = self._given_carriers
         return self.config.carriers if given is None else given
 
     def _carry_with(self, carriers: Iterable[Carrier[Any]]) -> None:
-        """Decide how calls are captured, and of which type they are."""
-        # Bound here, so that a submit without carriers does not even look whether there are any.
+        """Choose how contexts are captured, and the type of the calls."""
+        # Bound here, so that submitting without carriers costs nothing extra.
         self.capture: Callable[[Flask, Any], tuple[ContextSnapshot, Context]]
         self.call_type: type[Call[Any]]
         carriers = tuple(carriers)
@@ -193,7 +193,7 @@ class AppState:
     def _count_anew(self) -> None:
         key, bound = key_of("max_pending", name=self.name), self.config.max_pending
         self.capacity: Capacity = Capacity(self.label, key, bound, self.max_workers)
-        # Coroutines start at once and then wait, so what is bounded is how many are not done.
+        # Coroutines start at once and then wait, so the limit applies to unfinished ones.
         self._counts_apart: bool = bound is not None and self.config.type == "thread"
         self._capacity_of_loops = (
             Capacity(self.label, key, bound) if self._counts_apart else self.capacity
@@ -201,7 +201,7 @@ class AppState:
         self.capacities.update((self.capacity, self._capacity_of_loops))
 
     def _capacity_for(self, fn: Callable[..., object]) -> Capacity:
-        """Where a call counts, if plain functions and coroutines count apart."""
+        """Return the capacity that counts a call of ``fn``, if there are two."""
         return self._capacity_of_loops if is_async_callable(fn) else self.capacity
 
     # -- calls -----------------------------------------------------------------------------------
@@ -211,12 +211,12 @@ class AppState:
     ) -> None:
         """Send a call to the workers. There is no other way to them.
 
-        In this order: capacity, backend, signal. A call that is refused leaves no trace here.
+        The order is: capacity, backend, signal. A refused call leaves no trace here.
 
         Args:
-            call: It may be over when this returns.
+            call: The call. It may be over when this returns.
             block: Seconds to wait for room; ``None``: not at all.
-            admitted: Room was looked for before: count the call whether or not there is any.
+            admitted: Whether room was already found; if so, the call counts even if there is none.
 
         Raises:
             ExecutorClosedError: the executor was shut down.
@@ -236,14 +236,14 @@ class AppState:
             capacity.remove(future)
             del future  # the error's cause may keep this frame: see FutureProxy.result()
             if exit_has_begun() and type(error) is RuntimeError:
-                # No thread can be started any more, by us or, on Python 3.12 and later, at all.
+                # No more threads can be started, by this package or, from Python 3.12 on, at all.
                 raise ExecutorClosedError(self.label, at_exit=True) from error
             raise
         if announce is not None:
             announce()
 
     def look_for_room(self, call: Call[Any], block: float | None) -> None:
-        """Refuse a call that is to be held while there is no room; see :meth:`submit`."""
+        """Refuse a call that is about to be held, if there is no room; see :meth:`submit`."""
         capacity = self._capacity_for(call.fn) if self._counts_apart else self.capacity
         capacity.admit(call.future, block, now=False)
 
@@ -261,11 +261,11 @@ class AppState:
         return self.config.max_workers or default_max_workers(self.config.type)
 
     def limits_with(self, given: Limits) -> Limits:
-        """The limits of a call that was given some of its own."""
+        """Complete the limits given for a call with those of the settings."""
         return replace(given, timeout=self.config.job_timeout) if given.timeout is None else given
 
     def backend(self, app: Flask) -> Backend:
-        """The backend of this process, made when it is first needed."""
+        """Return the backend of this process, which is created when it is first needed."""
         if self.opened is not None:
             return self.opened
         changes = ""
@@ -278,7 +278,7 @@ class AppState:
                 self._find_carriers(app, backend)  # before other threads find the backend
                 self.notes_lines = app.debug  # not in init_app(): app.run(debug=True) comes later
                 self.notes = self.notes or self.notes_lines
-                # An executor or app that is dropped without shutdown() leaves no thread behind.
+                # An executor or app that is dropped without shutdown() must leave no thread behind.
                 self._finalizer = finalize(self, backend.close, cancel_pending=False)
                 self._finalizer.atexit = False  # runtime/exit.py sees to that
                 for wrap in _wraps:
@@ -305,7 +305,7 @@ class AppState:
                 carrier.observe(self, {"executor": self.label, "app": app.name})
 
     def _adopt_late_settings(self, app: Flask) -> str:
-        """Use what was set between init_app() and now, and tell what: it usually works by luck."""
+        """Apply settings changed since init_app(), and describe them: it usually works by luck."""
         config = settings_of(app, self.name)
         changes = self.config.changes(config)
         if changes:
@@ -328,7 +328,7 @@ class AppState:
             views.close(cancel_pending=False)
 
     def close(self, cancel_pending: bool) -> list[Closable]:
-        """Refuse calls from now on. Returns what may be waited for."""
+        """Refuse calls from now on. Return the parts that can be waited for."""
         with self._lock:
             self._closed = True
             # The client last: it ends when the others have settled what they accepted.
@@ -341,7 +341,7 @@ class AppState:
         return parts
 
     def forget_parent(self) -> None:
-        """In the child of a fork: the backend's threads are the parent's, so make another."""
+        """Drop the backend in the child of a fork, because its threads are the parent's."""
         if self._finalizer is not None:
             self._finalizer.detach()
         self.opened = None
@@ -366,11 +366,11 @@ _wraps: list[Wrap] = []
 
 @contextlib.contextmanager
 def backends_wrapped(wrap: Wrap) -> Generator[None, None, None]:
-    """Put what ``wrap(state, backend)`` returns in the place of each backend of this process.
+    """Replace each backend of this process with what ``wrap(state, backend)`` returns.
 
-    It sees each call that is accepted, with its arguments, on its way to the workers: those of
-    ``after_response()`` and ``after_commit()`` when their event has come. A submit() of another
-    thread that has begun may still go to the backend itself.
+    The replacement sees each accepted call, with its arguments, on its way to the workers; calls of
+    ``after_response()`` and ``after_commit()`` after their event. A ``submit()`` that has already
+    begun in another thread may still reach the backend itself.
     """
     replaced: list[tuple[AppState, Backend, Backend]] = []
     _wraps.append(wrap)
@@ -408,16 +408,16 @@ def _tell_of_loss(app: ref[Flask], future: FutureProxy[Any], record: JobRecord) 
 # -- the end --------------------------------------------------------------------------------------
 
 Closed = list[tuple[Closable, float]]
-"""What refuses calls now, each with the seconds in which those it has accepted are to end."""
+"""The closed parts, each with the seconds that its accepted calls may take to end."""
 
 
 def close_all(
     states: Iterable[AppState], label: str, wait: bool, cancel_pending: bool, timeout: float | None
 ) -> Closed:
-    """Refuse calls from now on, and return what is to be waited for here.
+    """Refuse calls from now on, and return the parts that the caller must wait for.
 
-    A thread waits for the rest, if its time is limited: what would wait for itself here, and
-    everything without ``wait``. ``None`` as ``timeout``: what the settings of each app say.
+    Another thread waits for the rest if its time is limited: for the parts that would wait for
+    themselves here, and without ``wait`` for all. ``timeout=None``: as in the settings of each app.
     """
     here: Closed = []
     elsewhere: Closed = []
@@ -433,7 +433,7 @@ def close_all(
 
 
 def drain_apart(closed: Closed, label: str, over: FutureProxy[None]) -> bool:
-    """Wait in a thread, and settle ``over`` then. ``False`` if there is no thread for it."""
+    """Wait in another thread, then settle ``over``. ``False`` if no thread can be started."""
     begun = time.monotonic()
 
     def run() -> None:
@@ -445,5 +445,5 @@ def drain_apart(closed: Closed, label: str, over: FutureProxy[None]) -> bool:
     try:
         start_thread(f"{label}-shutdown", run)
     except (RuntimeError, OSError):
-        return False  # most likely the interpreter exits, and that waits by itself
+        return False  # most likely the interpreter is exiting, which waits by itself
     return True

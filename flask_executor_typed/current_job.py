@@ -1,6 +1,6 @@
-"""The job's view of itself: ``current_job`` and ``track``.
+"""The running job, as its own code sees it: ``current_job`` and ``track``.
 
-The only module for users' code inside of jobs.
+The only module meant for code inside jobs.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ __all__ = ("CurrentJob", "current_job", "track")
 
 A = TypeVar("A")
 
-_TOLD_EVERY = 0.05  # seconds, between two reports of track()
+_TOLD_EVERY = 0.05  # seconds between two reports of track()
 
 
 @final
 class CurrentJob:
-    """The job that runs here: use the one instance, ``current_job``.
+    """The running job. Use the only instance, ``current_job``.
 
-    It is found through a context variable, so it works in whatever the job calls, awaits, or hands
-    to ``sync_to_async``, ``async_to_sync`` and ``asyncio.to_thread``. It is true in a job and false
-    outside of one, where every attribute raises ``NoJobError``, a ``RuntimeError``. Everything may
-    be used from any thread.
+    It is found through a context variable, so it works in all code that the job calls, awaits, or
+    passes to ``sync_to_async``, ``async_to_sync`` and ``asyncio.to_thread``. It is true in a job.
+    Outside of one, it is false, and every attribute raises ``NoJobError``, a ``RuntimeError``.
+    Thread-safe.
     """
 
     __slots__ = ()
@@ -62,7 +62,7 @@ class CurrentJob:
 
     @property
     def attempt(self) -> int:
-        """1 when the job runs for the first time, 2 after one failure, and so on."""
+        """The number of the attempt: 1 at first, 2 after one failure, and so on."""
         return _call().attempt
 
     @property
@@ -74,13 +74,13 @@ class CurrentJob:
     def cancel_requested(self) -> bool:
         """Whether ``future.cancel()`` was called, or the job's time is up.
 
-        A job in a thread that looks here is asked to end when the time of a shutdown is up, and has
-        two seconds for it before it counts as abandoned.
+        When the time of a shutdown is up, a job in a thread that checks this has two seconds to end
+        before it counts as abandoned.
         """
         return _call().look_for_cancel()
 
     def raise_if_cancelled(self) -> None:
-        """End the job here if :attr:`cancel_requested`; its future is then cancelled.
+        """End the job here if :attr:`cancel_requested`. Its future is then cancelled.
 
         Raises:
             asyncio.CancelledError: derives from ``BaseException``, so that ``except Exception:``
@@ -90,12 +90,12 @@ class CurrentJob:
             raise asyncio.CancelledError
 
     def progress(self, done: float, total: float | None = None, message: str = "") -> None:
-        """Tell whoever looks at ``future.progress`` how far the job is. Does not block."""
+        """Report progress, for ``future.progress`` and ``future.watch()``. Never blocks."""
         _call().report(Progress(done, total, message))
 
 
 current_job: CurrentJob = CurrentJob()
-"""The job that runs here."""
+"""The running job."""
 
 
 def _call() -> Call[Any]:
@@ -108,7 +108,7 @@ def _call() -> Call[Any]:
 def _future() -> FutureProxy[Any]:
     call = _call()
     future: FutureProxy[Any] = call.future
-    if call.is_over:  # just now
+    if call.is_over:  # since _call() looked
         raise NoJobError
     return future
 
@@ -122,15 +122,15 @@ def track(
 def track(
     rows: Iterable[A] | AsyncIterable[A], total: float | None = None, message: str = ""
 ) -> Iterator[A] | AsyncIterator[A]:
-    """Iterate, and report the job's progress, 20 times a second at most.
+    """Iterate, and report the job's progress at most 20 times a second.
 
-    ``for row in track(rows):`` in a plain job, ``async for row in track(rows):`` in a coroutine.
-    Outside of a job it only iterates.
+    Write ``for row in track(rows):`` in a plain job, ``async for row in track(rows):`` in a
+    coroutine. Outside of a job, it only iterates.
 
     Args:
-        rows: What to iterate over.
-        total: How many there are; ``len(rows)`` if that is known.
-        message: Goes with every report.
+        rows: The items to iterate over.
+        total: The number of items; ``len(rows)`` if not given, where that works.
+        message: The message of every report.
     """
     if total is None and isinstance(rows, Sized):
         total = len(rows)
@@ -140,7 +140,7 @@ def track(
 
 
 def _report(done: int, total: float | None, message: str) -> None:
-    with suppress(NoJobError):  # the iteration goes on after the job
+    with suppress(NoJobError):  # the iteration may outlive the job
         current_job.progress(done, total, message)
 
 

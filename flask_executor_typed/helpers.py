@@ -1,6 +1,6 @@
-"""Names of Flask-Executor that only code written for it uses: all of its ``helpers``, and more.
+"""Flask-Executor's ``helpers`` module, and other names that only code written for it uses.
 
-Nothing in this package needs them.
+This package itself needs none of them.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ PROXIED_OBJECT = "__proxied_object"
 
 
 def str2bool(v: object) -> bool:
-    """Return whether a setting says yes. Anything else, and any typo, is no."""
+    """Return whether a setting means yes. Anything else means no, even a typo."""
     return str(v).lower() in {"yes", "true", "t", "1"}
 
 
 class InstanceProxy:
-    """An object with the attributes of ``_self``, except for those that its class defines.
+    """An object with the attributes of ``_self``, except those that its class defines.
 
-    The executors and futures of this package are none.
+    The executors and futures of this package are not instances of it.
     """
 
     def __init__(self, proxied_obj: object) -> None:
@@ -50,7 +50,7 @@ class InstanceProxy:
         vars(self)[PROXIED_OBJECT] = proxied_obj
 
     def __getattribute__(self, attr: str) -> Any:
-        # Also what a base class of the proxy's has, such as a Future's: it is the object's to say.
+        # Attributes of the proxy's base classes, such as Future, also come from the object.
         get = object.__getattribute__
         if any(attr in names.__dict__ for names in (get(self, "__class__"), InstanceProxy)):
             return get(self, attr)
@@ -62,16 +62,16 @@ class InstanceProxy:
 
 
 def push_app_context(fn: Callable[P, R]) -> Callable[P, R]:
-    """Return ``fn`` with an app context around each call, and in it a copy of ``g`` as it is now.
+    """Return ``fn`` with an app context around each call, which has a copy of the current ``g``.
 
-    For threads of your own: jobs of an executor have all contexts without it.
+    For your own threads: jobs of an executor have all contexts without it.
     """
     app, values = current_app, copy(g)
     app = getattr(app, "_get_current_object", lambda: app)()
 
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         with app.app_context() as context:
-            context.g = copy(values)  # the original gives all calls the same one
+            context.g = copy(values)  # in the original, all calls share one
             return fn(*args, **kwargs)
 
     return wrapper

@@ -1,6 +1,6 @@
-"""The results of ``map``: calls submitted ahead of their results, which come in order.
+"""The results of ``map``: submit calls ahead, and return their results in order.
 
-A chunk is one call that makes many calls of the user's function.
+A chunk is one call that calls the user's function many times.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Submit = Callable[[Callable[..., Any], tuple[Any, ...]], FutureProxy[Any]]
 
 
 class MapOptions(TypedDict, total=False):
-    """The options of ``map``, of an executor and of a job."""
+    """The options of ``map``, for executors and jobs."""
 
     timeout: float | None
     chunksize: int
@@ -36,14 +36,14 @@ class MapOptions(TypedDict, total=False):
 
 
 class Results(Iterator[R_co], AsyncIterator[R_co]):
-    """What ``map`` returns: the results, in the order of the items.
+    """The results of ``map``, in the order of the items.
 
-    ``for`` and ``next()`` block until the next result is here; ``async for`` and ``anext()`` wait
-    for it without blocking the loop. For one consumer, a thread or a task: to share the work of
-    reading results, submit the calls one by one and share their futures.
+    ``for`` and ``next()`` block until the next result arrives; ``async for`` and ``anext()`` wait
+    without blocking the loop. Only for a single consumer, a thread or a task: if several are to
+    read results, submit the calls one by one and share their futures.
 
-    Once iteration has begun, leaving the loop drops the results and cancels what is left of the
-    calls, as :meth:`close` does. Results that are never asked for cancel nothing.
+    Once iteration has begun, leaving the loop drops the results and cancels the remaining calls, as
+    :meth:`close` does. If the results are never read, nothing is cancelled.
     """
 
     _has_begun = False
@@ -63,7 +63,7 @@ class Results(Iterator[R_co], AsyncIterator[R_co]):
             check_count("buffersize", buffersize)
         self._end = None if timeout is None else timeout + time.monotonic()
         self._here: deque[Any] = deque()
-        """Results that are here; more than one only of a chunk."""
+        """Results that have arrived; several only if they are a chunk's."""
         self._is_chunked = chunksize > 1 and not is_async_callable(fn)
         arguments: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
         self._calls: Iterator[FutureProxy[Any]]
@@ -79,7 +79,7 @@ class Results(Iterator[R_co], AsyncIterator[R_co]):
         try:
             self._futures.extend(itertools.islice(self._calls, ahead))
         except QueueFullError:
-            self.close()  # there will be no Results to ask
+            self.close()  # no Results will be returned to read them
             raise
 
     def __next__(self) -> R_co:
@@ -101,7 +101,7 @@ class Results(Iterator[R_co], AsyncIterator[R_co]):
         return result
 
     def close(self) -> None:
-        """Cancel the calls that have not started, and coroutines that run. Ends the iteration."""
+        """Cancel the calls that have not started, and running coroutines. Ends the iteration."""
         self._calls = iter(())
         self._here.clear()
         while self._futures:
@@ -116,7 +116,7 @@ class Results(Iterator[R_co], AsyncIterator[R_co]):
             self.close()
 
     async def _arrived(self, future: FutureProxy[Any]) -> FutureProxy[Any]:
-        """Return the future when :meth:`_take` need not block: it is done, or time is up."""
+        """Return the future once :meth:`_take` does not block: it is done, or the time is up."""
         try:
             with contextlib.suppress(FutureTimeoutError):  # which _take() raises
                 async for _ in AsCompleted([future], self._seconds_left()):
@@ -124,15 +124,15 @@ class Results(Iterator[R_co], AsyncIterator[R_co]):
                 if self._is_chunked and future.status == "succeeded":
                     async for _ in AsCompleted(_futures_in(future.result()), self._seconds_left()):
                         pass
-        except BaseException:  # this task was cancelled: the next to ask gets the result
+        except BaseException:  # this task was cancelled: the next consumer gets the result
             self._futures.appendleft(future)
             raise
         return future
 
     def _take(self, future: FutureProxy[Any]) -> None:
-        """Wait for the results of a call, and submit another if one is left."""
+        """Wait for the results of a call, and submit another one if there are more."""
         try:
-            # No name for a result: under it, the result would live until the next is asked for.
+            # Results get no name here, under which they would live until the next one is read.
             if not self._is_chunked:
                 self._here.append(future.result(self._seconds_left()))
             else:
@@ -149,7 +149,7 @@ class Results(Iterator[R_co], AsyncIterator[R_co]):
             del future  # see FutureProxy.result()
 
     def _value_of(self, item: Any) -> Any:
-        """Return an item of a chunk's results; of a future of another call, its result."""
+        """Return an item of a chunk's results, or the result of an item that is a future."""
         try:
             return item.result(self._seconds_left()) if _is_future(type(item)) else item
         finally:
@@ -160,7 +160,7 @@ class Results(Iterator[R_co], AsyncIterator[R_co]):
 
 
 def _futures_in(results: Iterable[Any]) -> list[FutureProxy[Any]]:
-    """Return the futures of other calls among the results of a chunk."""
+    """Return the futures among the results of a chunk, which belong to other calls."""
     if not any(map(_is_future, _types_of(results))):
         return []
     return [result for result in results if _is_future(type(result))]
@@ -169,7 +169,7 @@ def _futures_in(results: Iterable[Any]) -> list[FutureProxy[Any]]:
 def calls_in(
     fn: Callable[..., Any], args: tuple[Any, ...]
 ) -> list[tuple[Callable[..., Any], tuple[Any, ...]]]:
-    """Return the calls of the user's function that one call makes, several if it is of a chunk."""
+    """Return the calls of the user's function in one call: several if it is a chunk."""
     return [(args[0], each) for each in args[1]] if fn is _run_chunk else [(fn, args)]
 
 
@@ -192,10 +192,10 @@ async def _awaited(results: list[Any]) -> list[Any]:
 
 
 def _types_of(results: Iterable[Any]) -> Iterable[type[object]]:
-    """The types of many results, of which there are few."""
+    """Return the types of results; usually there are few."""
     try:
         return set(map(type, results))
-    except TypeError:  # a metaclass may make types that have no hash
+    except TypeError:  # a metaclass may create unhashable types
         return map(type, results)
 
 

@@ -1,4 +1,4 @@
-"""Sign bytes for one job, and check them before they are unpickled.
+"""Sign the data of a job, and check it before it is unpickled.
 
 The only module that unpickles what another process may have written to a store or a broker.
 """
@@ -20,11 +20,11 @@ __all__ = ("JobSigner",)
 class JobSigner:
     """Signs and checks data of jobs. Every method may be called from any thread.
 
-    A signature covers the job's id and the kind of the data, so neither one job's result nor
-    another kind of data passes for a job's result.
+    A signature covers the job's id and the kind of data. So neither another job's result nor
+    another kind of data is accepted as this job's result.
 
     Args:
-        keys: The first signs; data signed with any of them is accepted.
+        keys: The first key signs; data signed with any of them is accepted.
     """
 
     def __init__(self, keys: Sequence[str | bytes]) -> None:
@@ -35,11 +35,11 @@ class JobSigner:
         return signature + b"." + content
 
     def open(self, signed: bytes, *, kind: str, job_id: str) -> bytes:
-        """Return what :meth:`sign` was given.
+        """Check a signature and return the content that :meth:`sign` was given.
 
         Raises:
-            SignatureError: it was signed with none of the keys, for another job, or as something
-                else, or was changed.
+            SignatureError: the content was changed, or signed with an unknown key, for another job
+                or as another kind of data.
         """
         signature, _, content = signed.partition(b".")
         if not self._signer(kind).verify_signature(_bound(content, job_id), signature):
@@ -47,15 +47,15 @@ class JobSigner:
         return content
 
     def dumps(self, value: object, *, kind: str, job_id: str) -> bytes:
-        """Pickle and sign a value. Raises what pickle does for a value that it cannot pickle."""
+        """Pickle and sign a value. Raises pickle's own errors."""
         return self.sign(pickle.dumps(value, pickle.HIGHEST_PROTOCOL), kind=kind, job_id=job_id)
 
     def loads(self, signed: bytes, *, kind: str, job_id: str) -> Any:
-        """Check and unpickle a value. Raises ``SignatureError`` as :meth:`open` does."""
+        """Check and unpickle a value. Raises ``SignatureError``, like :meth:`open`."""
         return pickle.loads(self.open(signed, kind=kind, job_id=job_id))  # noqa: S301  # signed
 
     def _signer(self, kind: str) -> Signer:
-        keys: Any = self._keys  # of both types, whatever Signer's annotation says
+        keys: Any = self._keys  # str and bytes may be mixed, despite Signer's annotation
         return Signer(keys, salt=f"flask_executor_typed.{kind}", digest_method=hashlib.sha256)
 
 

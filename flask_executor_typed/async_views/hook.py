@@ -167,7 +167,7 @@ class AsyncViews(ClosableThreads):
         return False
 
     def forget_parent(self) -> None:
-        """In the child of a fork: the loops are the parent's."""
+        """Forget the parent's loops in the child of a fork."""
         self._here = threading.local()
         self._spare = []
         self._forget()

@@ -117,7 +117,8 @@ class _ThreadPool:
         self._running: dict[int, list[Call[Any]]] = {}
         self._waiting = 0  # number of workers and spares that wait; guarded by _lock
         self._wanted: dict[Call[Any], None] = {}  # pending calls that some job waits for
-        # For the callbacks of calls that a waiting job runs: it goes on when the call is done.
+        # For the callbacks of calls that a waiting job has run itself: the job must not wait for
+        # them.
         self._callbacks = DaemonPool(f"{name}-callbacks", _CALLBACK_THREADS)
         # While workers may be added: one item for each worker in excess of the calls, queued or
         # running. _owed counts the calls in excess, whose threads could not be started.

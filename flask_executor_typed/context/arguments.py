@@ -1,7 +1,7 @@
-"""Arguments that end with the request: a job gets readers of the uploads, the rest is refused.
+"""Handle arguments that end with the request: uploads get readers, all others are refused.
 
-Looks at the arguments themselves, at the uploads in a list, tuple or dict of them, and at what a
-generator, a partial or a method refers to; no further.
+Looks at the arguments themselves, at uploads in lists, tuples and dicts, and at the values that a
+generator, a partial or a method refers to, but no further.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _SCALARS = frozenset({NoneType, bool, int, float, str, bytes})
 def carried_arguments(
     app: Flask, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of the call ``name`` as its job gets them.
+    """Return the arguments of the call ``name`` as its job gets them.
 
     Raises:
-        RequestArgumentError: the job could not use one, because it ends with the request.
+        RequestArgumentError: the job cannot use an argument, because it ends with the request.
     """
     if not _are_scalars(args):
         carry = _Arguments(app, name).carried
@@ -48,7 +48,7 @@ def carried_arguments(
 
 
 def carried_function(app: Flask, name: str, fn: Callable[..., Any]) -> Callable[..., Any]:
-    """The same for the arguments in a partial, and for the object that a method belongs to."""
+    """Do the same for the arguments in a partial, and for the object of a method."""
     if isinstance(fn, partial):
         args, kwargs = carried_arguments(app, name, fn.args, fn.keywords)
         return partial(carried_function(app, name, fn.func), *args, **kwargs)
@@ -58,7 +58,7 @@ def carried_function(app: Flask, name: str, fn: Callable[..., Any]) -> Callable[
 
 
 def rewind_uploads(*values: Any, depth: int = 3) -> None:
-    """Let the uploads in a function and its arguments be read from their beginning once more."""
+    """Rewind the uploads in a function and its arguments, so that they can be read again."""
     for value in values:
         if issubclass(_type_of(value), FileStorage):
             rewind(value)
@@ -67,7 +67,7 @@ def rewind_uploads(*values: Any, depth: int = 3) -> None:
 
 
 def _parts_of(value: Any) -> Iterable[Any]:
-    """What a job gets together with a value."""
+    """Return the values that a value contains."""
     kind = _type_of(value)
     if issubclass(kind, partial):
         return (value.func, *value.args, *value.keywords.values())
@@ -81,12 +81,12 @@ def _parts_of(value: Any) -> Iterable[Any]:
 def _are_scalars(values: Iterable[object]) -> bool:
     try:
         return _SCALARS.issuperset(map(type, values))
-    except TypeError:  # a metaclass may make types that have no hash
+    except TypeError:  # a metaclass may create unhashable types
         return False
 
 
 class _Arguments:
-    """The arguments of one call, and the request of here and now that they may belong to."""
+    """The arguments of one call, and the current request, which they may belong to."""
 
     def __init__(self, app: Flask, name: str) -> None:
         self._app = app
@@ -94,9 +94,9 @@ class _Arguments:
         self._request = request_of(active_request_context())
 
     def carried(self, part: str, value: Any, depth: int = 2) -> Any:
-        """``value`` as the job gets it; ``depth``: how many containers may be around uploads."""
-        # The type, not isinstance(): that would ask a proxy such as flask.request, which in a job
-        # stands for what is the job's own.
+        """Return ``value`` as the job gets it; uploads may be nested in ``depth`` containers."""
+        # type(), not isinstance(), which would look through a proxy such as flask.request. In a
+        # job, a proxy stands for the job's own object.
         kind = _type_of(value)
         if issubclass(kind, FileStorage):
             if getattr(value, "closed", False):
@@ -148,7 +148,7 @@ class _Arguments:
         return next(((what, cure) for what, cure in found), None)
 
     def _bound(self) -> Iterator[tuple[object, str, str]]:
-        """What ends with the request: what it is, and what to do instead."""
+        """Yield objects that end with the request, each with its description and the cure."""
         if self._request is None:
             return
         yield self._request, "the view's own request", "use flask.request in the job, a copy of it"
@@ -175,7 +175,7 @@ class _Arguments:
 
 
 def _is_in_session(value: object) -> bool:
-    """Whether a value is an instance that a session of SQLAlchemy looks after."""
+    """Return whether a value is an instance that belongs to a SQLAlchemy session."""
     if not hasattr(type(value), "_sa_class_manager"):
         return False
     state: Any = getattr(value, "_sa_instance_state", None)

@@ -21,7 +21,7 @@ def without_resources(name: str, value: object) -> bool:
     A value whose type has ``close`` or ``aclose`` (a database connection, a client, a file)
     belongs to the context that opened it, and often to its thread; that context's teardown
     closes it. A job that finds ``g`` without it opens its own, as the view did. The user of
-    Flask-Login stays behind too, if a database session owns it and the request tells who it is.
+    Flask-Login stays behind too, if a database session owns it and the request identifies it.
     """
     kind: type = type(value)
     return kind in _PLAIN or not (
@@ -32,7 +32,7 @@ def without_resources(name: str, value: object) -> bool:
 
 
 def _is_loaded_again(user: Any) -> bool:
-    """Whether Flask-Login's user is one of a database session, and the job's request names it."""
+    """Return whether Flask-Login's user belongs to a database session and can be loaded again."""
     state: Any = getattr(user, "_sa_instance_state", None)  # of any class that SQLAlchemy maps
     if getattr(state, "session", None) is None or not has_request_context():
         return False
@@ -40,8 +40,8 @@ def _is_loaded_again(user: Any) -> bool:
     if logged_in is None:
         manager = getattr(current_app, "login_manager", None)
         return getattr(manager, "_request_callback", None) is not None
-    # Not get_id(): after a commit that is a query. If they differ, the app may have put another
-    # user in the place of the one who is logged in, and loading would bring that one back.
+    # Not get_id(), which after a commit is a query. If the ids differ, the app may have replaced
+    # the user who is logged in, and loading would bring that one back.
     return logged_in == str(next(iter(state.identity or ()), None))
 
 

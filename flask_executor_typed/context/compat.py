@@ -106,7 +106,7 @@ def missing_context(error: BaseException) -> Literal["app", "request"] | None:
 
 
 def request_of(context: Any) -> Any:
-    """The request in what :func:`active_request_context` gave, or ``None``.
+    """Return the request of a context from :func:`active_request_context`, or ``None``.
 
     ``None`` also in a job that has not looked at its request, which is made when it does.
     """

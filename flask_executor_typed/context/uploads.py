@@ -52,7 +52,7 @@ def captured_uploads(request: Any) -> list[CapturedUpload]:
 
 
 def reader_of(upload: FileStorage) -> FileStorage:
-    """A copy of an upload, with a stream of its own that outlives the request."""
+    """Return a copy of an upload, with its own stream that outlives the request."""
     try:
         content = _content_of(upload)
     except (AttributeError, OSError):  # one that an app made, of what cannot be read twice

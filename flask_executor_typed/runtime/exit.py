@@ -189,7 +189,7 @@ threading._register_atexit(finish_at_exit)  # type: ignore[attr-defined]
 
 @in_child
 def _forget_parent() -> None:
-    """In the child of a fork: the threads, and what they serve, are the parent's."""
+    """Forget the parent's threads, and what they serve, in the child of a fork."""
     global _exiting, _closables, _lock  # noqa: PLW0603
     _exiting = False
     refuse_threads(False)

@@ -36,16 +36,16 @@ class LoopInbox:
         return len(self._posted)
 
     def waiting(self) -> list[tuple[Callable[..., object], tuple[Any, ...]]]:
-        """What was posted and has not been called, with its arguments."""
+        """Return the posted functions that have not been called, with their arguments."""
         return list(self._posted.copy())  # copy() is one step, which other threads cannot disturb
 
     def post(self, fn: Callable[..., object], *args: Any) -> bool:
         """Call ``fn(*args)`` on the loop soon, in order. ``False`` if the loop is gone."""
         self._posted.append((fn, args))
         # No lock: _drain() clears the flag before it looks at the deque, and we look at the flag
-        # after we filled the deque. Whoever is second sees what the other did: either _drain()
-        # finds our entry, or we find the flag cleared and wake the loop again. Two posters may
-        # both wake it; the second wake-up finds nothing to do.
+        # after we filled the deque. So the second thread sees what the first has done: either
+        # _drain() finds our entry, or we find the flag cleared and wake the loop again. Two
+        # posters may both wake it; the second wake-up finds nothing to do.
         return self._awake or self._wake()
 
     def _wake(self) -> bool:

@@ -110,8 +110,8 @@ class Timers:
                     self._cancelled -= 1
                 if not self._heap:
                     if self._ends:
-                        # Whoever comes now starts another thread: a job that still runs may be
-                        # given a limit after the last of the others was lifted.
+                        # The next call_later() starts another thread: a job that still runs may
+                        # get a limit after the last of the others was lifted.
                         self._thread = None
                         return None
                     self._changed.wait()
