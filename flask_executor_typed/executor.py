@@ -22,10 +22,12 @@ from pathlib import PurePath
 from queue import SimpleQueue
 from types import FunctionType
 from typing import (
+    TYPE_CHECKING,
     Any,
     ClassVar,
     Concatenate,
     Generic,
+    NoReturn,
     ParamSpec,
     Protocol,
     TypeGuard,
@@ -45,7 +47,7 @@ from .after_response import until_response_is_over
 from .app_state import AppState, Closed, close_all, drain_apart, settings_of
 from .async_views.hook import check_hook
 from .backends import ThreadBackend
-from .callables import GENERATOR, check_function, is_async_callable, name_of
+from .callables import GENERATOR, check_function, name_of
 from .calls import (
     Backoff,
     Call,
@@ -80,6 +82,7 @@ from .futures import (
     SharedKeys,
     SubmittedFuture,
     add_default_callback,
+    check_callback,
     claim_key,
     note_submitter,
     record_with,
@@ -88,7 +91,7 @@ from .futures import (
     share_keys,
 )
 from .helpers import InstanceProxy, get_current_app_context, push_app_context, str2bool
-from .jobs import ExecutorJob, JobDecorator
+from .jobs import ExecutorJob, JobDecorator, no_attribute
 from .loops import LoopResource
 from .map import MapOptions, Results
 from .options import NO_OPTIONS, carriers_given, carry_predicate, check_seconds
@@ -202,6 +205,11 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         self._capacities: WeakSet[Capacity] = WeakSet()
         if app is not None:
             self.init_app(app)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise no_attribute(self, name)
 
     def __repr__(self) -> str:
         apps = ", ".join(app.name for app in self._states) or "no app yet"
@@ -397,9 +405,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         the call's own; what it raises is logged. Each registration counts: do it once, where the
         executor is made, and not in a view.
         """
-        given: Any = fn
-        if not callable(given) or is_async_callable(fn):
-            raise TypeError(f"expected a plain function of a future, got {given!r}")
+        check_callback(fn)
         self._default_done_callbacks.append(fn)
 
     # -- calls -----------------------------------------------------------------------------------

@@ -12,9 +12,11 @@ import sys
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from types import CodeType, MethodType
 from typing import (
+    TYPE_CHECKING,
     Any,
     Concatenate,
     Generic,
+    NoReturn,
     ParamSpec,
     Protocol,
     TypeVar,
@@ -31,7 +33,20 @@ from .futures import FutureKey, FutureProxy, OnDuplicate
 from .map import MapOptions, Results
 from .runtime.logs import without_data
 
-__all__ = ("ExecutorJob", "JobDecorator", "Submitter")
+__all__ = ("ExecutorJob", "JobDecorator", "Submitter", "no_attribute")
+
+_SUBMITS_ELSEWHERE = frozenset(
+    {"add_task", "apply_async", "delay", "enqueue", "queue", "schedule", "send", "spawn"}
+)
+"""What submits a job in Celery, RQ, Huey, Dramatiq, Starlette and so on."""
+
+
+def no_attribute(owner: object, name: str) -> AttributeError:
+    """Return the error for an attribute that is missing, with a hint if another library has it."""
+    hint = "; use submit()" if name in _SUBMITS_ELSEWHERE else ""
+    text = f"{type(owner).__name__!r} object has no attribute {name!r}{hint}"
+    return AttributeError(text, name=name, obj=owner)
+
 
 P = ParamSpec("P")
 P2 = ParamSpec("P2")
@@ -196,6 +211,11 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
                 )
             self._may_lack_class = False
         return self.fn
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise no_attribute(self, name)
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R_co:
         return self.fn(*args, **kwargs)

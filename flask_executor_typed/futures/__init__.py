@@ -23,7 +23,7 @@ from concurrent.futures import Future
 from ..helpers import InstanceProxy
 from .as_completed import AsCompleted, SubmittedFuture
 from .base import Recorder
-from .callbacks import announce, app_of, call_back_by
+from .callbacks import announce, app_of, call_back_by, check_callback
 from .chaining import follow, following_apart
 from .collection import (
     FutureCollection,
@@ -77,6 +77,7 @@ __all__ = (
     "app_of",
     "block_until_done",
     "call_back_by",
+    "check_callback",
     "claim_key",
     "facts_of",
     "failure_of",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from flask import Flask
 
 from .. import signals
-from ..callables import name_of
+from ..callables import is_async_callable, name_of
 from ..context import ContextRules, ContextSnapshot, active_app_context, capture, run_pushed
 from ..runtime.forks import in_child
 from ..runtime.logs import log_exception, without_data
@@ -32,6 +32,7 @@ __all__ = (
     "app_of",
     "call_back_by",
     "callbacks_of",
+    "check_callback",
     "contexts_for_callback",
     "default_callback_runs_here",
 )
@@ -80,6 +81,28 @@ def _where_callbacks_may_block() -> _Submit | None:
     if asyncio._get_running_loop() is not None:  # not one of ours: a call was cancelled on it, say
         return partial(start_thread, "flask_executor_typed-callbacks")
     return None
+
+
+def check_callback(fn: Callable[[Any], object]) -> None:
+    """Refuse what cannot be called back.
+
+    Raises:
+        TypeError: ``fn`` is no function, is asynchronous, or belongs to ``asyncio.wait()``.
+    """
+    given: Any = fn  # whatever the annotation says
+    if not callable(given):
+        raise TypeError(f"expected a plain function of a future, got {given!r}")
+    if is_async_callable(fn):
+        raise TypeError(
+            f"expected a plain function of a future, got {without_data(fn)!r}, which is async and "
+            "would never be awaited; submit it in a plain function, or await the future first"
+        )
+    # It would set a future of its loop in a thread of ours, and the loop might not wake up.
+    if getattr(fn, "__module__", "") == "asyncio.tasks" and name_of(fn).startswith("_wait."):
+        raise TypeError(
+            "asyncio.wait() takes tasks and futures of its own loop: give it "
+            "asyncio.wrap_future(future), or use asyncio.gather() or executor.as_completed()"
+        )
 
 
 class _HasWatchers(Protocol):

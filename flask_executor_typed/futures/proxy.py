@@ -14,15 +14,15 @@ from concurrent.futures import CancelledError, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeVar
 from weakref import WeakValueDictionary
 
 from ..errors import JobLostError, UnsupportedError
 from ..runtime.forks import in_child
-from ..runtime.frames import levels_to_caller
+from ..runtime.frames import levels_to_caller, name_of_caller
 from ..runtime.loop_inbox import inbox_of_running_loop
 from .base import ClaimableFuture, Recorder, has_watchers, shared_lock
-from .callbacks import Callback, DefaultCallback, contexts_for_callback
+from .callbacks import Callback, DefaultCallback, check_callback, contexts_for_callback
 from .progress import Progress
 from .stdlib import shared_state_of, state_of
 from .waiters import Awaiter, Blocked
@@ -168,6 +168,24 @@ class FutureProxy(ClaimableFuture[R]):
         key = "" if self.key is None else f" key={self.key!r}"
         return f"<{type(self).__name__}{name}{key} {self.status} at {id(self):#x}>"
 
+    # -- what a future is no good for ------------------------------------------------------------
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a future cannot be pickled or copied; pass its result, or its id or key, by which "
+            "executor.jobs and executor.futures find it"
+        )
+
+    @property
+    def __html__(self) -> NoReturn:
+        # Flask's JSON looks for this before it says "not JSON serializable"; others do not find it.
+        if name_of_caller().startswith("flask.json"):
+            raise TypeError(
+                f"the future of {self.name} is not JSON; give its result: await the future, or "
+                "call result()"
+            )
+        raise AttributeError("__html__")
+
     # -- concurrent.futures ----------------------------------------------------------------------
 
     def done(self) -> bool:
@@ -297,7 +315,10 @@ class FutureProxy(ClaimableFuture[R]):
         if timeout is None or timeout > 0:
             (_this_thread.wait or _block_here)(self, timeout)
         if not self._outcomes:
-            raise FutureTimeoutError
+            seconds = max(timeout or 0, 0)
+            raise FutureTimeoutError(
+                f"{self.name or 'the call'} is not done after {seconds:.3g} s; it goes on"
+            )
 
     def add_done_callback(self, fn: Callable[[FutureProxy[R]], object]) -> None:
         """Call ``fn(self)`` when the call is done, at once if it already is.
@@ -308,6 +329,7 @@ class FutureProxy(ClaimableFuture[R]):
         its own like the ones active here now; outside of any, those of the call. What it raises is
         logged.
         """
+        check_callback(fn)
         callback = Callback(fn, *contexts_for_callback(self))
         self._has_callbacks = True
         # The thread that settles the future may have looked for callbacks already, and still call

@@ -20,6 +20,7 @@ __all__ = (
     "Place",
     "levels_to_caller",
     "line_of_caller",
+    "name_of_caller",
     "place_of",
     "stack_is_deep",
 )
@@ -52,6 +53,11 @@ def line_of_caller() -> str:
     """Return the innermost line outside of this package, as ``/path/to/views.py:12``."""
     frame = _frame_at(levels_to_caller() - 1)  # the first level is this function
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def name_of_caller() -> str:
+    """Return the name of the module that called the caller of this."""
+    return str(_frame_at(2).f_globals.get("__name__", ""))
 
 
 def stack_is_deep() -> bool:

@@ -1,0 +1,150 @@
+"""Mistakes that people make with futures, jobs and executors, and the errors that name the cure."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import functools
+import pickle
+import sys
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any
+
+import pytest
+from flask import Flask, jsonify, session
+from markupsafe import escape
+
+from flask_executor_typed import Executor, FutureProxy, UnpicklableError
+
+from .apps import working
+from .conftest import TIMEOUT
+from .helpers.held import Held
+
+
+async def note(future: FutureProxy[Any], text: str = "") -> None:
+    raise AssertionError("nothing awaits this")
+
+
+class Notes:
+    async def __call__(self, future: FutureProxy[Any]) -> None:
+        raise AssertionError("nothing awaits this")
+
+
+@pytest.mark.parametrize("fn", [note, functools.partial(note, text="a secret"), Notes()])
+def test_async_callback_is_refused_with_the_cure(executor: Executor, fn: Any) -> None:
+    future = executor.submit(int)
+    for add in (future.add_done_callback, executor.add_default_done_callback):
+        with pytest.raises(TypeError) as raised:
+            add(fn)
+        text = str(raised.value)
+        assert text.startswith("expected a plain function of a future, got ")
+        assert text.endswith(
+            ", which is async and would never be awaited; submit it in a plain function, or await "
+            "the future first"
+        )
+        assert "secret" not in text
+
+
+def test_callback_that_cannot_be_called_is_refused(executor: Executor) -> None:
+    given: Any = None
+    with pytest.raises(TypeError, match=r"^expected a plain function of a future, got None$"):
+        executor.submit(int).add_done_callback(given)
+
+
+def test_asyncio_wait_takes_what_its_own_loop_makes_of_a_future(executor: Executor) -> None:
+    async def main() -> int:
+        done, _ = await asyncio.wait([asyncio.wrap_future(executor.submit(int, "7"))])
+        return done.pop().result()
+
+    assert asyncio.run(main()) == 7
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="it makes a task of any awaitable")
+def test_future_that_asyncio_wait_is_given_is_refused_with_the_cure(
+    executor: Executor,
+) -> None:
+    async def main() -> None:
+        given: Any = executor.submit(int, "7")
+        await asyncio.wait([given])
+
+    with pytest.raises(TypeError) as raised:
+        asyncio.run(asyncio.wait_for(main(), TIMEOUT))
+    assert str(raised.value) == (
+        "asyncio.wait() takes tasks and futures of its own loop: give it "
+        "asyncio.wrap_future(future), or use asyncio.gather() or executor.as_completed()"
+    )
+
+
+def test_future_in_json_says_to_give_its_result(app: Flask, executor: Executor) -> None:
+    def view() -> dict[str, object]:
+        return {"total": executor.using(name="count").submit(int)}
+
+    app.add_url_rule("/", view_func=view)
+    app.testing = True
+    text = "the future of count is not JSON; give its result: await the future, or call result"
+    with pytest.raises(TypeError, match=text):
+        app.test_client().get("/")
+    with app.app_context(), pytest.raises(TypeError, match=text):
+        jsonify([executor.using(name="count").submit(int)])
+
+
+def test_future_in_the_session_says_to_give_its_result(app: Flask, executor: Executor) -> None:
+    def view() -> str:
+        session["total"] = executor.submit(int)
+        return ""
+
+    app.add_url_rule("/", view_func=view)
+    app.testing = True
+    with pytest.raises(TypeError, match=r"the future of int is not JSON"):
+        app.test_client().get("/")
+
+
+def test_future_in_a_template_shows_what_it_is(executor: Executor) -> None:
+    future = executor.submit(int)
+    assert escape(future) == escape(repr(future))
+    assert not hasattr(future, "__html__")
+
+
+def test_future_cannot_be_pickled_or_copied_and_says_what_can(executor: Executor) -> None:
+    future = executor.submit(int)
+    for fn in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(
+            TypeError, match=r"^a future cannot be pickled or copied; pass its resu"
+        ):
+            fn(future)
+
+
+def test_future_as_the_argument_of_a_job_elsewhere_says_what_can_be_one() -> None:
+    with working.serving() as executor:
+        future: FutureProxy[Any] = FutureProxy("count")
+        with pytest.raises(
+            UnpicklableError, match=r"argument 1 .* pass its result, or its id or k"
+        ):
+            executor.submit(print, future)
+
+
+def test_time_that_is_up_is_named_with_the_job(executor: Executor) -> None:
+    held = Held()
+    try:
+        future = executor.using(name="count").submit(held)
+        with pytest.raises(FutureTimeoutError) as raised:
+            future.result(0.25)
+        assert str(raised.value) == "count is not done after 0.25 s; it goes on"
+        with pytest.raises(FutureTimeoutError, match=r"^the call is not done after 0 s"):
+            FutureProxy[int]().exception(-1)
+    finally:
+        held.let_go()
+
+
+def test_verbs_of_task_queues_say_which_is_ours(executor: Executor) -> None:
+    job: Any = executor.job(working.add)
+    anything: Any = executor
+    for owner, name in [(job, "delay"), (job, "apply_async"), (anything, "enqueue")]:
+        with pytest.raises(AttributeError) as raised:
+            getattr(owner, name)
+        kind = type(owner).__name__
+        assert str(raised.value) == f"{kind!r} object has no attribute {name!r}; use submit()"
+        assert (raised.value.name, raised.value.obj) == (name, owner)
+        assert not hasattr(owner, name)
+    with pytest.raises(AttributeError, match=r"^'Executor' object has no attribute 'submti'$"):
+        _ = anything.submti
