@@ -247,6 +247,18 @@ def test_a_wrong_count_of_primes_is_noticed(
 
 
 def test_the_readme_code_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    httpx: Any = pytest.importorskip("httpx")
+
+    def price_of(request: Any) -> Any:
+        return httpx.Response(200, text=str(10.0 + len(request.url.host)))
+
+    client_class, opened = httpx.AsyncClient, list[Any]()
+
+    def open_client() -> Any:
+        opened.append(client_class(transport=httpx.MockTransport(price_of)))
+        return opened[-1]
+
+    monkeypatch.setattr(httpx, "AsyncClient", open_client)
     monkeypatch.chdir(tmp_path)  # where its instance folder will be
     text = (ROOT / "README.md").read_text("utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
@@ -261,7 +273,10 @@ def test_the_readme_code_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.M
         expected = {"status": "succeeded", "report": "report of 1999 for Ada"}
         assert json_of(client.get("/reports/1999?name=Ada")) == expected
         assert json_of(client.get("/reports/1999?name=Bob"), 404) == {"status": "not done"}
-        assert json_of(client.get("/prices")) == {"lowest": 16.0}
+        for _ in range(2):
+            assert json_of(client.get("/prices")) == {"lowest": 22.0}  # of east.example
+    (shared,) = opened
+    assert shared.is_closed
 
 
 def test_every_file_that_the_readme_points_to_is_there() -> None:
