@@ -10,6 +10,7 @@ import functools
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .calls import HeldCall, Hold, Until
+from .runtime.exit import unless_ending
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session, SessionTransaction
@@ -99,6 +100,7 @@ class _CallsOfSession:
             else:
                 self._held.append((on, call))
 
+    @unless_ending
     def __del__(self) -> None:
         for _, call in self._held:  # the session is gone and was never committed
             call.drop()

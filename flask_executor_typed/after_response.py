@@ -12,6 +12,7 @@ from werkzeug.wsgi import ClosingIterator
 
 from .calls import HeldCall, Hold
 from .errors import NoRequestError
+from .runtime.exit import unless_ending
 
 __all__ = ("until_response_is_over",)
 
@@ -59,6 +60,7 @@ class _CallsOfResponse:
         while self._held:
             self._held.popleft().submit()
 
+    @unless_ending
     def __del__(self) -> None:
         # The server has dropped the response without closing it: asgiref's WsgiToAsgi closes none,
         # and an after_request function may have put the body into another response.

@@ -18,6 +18,7 @@ from .calls import can_be_awaited
 from .errors import QueueFullError
 from .futures import AsCompleted, FutureProxy
 from .options import check_count
+from .runtime.exit import unless_ending
 
 __all__ = ("MapOptions", "Results", "calls_in")
 
@@ -111,6 +112,7 @@ class Results(Iterator[R_co], AsyncIterator[R_co]):
         """Like :meth:`close`, for ``contextlib.aclosing``."""
         self.close()
 
+    @unless_ending
     def __del__(self) -> None:
         if self._has_begun:
             self.close()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import sys
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -20,7 +19,7 @@ from flask import Flask
 
 from ..errors import ConfigError
 from ..loops import has_loop_of_asgirefs, serves_this_thread, stock_async_to_sync
-from ..runtime.exit import ClosableThreads
+from ..runtime.exit import ClosableThreads, unless_ending
 from .loop import ViewLoop
 
 __all__ = ("AsyncViews", "check_hook")
@@ -172,6 +171,7 @@ class AsyncViews(ClosableThreads):
         self._spare = []
         self._forget()
 
+    @unless_ending
     def __del__(self) -> None:
         for loop in self._spare:  # the others are ended by their threads' seats
             loop.end()
@@ -185,14 +185,10 @@ class _Seat:
         self._views = ref(views)  # a thread may outlive the app
         self._process = os.getpid()
 
-    # As defaults: at interpreter exit, modules have lost their names before the last is deleted.
-    def __del__(
-        self,
-        is_exiting: Callable[[], bool] = sys.is_finalizing,
-        getpid: Callable[[], int] = os.getpid,
-    ) -> None:
-        if is_exiting() or self._process != getpid():
-            return  # the loop has ended, or belongs to the parent process
+    @unless_ending
+    def __del__(self) -> None:
+        if self._process != os.getpid():
+            return  # the loop belongs to the parent process
         views = self._views()
         if views is None:
             self.loop.end()

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 from typing_extensions import Self
 
+from ..runtime.exit import unless_ending
 from ..runtime.loop_inbox import LoopInbox, inbox_of_running_loop
 from .progress import Progress
 from .proxy import FutureProxy
@@ -85,6 +86,7 @@ class AsCompleted(AsyncIterator[F]):
             await arrivals.wait(seconds)
         return arrivals.done.popleft()
 
+    @unless_ending
     def __del__(self) -> None:
         self._forget()
 

@@ -6,15 +6,16 @@ The only module that registers an exit hook.
 from __future__ import annotations
 
 import atexit
+import sys
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from math import inf
-from typing import Protocol
+from typing import Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from .forks import in_child
@@ -30,8 +31,10 @@ __all__ = (
     "exit_has_begun",
     "finish_at_atexit",
     "finish_at_exit",
+    "unless_ending",
 )
 
+S = TypeVar("S")
 
 CLEANUP = 2.0
 """Seconds that cancelled jobs get to clean up once a shutdown's time is over; a guess."""
@@ -113,6 +116,21 @@ _exiting = False  # set once
 def exit_has_begun() -> bool:
     """Return whether the interpreter is exiting. Executors then refuse new calls."""
     return _exiting
+
+
+def unless_ending(finalizer: Callable[[S], None]) -> Callable[[S], None]:
+    """Make a ``__del__`` do nothing once the interpreter takes its modules apart.
+
+    It would find the names of its module gone, and all that it could do is done: everything was
+    closed, no call is accepted any more, and the system takes back the rest.
+    """
+    is_ending = sys.is_finalizing  # bound here, because the name of this module goes as well
+
+    def __del__(self: S) -> None:  # noqa: N807
+        if not is_ending():
+            finalizer(self)
+
+    return __del__
 
 
 def close_at_exit(closable: Closable, how: AtExit) -> None:

@@ -112,7 +112,7 @@ class DaemonPool(ThreadPoolExecutor):
             return self._daemons.copy()
 
     def __del__(self) -> None:
-        self._calls.put(None)
+        self._calls.put(None)  # nothing here that the end of the interpreter could have taken apart
 
 
 def _run_calls(
