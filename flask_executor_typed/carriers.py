@@ -1,7 +1,7 @@
-"""Carriers: what travels with a job beside Flask's contexts and the context variables.
+"""Carriers, which take values along with a job, in addition to contexts and context variables.
 
 The only module that knows Sentry, ddtrace, OpenTelemetry and structlog. A carrier imports its
-library when it is used, so none of them is a dependency.
+library on use, so none of them is a dependency.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ V = TypeVar("V")
 
 
 class Carrier(Protocol[V]):
-    """Takes something from where a job is submitted to where it runs.
+    """Takes a value from the place where a job is submitted to the place where it runs.
 
-    An object with these three is one; there is nothing to inherit from. Its methods are called
-    from any thread. If one raises, that is logged once, and the job runs without this carrier.
+    Any object with these three members is a carrier; there is no base class. Its methods are called
+    in any thread. If one raises, that is logged once, and the job runs without this carrier.
     """
 
     @property
     def name(self) -> str:
-        """Names the carrier in messages, and in what is sent to another process."""
+        """The carrier's name in messages, and in data sent to other processes."""
         ...
 
     def capture(self) -> V:
-        """Return what is to travel.
+        """Return the value to take along.
 
-        Called where a job is submitted, in the submitter's thread and contexts; once for all the
-        calls of a ``map``. For a worker process, the value must pickle.
+        Called when a job is submitted, in the submitter's thread and contexts; once for all calls
+        of a ``map``. For worker processes, the value must be picklable.
         """
         ...
 
@@ -52,8 +52,8 @@ class Carrier(Protocol[V]):
         """Return a context manager that makes the captured value current.
 
         It is entered where the job runs, in the job's contexts, before each run of the function,
-        retries included. It is left before the teardown functions, with the function's exception,
-        which it cannot suppress. Several runs may use one captured value at the same time.
+        retries included. It exits before the teardown functions, with the function's exception,
+        which it cannot suppress. Several runs may use a captured value at the same time.
         """
         ...
 
@@ -62,7 +62,7 @@ class Carrier(Protocol[V]):
 
 
 class _Scopes(NamedTuple):
-    """A submitter's scopes, as they were. Pickled, they are what can be made of them elsewhere."""
+    """A copy of the submitter's scopes. Pickling keeps the parts that can be rebuilt elsewhere."""
 
     isolation: Scope
     current: Scope
@@ -71,14 +71,14 @@ class _Scopes(NamedTuple):
         with _using(self.isolation, self.current):
             headers = dict(self.current.iter_trace_propagation_headers())
         tags, user = dict[str, Any](), None
-        for scope in self:  # there is nothing public that reads them
+        for scope in self:  # Sentry has no public way to read them
             tags.update(scope._tags)  # pyright: ignore[reportPrivateUsage]
             user = scope._user or user  # pyright: ignore[reportPrivateUsage]
         return _RemoteScopes, (tags, user, headers)
 
 
 class _RemoteScopes(NamedTuple):
-    """What of scopes travels to another process."""
+    """The parts of the scopes that travel to another process."""
 
     tags: dict[str, Any]
     user: dict[str, Any] | None
@@ -94,9 +94,9 @@ def _using(isolation: Scope, current: Scope) -> Generator[None, None, None]:
 
 
 class _Sentry:
-    """Sentry's scopes: each run has a fork of what its submitter's were at ``submit``.
+    """Sentry's scopes. Each run gets a fork of the submitter's scopes as they were at ``submit``.
 
-    The copy of the context variables refers to the submitter's own scopes, which are mutable.
+    Without it, the copied context variables refer to the submitter's own, mutable scopes.
     """
 
     name = "sentry"
@@ -132,9 +132,9 @@ class _Sentry:
 
 
 class _Datadog:
-    """Datadog's trace: the submitter's, also when its span has ended before the job begins.
+    """Datadog's trace: the submitter's, even if its span ends before the job begins.
 
-    The copy of the context variables refers to that span, and an ended one counts as none.
+    Without it, the copied context variables refer to that span, and ddtrace ignores an ended one.
     """
 
     name = "ddtrace"
@@ -142,11 +142,11 @@ class _Datadog:
     def capture(self) -> DatadogContext | None:
         import ddtrace.trace
 
-        tracer: Any = ddtrace.trace.tracer  # its annotations are not complete
+        tracer: Any = ddtrace.trace.tracer  # its annotations are incomplete
         context: DatadogContext | None = tracer.current_trace_context()
         if context is None or context.trace_id is None or context.span_id is None:
             return None
-        return context.copy(context.trace_id, context.span_id)  # baggage can be set on it
+        return context.copy(context.trace_id, context.span_id)  # its baggage is mutable
 
     @contextmanager
     def attach(self, captured: DatadogContext | None, /) -> Generator[None, None, None]:
@@ -165,7 +165,7 @@ class _Datadog:
 
 
 class _TraceContext(NamedTuple):
-    """OpenTelemetry's context. Pickled, it is what the configured propagators make of it."""
+    """OpenTelemetry's context. The configured propagators decide what is pickled of it."""
 
     context: OtelContext
 
@@ -184,9 +184,9 @@ def _extracted(headers: dict[str, str]) -> _TraceContext:
 
 
 class OpenTelemetry:
-    """OpenTelemetry's context. In threads it travels with the context variables.
+    """OpenTelemetry's context. In threads, it travels with the context variables.
 
-    Called, it returns a carrier that also records what jobs do: ``opentelemetry(spans=True)``.
+    Call it to get a carrier that also records jobs: ``opentelemetry(spans=True)``.
     """
 
     name = "opentelemetry"
@@ -196,15 +196,15 @@ class OpenTelemetry:
         self._metrics = _Metrics() if metrics else None
 
     def __call__(self, *, spans: bool = False, metrics: bool = False) -> OpenTelemetry:
-        """Return this carrier with more to do.
+        """Return a carrier that also records jobs.
 
         Args:
             spans: Record a span for each run of a job, under the job's name, with the attributes
                 ``job.id``, ``job.key``, ``job.attempt``, and ``job.outcome``: ``succeeded``,
-                ``failed`` or ``cancelled``. While the submitter's span lives the new one is its
-                child; later it begins a trace of its own, with a link to the submitter's.
+                ``failed`` or ``cancelled``. The span is a child of the submitter's span if that
+                is still open. Otherwise, it begins a new trace, with a link to the submitter's.
             metrics: Report how many jobs are pending, running and finished, and how many seconds
-                their runs take. Make one such carrier and give it to all executors.
+                their runs take. Create one such carrier and share it among all executors.
         """
         return OpenTelemetry(spans=spans, metrics=metrics)
 
@@ -229,7 +229,7 @@ class OpenTelemetry:
 
     @contextmanager
     def _recorded(self, call: Any) -> Generator[None, None, None]:
-        """Record a run of a call."""
+        """Record one run of a call."""
         future = call.future
         began = perf_counter()
         with _span_of(future, call.attempt) if self._spans else nullcontext() as span:
@@ -247,10 +247,10 @@ class OpenTelemetry:
                 if self._metrics is not None:
                     attributes = {"job.name": future.name, "job.outcome": outcome}
                     self._metrics.duration.record(perf_counter() - began, attributes)
-                del future, call  # what is raised here has a traceback that refers to this frame
+                del future, call  # the traceback of an exception refers to this frame
 
     def observe(self, executor: _HasStats, attributes: dict[str, str]) -> None:
-        """Report an executor's numbers of jobs, as long as it lives."""
+        """Report an executor's job counts for as long as it is alive."""
         if self._metrics is not None:
             self._metrics.executors[executor] = attributes
 
@@ -262,7 +262,7 @@ def _span_of(future: Any, attempt: int) -> AbstractContextManager[Span]:
 
     context, links = get_current(), list[trace.Link]()
     submitters = trace.get_current_span(context)
-    if getattr(submitters, "end_time", None) is not None:  # of the SDK's spans: it has ended
+    if getattr(submitters, "end_time", None) is not None:  # an SDK span that has ended
         context = trace.set_span_in_context(trace.INVALID_SPAN, context)
         links.append(trace.Link(submitters.get_span_context()))
     attributes: dict[str, str | int] = {"job.id": future.id, "job.attempt": attempt}
@@ -283,7 +283,7 @@ class _Metrics:
         from opentelemetry.metrics import get_meter
 
         self.executors: WeakKeyDictionary[_HasStats, dict[str, str]] = WeakKeyDictionary()
-        """Each with its attributes."""
+        """The observed executors, with their attributes."""
         meter = get_meter("flask_executor_typed")
         meter.create_observable_up_down_counter(
             "jobs.pending", [self._count("pending")], "{job}", "Jobs that have not started."
@@ -304,7 +304,7 @@ class _Metrics:
     def _count(
         self, field: str, outcome: str | None = None
     ) -> Callable[[CallbackOptions], Iterable[Observation]]:
-        """Return a callback that reports one of the numbers of each executor."""
+        """Return a callback that reports one of the counts of each executor."""
         from opentelemetry.metrics import Observation
 
         more = {} if outcome is None else {"job.outcome": outcome}
@@ -320,7 +320,7 @@ class _Metrics:
 
 
 class _Structlog:
-    """The values that structlog has bound. In threads they travel with the context variables."""
+    """structlog's bound values. In threads, they travel with the context variables."""
 
     name = "structlog"
 
@@ -348,14 +348,14 @@ _BUILT_IN: dict[str, Carrier[Any]] = {
     "opentelemetry.trace": opentelemetry,
     "structlog": structlog,
 }
-"""By the module of which they take something along."""
+"""The built-in carriers, by the module that each is for."""
 
 _IN_THREADS = frozenset({sentry.name, ddtrace.name})
-"""Those that threads need too, where the rest travels with the context variables."""
+"""The carriers that threads need too; the others travel with the context variables there."""
 
 
 def carrier_named(name: str) -> Carrier[Any]:
-    """Return the carrier of this module that has that name.
+    """Return the built-in carrier of that name.
 
     Raises:
         LookupError: there is none.
@@ -368,10 +368,10 @@ def carrier_named(name: str) -> Carrier[Any]:
 
 
 def default_carriers(*, shared_memory: bool) -> list[Carrier[Any]]:
-    """Return the carriers that jobs need, of the libraries that this process has imported.
+    """Return the carriers that jobs need for the libraries imported in this process.
 
     Args:
-        shared_memory: Whether context variables travel anyway.
+        shared_memory: Whether the backend passes on context variables itself.
     """
     return [
         carrier
