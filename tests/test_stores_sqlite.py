@@ -327,6 +327,19 @@ def write_many(path: Path, name: str, count: int) -> None:
     store.close()
 
 
+def test_large_results_do_not_make_the_log_large(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "_CHECKPOINTS_ARE_SAFE", False)
+    log = path.with_name("jobs.db-wal")
+    sizes: list[int] = []
+    for number in range(60):
+        store.write([row_of(f"a{number}", result=b"x" * 2**20)], patient=True)
+        sizes.append(log.stat().st_size)
+    assert max(sizes) < 12 * 2**20  # 60 MB in all
+    assert len(seen(path)) == 60
+
+
 def test_processes_that_write_flat_out_lose_nothing(path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
     processes = [spawn.Process(target=write_many, args=(path, f"p{n}", 100)) for n in range(4)]

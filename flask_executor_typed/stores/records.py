@@ -209,7 +209,7 @@ def record_of(row: Row, result: Any = None) -> JobRecord:
         error = error_of(
             row.error_type, row.error_message or "", row.error_traceback or "", row.problem
         )
-    labels: dict[str, str] = json.loads(row.labels)
+    labels: dict[str, str] = {} if row.labels == "{}" else json.loads(row.labels)
     return JobRecord(
         id=row.id,
         name=row.name,

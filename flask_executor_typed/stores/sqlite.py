@@ -31,7 +31,9 @@ _HURRIED = 0.25  # seconds that a request may wait for another process's transac
 _PATIENT = 5.0  # for background threads: SQLite does not grant locks in order
 _TOMBSTONE = 86400.0  # seconds that a dead process is remembered
 _LOOK_AT_FILE = 1.0  # seconds between checks that the open file is still the one with its name
-_COMMITS = 500  # of this process, after which the WAL is copied into the database
+_COMMITS = 500  # after so many of ours the WAL is copied into the database
+_LOG_BYTES = 4 * 2**20  # or once it is larger; when it begins again it is cut to that
+_STEP = 100  # records that one step of a purge removes, at most; others wait for the lock so long
 _STEP_BYTES = 16 * 2**20  # of results removed by one step of a purge: freeing pages takes time
 
 # Below this version a checkpoint that overlaps a commit of another connection may corrupt the
@@ -252,6 +254,7 @@ class SqliteStore:
             if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
                 connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
             self._make_tables(connection)
         except BaseException:
             connection.close()
@@ -294,11 +297,19 @@ class SqliteStore:
         return self._using(self._reader, _HURRIED)
 
     def _checkpoint(self) -> None:
-        if _CHECKPOINTS_ARE_SAFE or self._commits < _COMMITS:
+        if _CHECKPOINTS_ARE_SAFE:
+            return
+        if self._commits < _COMMITS and self._log_size() <= _LOG_BYTES:
             return
         with self._writing(patient=True), self._using(self._reader, _PATIENT) as connection:
             connection.execute("PRAGMA wal_checkpoint (PASSIVE)").fetchone()
         self._commits = 0
+
+    def _log_size(self) -> int:
+        try:
+            return os.stat(f"{self._path}-wal").st_size
+        except OSError:
+            return 0
 
     # -- processes -------------------------------------------------------------------------------
 
@@ -600,31 +611,29 @@ class SqliteStore:
         finished_before: float,
         keep: int | None = None,
         keep_bytes: int | None = None,
-        limit: int = 500,
+        limit: int = _STEP,
     ) -> int:
         # The records to remove are selected without the write lock: a final record does not change.
         with self._reading() as connection:
-            count, size = connection.execute(
-                f"SELECT count(*), coalesce(sum(result_size), 0) {_DONE}", (space,)
-            ).fetchone()
-            (old,) = connection.execute(
-                f"SELECT count(*) {_DONE} AND finished < ?", (space, finished_before)
-            ).fetchone()
-            above = 0 if keep is None else max(0, count - keep)
-            excess = 0 if keep_bytes is None else size - keep_bytes
-            oldest_first = f"{_DONE} ORDER BY finished, seq LIMIT ?"
-            if removing := max(old, above):
-                found = connection.execute(
-                    f"SELECT id, result_size {oldest_first}", (space, min(removing, limit))
+
+            def oldest(count: int, condition: str = "", *values: float) -> list[tuple[str, int]]:
+                return connection.execute(
+                    f"SELECT id, result_size {_DONE}{condition} ORDER BY finished, seq LIMIT ?",
+                    (space, *values, count),
                 ).fetchall()
-                chosen = _up_to(_STEP_BYTES, found)
+
+            excess = 0
+            removing = oldest(limit, " AND finished < ?", finished_before)
+            if not removing:  # only then count, which reads the whole index
+                count, size = connection.execute(
+                    f"SELECT count(*), coalesce(sum(result_size), 0) {_DONE}", (space,)
+                ).fetchone()
+                removing = [] if keep is None else oldest(min(limit, max(0, count - keep)))
+                excess = 0 if keep_bytes is None else size - keep_bytes
+            if removing:
+                chosen = _up_to(_STEP_BYTES, removing)
             elif excess > 0:
-                found = connection.execute(
-                    f"SELECT id, result_size {_DONE} AND result_size > 0"
-                    " ORDER BY finished, seq LIMIT ?",
-                    (space, limit),
-                ).fetchall()
-                chosen = _up_to(min(excess, _STEP_BYTES), found)
+                chosen = _up_to(min(excess, _STEP_BYTES), oldest(limit, " AND result_size > 0"))
             else:
                 return 0
         with self._writing(patient=True) as connection:
