@@ -1,6 +1,16 @@
 """Typed, async-aware background jobs for Flask, on threads and event loops.
 
-The public names, and nothing else.
+This module has the public names, and nothing else. The way of a call through the package:
+
+- executor, jobs: ``submit`` takes a snapshot of Flask's contexts (context) and builds a call
+- app_state: what an executor has for one app; its ``submit`` is the only way to the workers
+- calls: the call, from its start to its end; a full executor refuses it in calls/capacity
+- backends: the threads and processes that run calls; loops: the event loops of coroutine calls
+- futures: the handle; futures/base decides the outcome, futures/proxy has what users do with it
+
+Beside it: async_views, after_response and after_commit, stores (records of jobs that all server
+processes share), web (what browsers and clients see of them), doctor and cli, testing, and at the
+bottom runtime (threads, forks, exit).
 """
 
 from collections.abc import Mapping as _Mapping

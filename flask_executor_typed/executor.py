@@ -67,8 +67,8 @@ from .context import (
     CarryG,
     ContextSnapshot,
     active_app_context,
-    carried_arguments,
     carried_function,
+    job_arguments,
     running_call,
     without_resources,
 )
@@ -630,7 +630,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             check_function(fn)
             fn = carried_function(snapshot.app, name, fn)
         if args or kwargs:
-            args, kwargs = carried_arguments(snapshot.app, name, args, kwargs)
+            args, kwargs = job_arguments(snapshot.app, name, args, kwargs)
         future: FutureProxy[Any] = FutureProxy(name, snapshot, variables)
         for callback in self._default_done_callbacks:
             add_default_callback(future, callback)

@@ -225,7 +225,7 @@ def test_id_in_a_log_record_does_not_write_the_record_of_the_job(
 ) -> None:
     app.config["EXECUTOR_STORE"] = f"sqlite:///{tmp_path / 'jobs.db'}"
     named = Mock()
-    monkeypatch.setattr(Recording, "is_named", named)
+    monkeypatch.setattr(Recording, "on_named", named)
     with Executor(app) as executor:
         future = executor.submit(buy, 0)
         future.exception(TIMEOUT)

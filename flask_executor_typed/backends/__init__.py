@@ -1,4 +1,14 @@
-"""Backends: the thread pools, process pools and adapters that run calls. One module each."""
+"""The threads, processes and foreign executors that run calls.
+
+- thread: worker threads, in which a job may wait for jobs of its own pool without a deadlock
+- sync: calls that run in ``submit``
+- process: worker processes; process_call is one call of theirs, worker_process one process
+- starting: how worker processes start; worker: what runs in them
+- wire, pickling: messages, and what is in them; runner: run what has arrived
+- adapter: any executor of ``concurrent.futures``; adapter_worker: what runs in its workers
+- borrowed: what sync and adapter share, since their threads belong to others
+- capabilities: what each can do
+"""
 
 from __future__ import annotations
 

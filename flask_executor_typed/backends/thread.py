@@ -1,4 +1,7 @@
-"""Run calls in threads: workers for plain functions, loop threads for coroutine functions."""
+"""Run calls in threads: workers for plain functions, loop threads for coroutine functions.
+
+Here a job may wait for jobs of its own pool without a deadlock.
+"""
 
 from __future__ import annotations
 

@@ -267,13 +267,13 @@ class Call(Generic[R]):
         """Note that the event has come which the call waited for."""
         self.future._held = False
         if (recorder := self.future._recorder) is not None:
-            recorder.has_changed(self.future)
+            recorder.on_change(self.future)
 
     def set_start(self, at: float) -> None:
         """Note when the call began elsewhere, in seconds since the epoch."""
         self.future._starts[0] = at
         if (recorder := self.future._recorder) is not None:
-            recorder.has_changed(self.future)
+            recorder.on_change(self.future)
 
     def report(self, progress: Progress) -> None:
         """Publish how far the call is, unless it is over. From any thread."""
@@ -333,11 +333,11 @@ class Call(Generic[R]):
         if self.interrupter is not None:
             self.interrupter.ask_to_end(self)
 
-    def is_watched(self) -> None:
+    def on_watched(self) -> None:
         if self.pool is not None and running_call.get() is not None:
-            self.is_wanted()
+            self.on_wanted()
 
-    def is_wanted(self) -> None:
+    def on_wanted(self) -> None:
         if self.pool is None or self._is_wanted or self.future._starts:
             return
         self._is_wanted = True
@@ -456,7 +456,7 @@ class Call(Generic[R]):
         self.attempt += 1
         self.future._attempts = self.attempt
         if (recorder := self.future._recorder) is not None:
-            recorder.has_changed(self.future)
+            recorder.on_change(self.future)
         rewind_uploads(self.fn, *self.args, *self.kwargs.values())
         return pause
 

@@ -31,7 +31,7 @@ def log_call(  # noqa: PLR0913  # the call, which may be over, in parts
 
     ``message`` ends in the places of the call's name and id.
     """
-    # id_of() and not future.id, which would have the job's record written: see Recorder.is_named.
+    # id_of() and not future.id, which would have the job's record written: see Recorder.on_named.
     job_id = id_of(future)
     if not _PRINTS_NOTES and (notes := getattr(error, "__notes__", None)):
         message += " (%s)"

@@ -17,7 +17,7 @@ of its modules imports only from those before it:
 - rebuild: make a snapshot from its plain data, in another process
 """
 
-from .arguments import carried_arguments, carried_function, rewind_uploads
+from .arguments import carried_function, job_arguments, rewind_uploads
 from .capture import capture
 from .carry import CarryG, ContextRules, without_resources
 from .compat import active_app_context, missing_context
@@ -38,10 +38,10 @@ __all__ = (
     "SharedContent",
     "active_app_context",
     "capture",
-    "carried_arguments",
     "carried_function",
     "copy_of_g",
     "copy_of_session",
+    "job_arguments",
     "missing_context",
     "rebuild",
     "rewind_uploads",

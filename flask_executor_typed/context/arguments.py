@@ -23,14 +23,14 @@ from ..runtime.frames import levels_to_caller
 from .compat import RequestContext, active_request_context, request_of
 from .uploads import reader_of, rewind
 
-__all__ = ("carried_arguments", "carried_function", "rewind_uploads")
+__all__ = ("carried_function", "job_arguments", "rewind_uploads")
 
 _type_of: Callable[[object], type[object]] = type  # for type checkers
 
 _SCALARS = frozenset({NoneType, bool, int, float, str, bytes})
 
 
-def carried_arguments(
+def job_arguments(
     app: Flask, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the arguments of the call ``name`` as its job gets them.
@@ -50,7 +50,7 @@ def carried_arguments(
 def carried_function(app: Flask, name: str, fn: Callable[..., Any]) -> Callable[..., Any]:
     """Do the same for the arguments in a partial, and for the object of a method."""
     if isinstance(fn, partial):
-        args, kwargs = carried_arguments(app, name, fn.args, fn.keywords)
+        args, kwargs = job_arguments(app, name, fn.args, fn.keywords)
         return partial(carried_function(app, name, fn.func), *args, **kwargs)
     owner: object = getattr(fn, "__self__", None)
     carried = _Arguments(app, name).carried("the object of the method", owner)

@@ -89,10 +89,10 @@ class PendingCall(Protocol):
         """Where the call runs, for messages."""
         ...
 
-    def is_watched(self) -> None:
+    def on_watched(self) -> None:
         """Another thread is to be told when the call is done."""
 
-    def is_wanted(self) -> None:
+    def on_wanted(self) -> None:
         """A job waits for the call."""
 
     def can_interrupt(self, *, kill: bool) -> bool:
@@ -109,13 +109,13 @@ class PendingCall(Protocol):
 class Recorder(Protocol):
     """Keeps a record of a call, for other processes."""
 
-    def is_named(self, future: ClaimableFuture[Any]) -> None:
+    def on_named(self, future: ClaimableFuture[Any]) -> None:
         """Write the record if it is not written: the id is about to be given out."""
 
-    def has_changed(self, future: ClaimableFuture[Any]) -> None:
-        """Note that the call has begun."""
+    def on_change(self, future: ClaimableFuture[Any]) -> None:
+        """Note that the call has begun, is tried again, or was asked to end."""
 
-    def has_moved(self, future: ClaimableFuture[Any]) -> None:
+    def on_progress(self, future: ClaimableFuture[Any]) -> None:
         """Note that the call has reported progress."""
 
     def encode_outcome(
@@ -130,7 +130,7 @@ class Recorder(Protocol):
     def __call__(self, future: ClaimableFuture[Any]) -> None:
         """Note that the call is settled: a recorder is the first of the future's watchers."""
 
-    def is_refused(self, future: ClaimableFuture[Any]) -> None:
+    def on_refused(self, future: ClaimableFuture[Any]) -> None:
         """Forget a call that was not accepted, and free its key."""
 
     def public_record(self, future: ClaimableFuture[Any]) -> object:
@@ -241,7 +241,7 @@ class ClaimableFuture(Future[R]):
         if not self._claim_start(time.time()):
             return False
         if self._recorder is not None:
-            self._recorder.has_changed(self)
+            self._recorder.on_change(self)
         return True
 
     def _refuse(self) -> bool:
@@ -349,7 +349,7 @@ class ClaimableFuture(Future[R]):
         if self._is_of_parent():
             raise ForkedFutureError(self.name)  # it would never be called
         if (call := self._call) is not None:
-            call.is_watched()
+            call.on_watched()
         if first:
             self._watchers.insert(0, watcher)
         else:

@@ -243,7 +243,10 @@ def app_of(future: _HasContexts) -> Flask | None:
 def contexts_for_callback(
     future: _HasContexts,
 ) -> tuple[ContextSnapshot | None, Context | None]:
-    """Those that are active here now; outside of any, those of the call."""
+    """Return contexts like the ones active here; outside of any, like those of the call.
+
+    Once the call is done, its own are gone: then there is the app, and nothing else.
+    """
     app_context = active_app_context()
     if app_context is not None:
         return capture(future._rules, app_context.app, app_context)

@@ -1,4 +1,4 @@
-"""Futures that are settled like others: a chain of them is as long as it likes.
+"""Settle a future with the outcome of another. Chains of futures may be of any length.
 
 The only module that gives a future the outcome of another as it is.
 """
@@ -59,7 +59,7 @@ def follow(follower: ClaimableFuture[R], future: Future[R]) -> None:
         follower._fail(ForkedFutureError(future.name))
     else:
         if (call := future._call) is not None:
-            call.is_wanted()  # by the job that waits for the follower
+            call.on_wanted()  # by the job that waits for the follower
         if not future._watch(settle):
             settle(future)
 

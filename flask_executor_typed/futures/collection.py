@@ -321,7 +321,7 @@ def claim_key(
 def release_key(futures: FutureCollection[Any], future: FutureProxy[Any]) -> None:
     """Undo the claim of a future whose call was refused, and its record."""
     if future._recorder is not None:
-        future._recorder.is_refused(future)
+        future._recorder.on_refused(future)
     with futures._lock:
         if futures._futures.get(future.key) is future:
             del futures._futures[future.key]

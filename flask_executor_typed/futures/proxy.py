@@ -63,14 +63,17 @@ Status = (
 
 class _ThisThread(threading.local):
     wait: Callable[[FutureProxy[Any], float | None], None] | None = None
-    """What a thread of an executor does instead of only blocking."""
+    """What a thread of an executor does instead of only blocking: see :func:`wait_here_with`."""
 
 
 _this_thread = _ThisThread()
 
 
 def wait_here_with(wait: Callable[[FutureProxy[Any], float | None], None]) -> None:
-    """In this thread, have ``wait(future, timeout)`` called by ``result()`` if it must wait."""
+    """In this thread, have ``wait(future, timeout)`` called by ``result()`` if it must wait.
+
+    For workers, which run the call meanwhile, and for threads of event loops, which refuse to wait.
+    """
     _this_thread.wait = wait
 
 
@@ -105,7 +108,7 @@ class FutureProxy(ClaimableFuture[R]):
             with shared_lock():
                 _named[future_id] = self
         if self._recorder is not None:
-            self._recorder.is_named(self)  # other processes are to find it from now on
+            self._recorder.on_named(self)  # other processes are to find it from now on
         return future_id
 
     @property
@@ -159,7 +162,7 @@ class FutureProxy(ClaimableFuture[R]):
     def _report(self, progress: Progress) -> None:
         self._progress = progress
         if self._recorder is not None:
-            self._recorder.has_moved(self)
+            self._recorder.on_progress(self)
         for change in self._progress_watchers:
             change()
 
@@ -242,7 +245,7 @@ class FutureProxy(ClaimableFuture[R]):
         else:
             self._cancel_requested = True
             if self._recorder is not None:
-                self._recorder.has_changed(self)
+                self._recorder.on_change(self)
             if call is not None:
                 call.ask_to_end()
         return self.cancelled()
@@ -326,8 +329,8 @@ class FutureProxy(ClaimableFuture[R]):
         The callback may block: it runs in the thread that settles the future, such as the worker's,
         unless that is the thread of an event loop, which others need; then a thread for callbacks
         runs it. Those of one future run one after the other, as they were added. It has contexts of
-        its own like the ones active here now; outside of any, those of the call. What it raises is
-        logged.
+        its own like the ones active here now; outside of any, those of the call, of which
+        only the app is left once it is done. What it raises is logged.
         """
         check_callback(fn)
         callback = Callback(fn, *contexts_for_callback(self))
@@ -498,7 +501,7 @@ def record_late(future: FutureProxy[Any], recorder: Recorder) -> None:
     """Have the changes of a call recorded from now on: it may be running, or over.
 
     The recorder hears of the end exactly once. Of the outcome it is told only if the call was not
-    being settled already: see :meth:`Recorder.keep_outcome`.
+    being settled already: see :meth:`Recorder.encode_outcome`.
     """
     future._recorder = recorder
     if not future._watch(recorder, first=True):

@@ -4,7 +4,7 @@ The only package that creates event loops and, with async_views, that knows asgi
 modules, each of which imports only from those before it:
 
 - factory: make event loops
-- tasks: start our own tasks, and end those of others
+- tasks: start our own tasks, and cancel those that users' code has started
 - asgiref_bridge: lead asgiref's ``async_to_sync`` from a worker thread to a loop that lasts
 - current: the loop, loop thread and resident running this code, or waiting for it
 - thread_sensitive: a thread for what a task runs in ``sync_to_async``

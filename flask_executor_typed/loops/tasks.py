@@ -1,4 +1,8 @@
-"""Start this package's own tasks on every Python version, and cancel those of users."""
+"""Start this package's own tasks, and cancel those that users' code has started.
+
+Cancelling waits for their cleanup: at the end of a loop, or of an async view. Cancelling one job is
+up to its loop thread, and its cleanup to its task.
+"""
 
 from __future__ import annotations
 

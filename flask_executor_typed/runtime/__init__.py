@@ -3,7 +3,7 @@
 The only package that starts threads and registers exit and fork hooks. Each module imports only
 from those before it:
 
-- forks: functions that run in the child of a fork
+- forks: register what runs at a fork
 - threads: daemon threads that the interpreter waits for
 - timers: functions that are called after some seconds
 - exit: closing, draining and leaving behind whatever runs calls

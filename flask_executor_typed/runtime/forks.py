@@ -1,6 +1,7 @@
-"""Functions that run at a fork: in its child, or around it.
+"""Register what runs at a fork: in its child, or around it.
 
-The only module that registers fork hooks.
+The only module that does. The functions are beside the state that they reset: see ``@in_child``,
+most of them named ``_forget_parent``, and ``around_fork``.
 """
 
 from __future__ import annotations

@@ -75,12 +75,12 @@ class LocalNote:
                 self._waiting = tuple(each for each in self._waiting if each is not wake)
         return self.version
 
-    def is_named(self, future: Any) -> None: ...
+    def on_named(self, future: Any) -> None: ...
 
-    def has_changed(self, future: Any) -> None:
+    def on_change(self, future: Any) -> None:
         self._changes()
 
-    def has_moved(self, future: Any) -> None:
+    def on_progress(self, future: Any) -> None:
         self._changes()
 
     def encode_outcome(
@@ -90,7 +90,7 @@ class LocalNote:
     def __call__(self, future: Any) -> None:
         self._changes()
 
-    def is_refused(self, future: Any) -> None: ...
+    def on_refused(self, future: Any) -> None: ...
 
     def public_record(self, future: Any) -> JobRecord:
         return _record_of(future)

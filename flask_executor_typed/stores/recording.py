@@ -154,14 +154,14 @@ class Recording:
 
     # -- Recorder --------------------------------------------------------------------------------
 
-    def is_named(self, future: Any) -> None:
+    def on_named(self, future: Any) -> None:
         if not self.is_written:
             self.writer.ensure(future, self)
 
-    def has_changed(self, future: Any) -> None:
+    def on_change(self, future: Any) -> None:
         self.writer.mark(future, soon=False)
 
-    def has_moved(self, future: Any) -> None:
+    def on_progress(self, future: Any) -> None:
         self.writer.moves(future)
 
     def encode_outcome(
@@ -172,7 +172,7 @@ class Recording:
     def __call__(self, future: Any) -> None:
         self.writer.mark(future, soon=True)
 
-    def is_refused(self, future: Any) -> None:
+    def on_refused(self, future: Any) -> None:
         self.writer.refuse(future)
 
     def public_record(self, future: Any) -> JobRecord:

@@ -1,4 +1,4 @@
-"""The blueprint: what an app registers, and the two doors to it from views."""
+"""The blueprint: what an app registers, with ``respond_async`` and ``accepted`` for views."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read responses to the end where their generators work."""
+"""Read a response to its end in the job, while the contexts of its generators are active."""
 
 from __future__ import annotations
 
