@@ -62,7 +62,7 @@ class CurrentJob:
 
     @property
     def attempt(self) -> int:
-        """The number of the attempt: 1 at first, 2 after one failure, and so on."""
+        """The number of the attempt, from 1: one more after each failure."""
         return _call().attempt
 
     @property

@@ -66,7 +66,7 @@ class SubmittedCall:
     """One call that an executor has accepted."""
 
     executor: str
-    """The executor: ``"executor"``, or ``"mail_executor"`` for one with the name ``mail``."""
+    """The label of the executor, ``"executor"`` or, with the name ``mail``, ``"mail_executor"``."""
 
     fn: Callable[..., Any]
     """The function, without ``@executor.job``."""
