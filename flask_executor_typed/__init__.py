@@ -69,10 +69,19 @@ from .signals import (
     job_submitted,
     job_succeeded,
 )
-from .stores import JobError, JobProblem, JobRecord, JobRecords
+from .stores import (
+    CancelAnswer,
+    JobError,
+    JobProblem,
+    JobRecord,
+    JobRecords,
+    JobStatus,
+    ResultState,
+)
 
 __all__ = (
     "BodyNotReadError",
+    "CancelAnswer",
     "CarryG",
     "ConfigError",
     "CurrentJob",
@@ -97,6 +106,7 @@ __all__ = (
     "JobProblem",
     "JobRecord",
     "JobRecords",
+    "JobStatus",
     "JobTimeoutError",
     "LoopResource",
     "NestedProcessError",
@@ -112,6 +122,7 @@ __all__ = (
     "RequestArgumentError",
     "ResponseTooLargeError",
     "ResultNotSharedError",
+    "ResultState",
     "Results",
     "SignatureError",
     "StoreError",
