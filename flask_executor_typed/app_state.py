@@ -32,6 +32,7 @@ from .errors import ConfigError, ExecutorClosedError
 from .futures import FutureCollection, FutureProxy
 from .runtime.exit import Closable, close_at_exit, drain, exit_has_begun
 from .runtime.forks import in_child
+from .runtime.frames import levels_to_caller
 from .runtime.threads import start_thread, threads_are_refused
 from .signing import JobSigner
 from .stores import JobRecord, LocalRecords, Records, open_store
@@ -268,7 +269,7 @@ class AppState:
         """Return the backend of this process, which is created when it is first needed."""
         if self.opened is not None:
             return self.opened
-        changes = ""
+        changes, opens = "", False
         with self._lock:
             if self._closed or threads_are_refused():
                 raise ExecutorClosedError(self.label, exit_has_begun())
@@ -284,6 +285,7 @@ class AppState:
                 for wrap in _wraps:
                     backend = wrap(self, backend)
                 self.opened = backend
+                opens = True
             backend = self.opened
         if changes:  # after the lock: a log handler may submit
             with contextlib.suppress(BaseException):
@@ -293,7 +295,30 @@ class AppState:
                     self.label,
                     changes,
                 )
+        if opens and self._has_namesake():
+            with contextlib.suppress(BaseException):
+                app.logger.warning(
+                    "the app %r has two executors called %r, and jobs run in both; app.extensions, "
+                    "doctor and the commands know only the newer: give one a name, such as "
+                    "Executor(app, name='mail')",
+                    app.name,
+                    self.label,
+                    stacklevel=levels_to_caller(),
+                )
         return backend
+
+    def _has_namesake(self) -> bool:
+        """Return whether another executor of this name runs jobs of this app."""
+        # Not looked for in init_app(): a second executor that replaces one that is never used does
+        # no harm. Both are opened before either looks, so one of two threads finds the other.
+        return any(
+            state is not self
+            and state.name == self.name
+            and state._app() is self._app()
+            and state.opened is not None
+            and not state.closed
+            for state in list(_states)
+        )
 
     def _find_carriers(self, app: Flask, backend: Backend) -> None:
         carriers = self.given_carriers

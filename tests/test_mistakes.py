@@ -148,3 +148,37 @@ def test_verbs_of_task_queues_say_which_is_ours(executor: Executor) -> None:
         assert not hasattr(owner, name)
     with pytest.raises(AttributeError, match=r"^'Executor' object has no attribute 'submti'$"):
         _ = anything.submti
+
+
+def test_second_executor_of_a_name_that_runs_jobs_of_an_app_is_warned_of_once(
+    app: Flask, executor: Executor, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Executor(app) as other:
+        assert [other.submit(int).result(), executor.submit(int).result()] == [0, 0]
+        assert [other.submit(int).result(), executor.submit(int).result()] == [0, 0]
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "the app 'tests' has two executors called 'executor', and jobs run in both; "
+        "app.extensions, doctor and the commands know only the newer: give one a name, such as "
+        "Executor(app, name='mail')"
+    )
+    assert record.pathname == __file__
+
+
+def test_executors_of_other_names_options_apps_and_times_are_not_warned_of(
+    app: Flask, executor: Executor, caplog: pytest.LogCaptureFixture
+) -> None:
+    executor.submit(int)
+    with Executor(app, name="mail") as mail:
+        mail.submit(int)
+    executor.using(name="count").submit(int)
+    other_app = Flask("other")
+    with Executor(other_app) as other:
+        other.submit(int)
+    app.config["EXECUTOR_MAX_WORKERS"] = 2
+    executor.init_app(app)
+    executor.submit(int)
+    executor.shutdown()
+    with Executor(app) as later:
+        later.submit(int)
+    assert caplog.records == []
