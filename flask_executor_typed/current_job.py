@@ -62,7 +62,7 @@ class CurrentJob:
 
     @property
     def attempt(self) -> int:
-        """The number of the attempt, from 1: one more after each failure."""
+        """The number of the attempt. The first is 1, and each retry adds one."""
         return _call().attempt
 
     @property
