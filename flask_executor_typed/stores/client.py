@@ -951,6 +951,8 @@ class StoreClient(ClosableThreads):
         """Have the thread end once every record is written, or the store cannot be used."""
         self._closing = True
         self._wake.set()
+        if not self.threads():  # it has only read, so no thread closes the store in the end
+            self.store.close()
 
     def threads(self) -> list[threading.Thread]:
         with self._lock:

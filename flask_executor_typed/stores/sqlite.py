@@ -679,8 +679,10 @@ class SqliteStore:
 
     def close(self) -> None:
         for handle in self.handles():
-            with handle.lock:
+            # Without waiting, since a finalizer may close the store: a connection in use is left.
+            if handle.lock.acquire(blocking=False):
                 handle.close()
+                handle.lock.release()
 
     # -- forks -----------------------------------------------------------------------------------
 

@@ -82,10 +82,6 @@ def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
     yield shop
     shop.go.set()
     shop.executor.shutdown()
-    # A client that has recorded nothing has no thread that would close what it has read from.
-    client = shop.executor._states[shop.app].client
-    if client is not None:
-        client.store.close()
 
 
 def json_of(response: TestResponse, status: int = 200) -> Any:
