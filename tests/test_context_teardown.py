@@ -120,7 +120,8 @@ def test_submit_in_the_teardown_of_a_view_is_no_reason_for_a_warning(
 def test_submit_in_a_job_before_its_teardown_is_no_reason_for_a_warning(
     app: Flask, caplog: pytest.LogCaptureFixture
 ) -> None:
-    app.teardown_appcontext(lambda error: None)
+    @app.teardown_appcontext
+    def do_nothing(error: BaseException | None) -> None: ...
 
     def outer() -> int:
         with current_app.app_context():

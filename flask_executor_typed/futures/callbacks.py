@@ -133,7 +133,7 @@ class Callback:
         self._variables = variables
         self.counter: CallbackCounter | None = None
         """What counts the callback until it is over, wherever it runs."""
-        self.is_over = False
+        self.is_over: bool = False
 
     @property
     def name(self) -> str:

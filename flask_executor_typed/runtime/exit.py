@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from math import inf
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from .forks import in_child
@@ -34,7 +34,7 @@ __all__ = (
     "unless_ending",
 )
 
-S = TypeVar("S")
+F = TypeVar("F", bound=Callable[[Any], None])
 
 CLEANUP = 2.0
 """Seconds that cancelled jobs get to clean up once a shutdown's time is over; a guess."""
@@ -118,7 +118,7 @@ def exit_has_begun() -> bool:
     return _exiting
 
 
-def unless_ending(finalizer: Callable[[S], None]) -> Callable[[S], None]:
+def unless_ending(finalizer: F) -> F:
     """Make a ``__del__`` do nothing once the interpreter takes its modules apart.
 
     It would find the names of its module gone, and all that it could do is done: everything was
@@ -126,11 +126,11 @@ def unless_ending(finalizer: Callable[[S], None]) -> Callable[[S], None]:
     """
     is_ending = sys.is_finalizing  # bound here, because the name of this module goes as well
 
-    def __del__(self: S) -> None:  # noqa: N807
+    def __del__(self: object) -> None:  # noqa: N807
         if not is_ending():
             finalizer(self)
 
-    return __del__
+    return cast("F", __del__)
 
 
 def close_at_exit(closable: Closable, how: AtExit) -> None:

@@ -44,9 +44,9 @@ class LocalNote:
     __slots__ = ("_versions", "_waiting", "kind", "labels", "user", "version")
 
     def __init__(self, user: str | None, labels: Mapping[str, str], kind: str = "call") -> None:
-        self.user = user
-        self.labels = labels
-        self.kind = kind
+        self.user: str | None = user
+        self.labels: Mapping[str, str] = labels
+        self.kind: str = kind
         self.version: int = 1
         self._versions = itertools.count(2)
         # Replaced, under _joining; so the job's thread reads it as it is.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
@@ -48,7 +48,7 @@ class RemoteFuture(FutureProxy[R]):
     def __init__(self, source: Source, row: Row) -> None:
         super().__init__(row.name)
         self._id = row.id
-        self.key = None if row.key is None else decode_key(row.key)
+        self.key: Hashable | None = None if row.key is None else decode_key(row.key)
         self._source = source
         self._row = row
         self._submitted = row.submitted

@@ -51,7 +51,7 @@ def ask_each(server: Server, method: str, path: str, *, least: int = 3) -> list[
 
     def enough() -> bool:
         with ThreadPoolExecutor(12) as pool:
-            answers.extend(pool.map(lambda _: ask(server, method, path), range(24)))
+            answers.extend(pool.map(partial(ask, server, method), [path] * 24))
         return len({answer["process"] for answer in answers}) >= least
 
     until(enough, PATIENCE)
@@ -75,8 +75,8 @@ def test_one_job_is_joined_seen_and_awaited_in_every_process(
 
 def test_a_thousand_jobs_are_each_accounted_for_once(server: Server, tmp_path: Path) -> None:
     with ThreadPoolExecutor(10) as pool:
-        batches = list(pool.map(lambda _: ask(server, "POST", "/many/100")["ids"], range(10)))
-    ids = {job_id for batch in batches for job_id in batch}
+        batches = list(pool.map(partial(ask, server, "POST"), ["/many/100"] * 10))
+    ids = {job_id for batch in batches for job_id in batch["ids"]}
     assert len(ids) == 1000
     until(lambda: ask(server, "GET", "/counts").get("succeeded") == 1000, PATIENCE)
     runs = (tmp_path / "runs").read_text("utf-8").splitlines()
@@ -103,7 +103,7 @@ def test_each_job_of_processes_that_are_killed_is_lost_and_told_once(
     for number in range(3):
         keys = [f"{number}-{each}" for each in range(8)]
         with ThreadPoolExecutor(8) as pool:
-            jobs = list(pool.map(lambda key: ask(server, "POST", f"/join/{key}"), keys))
+            jobs = list(pool.map(partial(ask, server, "POST"), [f"/join/{key}" for key in keys]))
         owners |= {job["id"]: job["process"] for job in jobs}
         killed = jobs[-1]["process"]
         os.kill(killed, signal.SIGKILL)

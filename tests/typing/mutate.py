@@ -293,7 +293,7 @@ MUTATIONS = (
     Mutation(
         "shutdown: cancel_futures is positional",
         "executor.py",
-        r" \*, cancel_futures",
+        r" \*,\s+cancel_futures",
         " cancel_futures",
     ),
     Mutation(
