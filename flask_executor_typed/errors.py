@@ -260,7 +260,7 @@ class JobLostError(ExecutorError, BrokenExecutor):
 
 
 class JobExpiredError(ExecutorError, TimeoutError):
-    """A call was not started before its ``expires``, and never will be."""
+    """A call was not started in time, and never will be. No backend of this release raises it."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)

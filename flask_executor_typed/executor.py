@@ -153,7 +153,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     A ``concurrent.futures.Executor``, so that it can be used wherever one is expected. ``T`` is
     the type of the results that :attr:`futures` keeps. Every method may be called from any
     thread, and from a running event loop; only :meth:`shutdown` and the iterator of :meth:`map`
-    block.
+    block, and, with a store, what asks it: :attr:`jobs`, :attr:`futures`, ``submit`` with a key.
 
     Args:
         app: The app to serve; or call :meth:`init_app` later, for as many apps as you like.

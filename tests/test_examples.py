@@ -267,12 +267,12 @@ def test_the_readme_code_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.M
     exec(compile("\n".join(blocks), "README.md", "exec"), vars(module))
     client: FlaskClient = module.app.test_client()
     with module.executor:
-        assert json_of(client.get("/reports/1999?name=Ada"), 404) == {"status": "not done"}
+        assert json_of(client.get("/reports/1999?name=Ada"), 404) == {"status": "unknown"}
         assert json_of(client.post("/reports/1999?name=Ada"), 202)["status"] != "failed"
         module.executor.futures.result(("report", 1999, "Ada"), timeout=TIMEOUT)
         expected = {"status": "succeeded", "report": "report of 1999 for Ada"}
         assert json_of(client.get("/reports/1999?name=Ada")) == expected
-        assert json_of(client.get("/reports/1999?name=Bob"), 404) == {"status": "not done"}
+        assert json_of(client.get("/reports/1999?name=Bob"), 404) == {"status": "unknown"}
         for _ in range(2):
             assert json_of(client.get("/prices")) == {"lowest": 22.0}  # of east.example
     (shared,) = opened

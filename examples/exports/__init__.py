@@ -19,7 +19,7 @@ __all__ = ("create_app",)
 def create_app(store: str | None = None, secret_key: str | None = None) -> Flask:
     """Make the app; what is not given comes from ``EXPORTS_STORE`` and ``EXPORTS_SECRET_KEY``.
 
-    With a store, such as ``sqlite:///jobs.db``, it may be served by several processes.
+    With a store, such as ``sqlite:///jobs.db``, and a key, it may be served by several processes.
     """
     app = Flask(__name__)
     app.secret_key = secret_key or os.environ.get("EXPORTS_SECRET_KEY", secrets.token_hex())

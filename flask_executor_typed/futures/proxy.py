@@ -102,7 +102,10 @@ class FutureProxy(ClaimableFuture[R]):
 
     @property
     def id(self) -> str:
-        """A name for this call that nobody can guess, of 22 characters that are safe in a URL."""
+        """An unguessable name of the call, 22 characters that are safe in a URL.
+
+        With a store, the first look waits until the job's record is written.
+        """
         future_id = id_of(self)
         if future_id not in _named:
             with shared_lock():
@@ -328,9 +331,10 @@ class FutureProxy(ClaimableFuture[R]):
 
         The callback may block: it runs in the thread that settles the future, such as the worker's,
         unless that is the thread of an event loop, which others need; then a thread for callbacks
-        runs it. Those of one future run one after the other, as they were added. It has contexts of
-        its own like the ones active here now; outside of any, those of the call, of which
-        only the app is left once it is done. What it raises is logged.
+        runs it. If the call is done already, it runs here, and on an event loop must not block.
+        The callbacks of one future run one after the other, as they were added. Each has contexts
+        of its own like the ones active here now; outside of any, those of the call, of which only
+        the app is left once it is done. What it raises is logged.
         """
         check_callback(fn)
         callback = Callback(fn, *contexts_for_callback(self))

@@ -102,7 +102,7 @@ class JobRecord:
     """Grows with every change of the record."""
 
     log_tail: str | None = None
-    """The last lines that the job logged, where ``EXECUTOR_STORE_LOGS`` keeps them."""
+    """Always ``None`` for now: what a job logs is not kept."""
 
     @property
     def done(self) -> bool:

@@ -155,7 +155,7 @@ def test_first_example_of_the_readme_is_right_in_every_process(
             get = partial(httpx.get, timeout=PATIENCE, trust_env=False)
             for answer in pool.map(get, [url] * 24):
                 answers[answer.headers["Process"]] = answer
-        return len(answers) >= 3 and all(each.is_success for each in answers.values())
+        return len(answers) >= 3 and {each.status_code for each in answers.values()} == {200}
 
     until(all_have_answered, PATIENCE)
     report = {"status": "succeeded", "report": "report of 2026 for Ada"}
