@@ -282,8 +282,10 @@ class AppState:
                 # An executor or app that is dropped without shutdown() must leave no thread behind.
                 self._finalizer = finalize(self, backend.close, cancel_pending=False)
                 self._finalizer.atexit = False  # runtime/exit.py sees to that
-                for wrap in _wraps:
-                    backend = wrap(self, backend)
+                for wrap, replaced in _wraps:
+                    wrapped = wrap(self, backend)
+                    replaced.append((self, backend, wrapped))
+                    backend = wrapped
                 self.opened = backend
                 opens = True
             backend = self.opened
@@ -386,7 +388,10 @@ _states: WeakSet[AppState] = WeakSet()
 
 Wrap = Callable[[AppState, Backend], Backend]
 
-_wraps: list[Wrap] = []
+Replaced = list[tuple[AppState, Backend, Backend]]
+"""States with their backends before and after."""
+
+_wraps: list[tuple[Wrap, Replaced]] = []
 
 
 @contextlib.contextmanager
@@ -397,8 +402,8 @@ def backends_wrapped(wrap: Wrap) -> Generator[None, None, None]:
     ``after_response()`` and ``after_commit()`` after their event. A ``submit()`` that has already
     begun in another thread may still reach the backend itself.
     """
-    replaced: list[tuple[AppState, Backend, Backend]] = []
-    _wraps.append(wrap)
+    replaced: Replaced = []  # also what opens until the end
+    _wraps.append((wrap, replaced))
     try:
         for state in list(_states):
             if (backend := state.opened) is not None:
@@ -406,7 +411,7 @@ def backends_wrapped(wrap: Wrap) -> Generator[None, None, None]:
                 replaced.append((state, backend, wrapped))
         yield
     finally:
-        _wraps.remove(wrap)
+        _wraps.remove((wrap, replaced))
         for state, backend, wrapped in replaced:
             if state.opened is wrapped:  # not None, in the child of a fork
                 state.opened = backend

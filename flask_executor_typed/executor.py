@@ -560,9 +560,9 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         state = captured[0]
         call = self._make_call(captured, fn, args, kwargs)
         future = call.future  # the call may be over at any moment from here on
-        if state.notes or options.notes:
-            self._note(state, future, key)
         try:
+            if state.notes or options.notes:
+                self._note(state, future, key)
             if key is not None or options.until is not None:
                 # The key is taken inside of the block that gives it back: a signal handler may
                 # raise anywhere.
@@ -659,6 +659,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             shared = None if recorder_of(call.future) is None else state.client
             joined = claim_key(self.futures, key, call.future, self._options.on_duplicate, shared)
             if joined is not None:
+                if shared is not None:
+                    release_key(self.futures, call.future)  # and forget its record
                 call.release()
                 return joined
         if hold is not None and held is not None:

@@ -311,8 +311,10 @@ class Recording:
             if not call.future.done():
                 try:
                     backend.submit(call)
-                except ExecutorClosedError as error:
+                except BaseException as error:
                     call.fail(error)
+                    if not isinstance(error, ExecutorClosedError):
+                        raise
 
     def wait(self, timeout: float) -> None:
         if self._held:

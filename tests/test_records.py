@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import signal
 import threading
 from collections.abc import Iterator
+from decimal import Decimal
+from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -149,6 +152,37 @@ def test_a_key_is_one_for_all(here: Executor, there: Executor) -> None:
     assert popped.result(TIMEOUT) == 1
     assert "report" not in here.futures
     assert runs == [1]
+
+
+class Kind(enum.Enum):
+    REPORT = 1
+
+
+def test_a_call_that_joins_under_a_key_of_this_process_leaves_no_record(
+    here: Executor, there: Executor
+) -> None:
+    steps = Steps()
+    under_key = here.using(key=Kind.REPORT, on_duplicate="join")  # which no other process can know
+    first = under_key.submit(steps.run)
+    assert under_key.submit(steps.run) is first
+    steps.go_on.set()
+    first.result(TIMEOUT)
+    until(lambda: there.jobs.counts() == {"succeeded": 1})
+
+
+def test_what_a_job_reports_does_not_keep_records_from_being_written(
+    here: Executor, there: Executor
+) -> None:
+    def report() -> int:
+        odd: Any = current_job
+        odd.progress(Decimal("0.5"), Fraction(2), None)
+        return 7
+
+    future = here.using(name="odd").submit(report)
+    assert future.result(TIMEOUT) == 7
+    until(lambda: seen(there, future.id).done)
+    record = seen(there, future.id)
+    assert (record.name, record.result) == ("odd", 7)
 
 
 def test_a_plain_function_of_another_process_is_asked_to_end(

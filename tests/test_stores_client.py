@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -670,3 +671,46 @@ def test_no_thread_runs_before_the_first_record(processes: Processes) -> None:
     assert client.threads() == []
     job(client).set_result(None)
     assert len(client.threads()) == 1
+
+
+def test_a_waiter_is_not_lost_when_the_store_fails_as_it_looks(
+    processes: Processes, here: StoreClient, there: StoreClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    future = job(here)
+    elsewhere = remote(there, future)
+    failures: list[int] = []
+    get = processes.store.get
+
+    def get_or_fail(ids: Any, *, results: bool = False) -> Any:
+        if results and not failures:
+            failures.append(1)
+            raise StoreError(processes.store.url, "down for a moment")
+        return get(ids, results=results)
+
+    monkeypatch.setattr(processes.store, "get", get_or_fail)
+    results: SimpleQueue[int] = SimpleQueue()
+    elsewhere.add_done_callback(lambda each: results.put(each.result()))
+    future.set_result(7)
+    assert results.get(timeout=TIMEOUT) == 7
+    assert failures == [1]
+
+
+def test_a_held_call_does_not_keep_a_process_that_ends(processes: Processes) -> None:
+    here = processes.start()
+    held = job(here)
+    held._held = True
+    until(lambda: here.counts(None) == {"pending": 1})
+    here.close()
+    assert here.wait(time.monotonic() + TIMEOUT)
+    assert held.cancel()  # whose end is written all the same
+    assert here.wait(time.monotonic() + TIMEOUT)
+
+
+def test_what_waits_for_a_client_that_is_closed_is_told(
+    here: StoreClient, there: StoreClient
+) -> None:
+    elsewhere = remote(there, job(here))
+    errors: SimpleQueue[Any] = SimpleQueue()
+    elsewhere.add_done_callback(lambda each: errors.put(each.exception()))
+    there.close()
+    assert isinstance(errors.get(timeout=TIMEOUT), StoreError)

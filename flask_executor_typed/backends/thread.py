@@ -272,12 +272,13 @@ class _ThreadPool:
         call_back_by(self._callbacks.submit if len(calls) > 1 else None)
 
     def _has_idle_worker(self) -> bool:
-        """Return whether a worker is about to take the next call, or seems to be.
+        """Return whether an idle worker is there for every call in the queue, as it seems.
 
-        If it has just taken another one, the job that asks waits for a worker like any other. It
+        If one has just taken another call, the job that asks waits for a worker like any other. It
         is no deadlock: if all come to wait, a spare starts.
         """
-        return not all(self._running.copy().values())
+        idle = sum(not calls for calls in self._running.copy().values())
+        return idle > 0 and idle >= self.queue.qsize()
 
     def _run_wanted_until(self, future: FutureProxy[Any]) -> None:
         """Act as the spare worker that cannot be started: Python 3.12 starts no thread at exit."""

@@ -150,7 +150,7 @@ class Capacity:
         callback.counter = self
         self._callbacks[callback] = None
         if callback.is_over:  # run by another thread that settles the call, and not counted there
-            self._callbacks.pop(callback, None)
+            self.callback_is_over(callback)
 
     def callback_is_over(self, callback: Callback) -> None:
         next(self._callbacks_over)

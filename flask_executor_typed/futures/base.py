@@ -124,7 +124,7 @@ class Recorder(Protocol):
         """Return what is to be stored of an outcome, before anything can see it or change it.
 
         Raises nothing. Of several outcomes one counts, which comes back by ``facts_of(future)``.
-        Not called if the recorder came while the call was being settled.
+        Not called for a call that was cancelled, nor if the recorder came while it was settled.
         """
 
     def __call__(self, future: ClaimableFuture[Any]) -> None:
@@ -291,8 +291,9 @@ class ClaimableFuture(Future[R]):
         if _is_forked and self._process is not _this_process:
             return False  # the call runs in the parent
         outcomes = self._outcomes
-        recorder = self._recorder
-        recorded = None if recorder is None else recorder.encode_outcome(self, result, exception)
+        recorded: object = None
+        if (recorder := self._recorder) is not None and state == FINISHED and not outcomes:
+            recorded = recorder.encode_outcome(self, result, exception)
         outcome = state, result, exception, time.time(), recorded
         try:
             outcomes.append(outcome)

@@ -315,6 +315,8 @@ def claim_key(
                 k for k, kept in futures._futures.items() if kept.done() and kept is not future
             )
             del futures._futures[next(finished, next(iter(futures._futures)))]
+    if shared is not None and isinstance(future, FutureProxy) and future._recorder is not None:
+        future._recorder.on_change(future)  # not before: one that joins another has no record
     return None
 
 

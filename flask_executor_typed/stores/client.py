@@ -33,6 +33,7 @@ from ..errors import (
 from ..futures import (
     FutureProxy,
     OnDuplicate,
+    facts_of,
     id_of,
     is_waited_for,
     record_late,
@@ -260,6 +261,9 @@ class StoreClient(ClosableThreads):
         try:
             self._register()
             self.store.write([recording.row(future)])  # or it is refused, for it is there
+        except UnstorableError:  # which is no fault of the store; the thread leaves texts out
+            self.mark(future, soon=True)
+            return
         except StoreError as error:
             self._goes_down(error)
             return
@@ -293,8 +297,7 @@ class StoreClient(ClosableThreads):
                 if self.settings.strict:
                     raise
             recording.key = text  # which it gets, if it is free, when the record is written
-        self.mark(future, soon=False)
-        return False, None
+        return False, None  # nothing is written before it is known that no other call is joined
 
     def _claim(
         self,
@@ -583,12 +586,16 @@ class StoreClient(ClosableThreads):
                 return
             try:
                 self._thread = start_thread(f"{self._label}-records", self._run)
-            except RuntimeError:
-                return  # the interpreter is ending
+            except RuntimeError:  # the interpreter is ending, or the system has no more threads
+                self._urgent = self._scheduled = False  # the next change tries again
+                return
             self._runs = True
             if self.store.listens and not self._listens:
+                try:
+                    listener = start_thread(f"{self._label}-events", self._listen)
+                except RuntimeError:
+                    return  # changes are looked for at every beat
                 self._listens = True
-                listener = start_thread(f"{self._label}-events", self._listen)
                 leave_behind: Any = getattr(listener, "leave_behind", None)
                 leave_behind()  # it waits for messages, and nothing waits for it
 
@@ -620,7 +627,7 @@ class StoreClient(ClosableThreads):
         times = [self._next_beat, self._next_purge]
         if self._urgent:
             times.append(self._flushed + _LINGER)
-        elif self._dirty:
+        elif self._dirty or self._scheduled:
             times.append(self._flushed + _DELAY)
         if self._moved:
             times.append(self._progress_written + _PROGRESS_EVERY)
@@ -652,7 +659,9 @@ class StoreClient(ClosableThreads):
             for future in moved:
                 self._moved.pop(future, None)
                 self._dirty[future] = None
-        if self._dirty and now >= self._flushed + (_LINGER if self._urgent else _DELAY):
+        # Also if a flag alone is left, of a call that was refused: a flush clears it.
+        is_due = now >= self._flushed + (_LINGER if self._urgent else _DELAY)
+        if is_due and (self._dirty or self._urgent or self._scheduled):
             self._flush()
         if now >= self._next_beat:
             self._next_beat = now + self._interval
@@ -673,6 +682,8 @@ class StoreClient(ClosableThreads):
         self._urgent = self._scheduled = False
         for _ in range(len(self._dirty) // _BATCH + 1):  # what comes meanwhile is for the next time
             batch = list(self._dirty)[:_BATCH]
+            if not batch:
+                break
             for future in batch:
                 self._dirty.pop(future, None)  # before it is looked at: a later change counts again
             try:
@@ -686,8 +697,19 @@ class StoreClient(ClosableThreads):
         self._flushed = time.monotonic()
 
     def _write(self, batch: list[FutureProxy[Any]]) -> None:
-        recorded = [(each, self._open[each]) for each in batch if each in self._open]
-        rows = [recording.row(future) for future, recording in recorded]
+        recorded: list[tuple[FutureProxy[Any], Recording]] = []
+        rows: list[Row] = []
+        for future in batch:
+            recording = self._open.get(future)
+            if recording is None:
+                continue
+            try:
+                rows.append(recording.row(future))
+            except Exception:  # of what users gave: one record must not hold up all others
+                self._open.pop(future, None)
+                log_exception(self._logger(), "the record of %s cannot be written", future.name)
+            else:
+                recorded.append((future, recording))
         if not rows:
             return
         try:
@@ -703,6 +725,9 @@ class StoreClient(ClosableThreads):
                 self._known[row.id] = future
             if row.done:
                 self._is_over(future, row)
+            elif future not in self._open:  # refused while we wrote: its end is to be written too
+                self._open[future] = recording
+                self._dirty[future] = None
 
     def _write_one_by_one(self, rows: list[Row]) -> set[str]:
         """Write each row by itself, and one that is refused for its content without its texts."""
@@ -835,7 +860,7 @@ class StoreClient(ClosableThreads):
             keep=settings.max_jobs,
             keep_bytes=settings.max_bytes,
         ):
-            if self._urgent:  # the next step removes the rest
+            if self._urgent or time.monotonic() >= self._next_beat:  # the next step goes on
                 self._next_purge = time.monotonic()
                 return
 
@@ -884,17 +909,18 @@ class StoreClient(ClosableThreads):
             row = None if row is None else self._with_owner_alive(row)
             watch.sees(0 if row is None else row.version)
         for job_id in waiting:
-            future, row = self._waiting.pop(job_id), rows.get(job_id)
+            row = rows.get(job_id)
             row = None if row is None else self._with_owner_alive(row)
+            if row is not None and row.done:
+                row = self.store.get([job_id], results=True).get(job_id)
+            future = self._waiting.pop(job_id)  # after what may raise: it is waited for
             if row is not None and not row.done:
                 future.adopt(row)
                 # Out of the way first: who begins to wait meanwhile puts it back, or is seen here.
                 if is_waited_for(future):
                     self._waiting[job_id] = future
-                continue
-            if row is not None:
-                row = self.store.get([job_id], results=True).get(job_id)
-            self._apart(partial(future.adopt, row))
+            else:
+                self._apart(partial(future.adopt, row))
 
     def _may_have_changed(self, now: float) -> bool:
         is_due = self._look_is_due
@@ -924,14 +950,20 @@ class StoreClient(ClosableThreads):
     # -- the end ---------------------------------------------------------------------------------
 
     def _may_end(self) -> bool:
-        return self._closing and (not self._open or bool(self._down_since))
+        return self._closing and (bool(self._down_since) or not self._has_unheld())
+
+    def _has_unheld(self) -> bool:
+        """Return whether a call is open that is not held: what that waits for may never come."""
+        return any(each.done() or not facts_of(each).is_held for each in list(self._open))
 
     def _end(self) -> bool:
         with self._lock:
             self._runs = False
-            if self._open and not self._down_since:
+            if not self._may_end():
                 self._runs = True  # a record came meanwhile
                 return False
+        for future in [self._waiting.pop(job_id) for job_id in list(self._waiting)]:
+            self._apart(partial(future.give_up, StoreError(self.store.url, "it was closed")))
         if self._down_since and self._open:
             self._log(
                 logging.WARNING,

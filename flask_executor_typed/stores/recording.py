@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from ..errors import JobLostError
 from ..futures import FutureProxy, facts_of, id_of
+from ..runtime.forks import in_child
 from ..signing import JobSigner
 from .encoding import (
     Failure,
@@ -105,7 +106,7 @@ class Recordings(Protocol):
         """Have the progress written, less often."""
 
 
-_building = threading.Lock()
+_building = threading.RLock()  # reentrant: a finalizer may submit a call, and have it recorded
 """Rows are built one by one, so that the order of their steps is that of what they have seen."""
 
 
@@ -179,9 +180,9 @@ class Recording:
         return record_of(self.row(future))
 
     def _outcome_of(self, future: FutureProxy[Any]) -> Outcome:
-        """Encode an end that came while the record was begun, and so did not see it."""
+        """Encode an end without an outcome, or one that came while the record was begun."""
         if future.cancelled():
-            return self.encode_outcome(future, None, None)
+            return Outcome()
         error = future.exception(0)
         return self.encode_outcome(future, None if error else future.result(0), error)
 
@@ -199,7 +200,7 @@ class Recording:
             id=id_of(future),
             space=self.space,
             executor=self.executor,
-            name=clean_text(future.name),
+            name=clean_text(str(future.name)),
             kind=self.kind,
             key=self.key,
             owner=self.owner.id,
@@ -215,14 +216,25 @@ class Recording:
             cancel=int(facts.cancel_requested),
         )
         if progress is not None:
-            row.progress_done = progress.done
-            row.progress_total = progress.total
-            row.progress_message = clean_text(progress.message)
+            row.progress_done = _plain(progress.done)
+            row.progress_total = None if progress.total is None else _plain(progress.total)
+            row.progress_message = clean_text(str(progress.message))
         if status in FINAL and finished is not None:
             row.finished = finished.timestamp()
             kept = facts.recorded
             _add_outcome(row, kept if isinstance(kept, Outcome) else self._outcome_of(future))
         return row
+
+
+def _plain(number: Any) -> float:
+    """Return a number that any store takes: a job may report one of NumPy, or a Decimal."""
+    return number if type(number) in {int, float} else float(number)
+
+
+@in_child
+def _forget_parent() -> None:
+    global _building  # noqa: PLW0603
+    _building = threading.RLock()  # a thread of the parent may have held the other one
 
 
 def _add_outcome(row: Row, outcome: Outcome) -> None:

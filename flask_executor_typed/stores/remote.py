@@ -70,6 +70,10 @@ class RemoteFuture(FutureProxy[R]):
             else:
                 self._succeed(result)
 
+    def give_up(self, error: BaseException) -> None:
+        """Fail the future, whose record is not looked at any more."""
+        self._fail(error)
+
     def _note(self, row: Row) -> None:
         self._row = row
         self._starts = [row.started] if row.started else []

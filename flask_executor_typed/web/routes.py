@@ -150,7 +150,9 @@ class Routes:
         if (error := error_of(job)) is not None:
             status = 500 if job.error is None or job.error.problem is None else error["status"]
             future = future or self._jobs.future(job.id)
-            cause = None if future is None else future.exception()
+            # Recorded as lost, it may still run here: this process was taken for dead.
+            is_over = future is not None and future.done() and not future.cancelled()
+            cause = future.exception() if future is not None and is_over else None
             raise problem(
                 status,
                 error["detail"],
