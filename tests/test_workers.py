@@ -51,6 +51,8 @@ from .helpers.workers import START, is_alive, run_main, until, until_dead
 @pytest.fixture(scope="module")
 def app() -> Iterator[Flask]:
     """One worker for the module: starting it is slow. It has one process, so jobs meet there."""
+    for other in list(working.executor._states):  # of other tests, if something still refers to it
+        working.executor.shutdown(app=other)
     app = working.create_app()
     yield app
     working.executor.shutdown()

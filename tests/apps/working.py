@@ -55,8 +55,11 @@ def create_app(**settings: object) -> Flask:
 def serving(**settings: object) -> Generator[Executor, None, None]:
     """An executor with other settings, and an app and workers of its own."""
     app = create_app(**settings)
-    with Executor(app) as executor:
-        yield executor
+    try:
+        with Executor(app) as apart:
+            yield apart
+    finally:
+        executor.shutdown(app=app)  # which the factory has it serve
 
 
 def create_no_app() -> Flask:
