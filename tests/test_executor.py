@@ -402,6 +402,21 @@ def test_app_and_executor_dropped_without_shutdown_leave_no_thread() -> None:
     join_all(threads)
 
 
+def test_executor_that_is_dropped_is_freed_without_the_collector() -> None:
+    app = Flask("tests")
+    executor = Executor(app)
+    del app.extensions["executor"]
+    thread = executor.submit(this_thread).result(TIMEOUT)
+    gone = weakref.ref(executor)
+    gc.disable()
+    try:
+        del executor
+        assert gone() is None
+        join_all([thread])
+    finally:
+        gc.enable()
+
+
 def test_calls_of_a_dropped_app_are_done_all_the_same() -> None:
     executor = Executor()
     app = Flask("short_lived")

@@ -46,7 +46,7 @@ async def sensitive():
 
 client = app.test_client()
 with client.post("/upload", data={"file": (io.BytesIO(b"x" * 1_000_000), "large.bin")}) as answer:
-    print(answer.text)
+    print(answer.get_data(as_text=True))
 kept.append(client.get("/async"))
 results = executor.map(double, range(5))
 next(results)

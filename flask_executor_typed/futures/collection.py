@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from typing import Any, Generic, Literal, Protocol, TypeVar, overload
-from weakref import WeakSet
+from weakref import WeakMethod, WeakSet
 
 from typing_extensions import TypeVar as TypeVarWithDefault
 
@@ -265,8 +265,18 @@ class FutureCollection(Generic[T]):
 
 
 def share_keys(futures: FutureCollection[Any], shared: Callable[[], SharedKeys | None]) -> None:
-    """Look up keys in ``shared()`` first, the keys of all processes; ``None`` if there are none."""
-    futures._shared = shared
+    """Look up keys in ``shared()`` first, the keys of all processes; ``None`` if there are none.
+
+    ``shared`` is a method of the executor, which keeps ``futures``. A reference back would make a
+    cycle, and an executor that is dropped would keep its threads until the collector came.
+    """
+    method = WeakMethod(shared)
+
+    def shared_now() -> SharedKeys | None:
+        bound = method()
+        return None if bound is None else bound()
+
+    futures._shared = shared_now
 
 
 def _nothing_shared() -> None:

@@ -134,10 +134,13 @@ class Future(FutureProxy[Any]):
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "_state":
             self._become(value)
-        elif name == "_exception" and self._is_finishing:
+        elif name == "_exception" and self._is_finishing and value is not None:
             self._is_finishing = False
             self.set_exception(value)
-        else:  # after an exception of None they write the result
+        elif name == "_result" and self._is_finishing:  # which they write last
+            self._is_finishing = False
+            self.set_result(value)
+        else:
             super().__setattr__(name, value)
 
     def _become(self, state: str) -> None:
