@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / ".ci" / "work"
 PYTHON = Path(sys.executable)
 VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.14t")
-LIMITS = Limits(command=2700, total=4100)
+LIMITS = Limits(command=3000, total=5000)
 
 QUICK = ("-m", "not slow")
 """Options for all but the default interpreter, which leave out the slowest tests."""
