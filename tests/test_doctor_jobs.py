@@ -123,6 +123,16 @@ def test_show_tells_all_that_is_known_and_nothing_that_a_terminal_would_obey(
     assert "links" not in told
 
 
+@pytest.mark.parametrize("job_id", ["-jNuKgIhOlht3ZnBgDAeLzM", "--NuKgIhOlht3ZnBgDAeLzM"])
+@pytest.mark.parametrize("name", ["show", "cancel"])
+def test_an_id_that_begins_with_a_dash_is_no_option(
+    command: Command, name: str, job_id: str
+) -> None:
+    for options in ((), ("--json",)):
+        ran = command(name, job_id, *options, code=3)
+        assert f"No job's id is {job_id!r}" in ran.output
+
+
 def test_unknown_and_ambiguous_ids_have_exit_codes_of_their_own(
     served: tuple[Executor, Executor], command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

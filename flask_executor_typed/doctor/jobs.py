@@ -213,7 +213,11 @@ def _list(
             click.echo("No jobs.", err=True)
 
 
-@click.command("show")
+_IDS_BEGIN_WITH_DASHES = {"ignore_unknown_options": True}
+"""Of 64 ids, one begins with a dash, and is an argument all the same."""
+
+
+@click.command("show", context_settings=_IDS_BEGIN_WITH_DASHES)
 @click.argument("job_id", metavar="ID")
 @_of_executor("Look in the store of this executor only.")
 @_as_json
@@ -245,7 +249,7 @@ _ANSWERS = {
 }
 
 
-@click.command("cancel")
+@click.command("cancel", context_settings=_IDS_BEGIN_WITH_DASHES)
 @click.argument("job_id", metavar="ID")
 @_of_executor("Look in the store of this executor only.")
 @_as_json
