@@ -495,7 +495,7 @@ class Call(Generic[R]):
         error = JobAbandonedError(future.name, seconds, begun=begun)
         explain(error, future)
         if future._interrupt(error) and self.logs:
-            self.logs = False  # what it raises from now on, nobody waits for
+            self.logs = False  # nothing waits for what it raises from now on
             message = "Background job %s [%s] is abandoned"
             log_call(
                 snapshot.app.logger,
@@ -556,7 +556,7 @@ def _run_in_context(call: Call[Any], loops: LoopServices) -> Any:
             elif is_of_another_call(result):
                 result = _ReturnedFuture(result)
             elif can_be_awaited(result):
-                # Nobody could know: a lambda, say, that calls an async def. The thread waits,
+                # It could not be known: a lambda, say, that calls an async def. The thread waits,
                 # so that the contexts stay and are torn down once, at the end.
                 result = loops.wait_for(result)
             return result

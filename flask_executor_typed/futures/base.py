@@ -166,8 +166,8 @@ class ClaimableFuture(Future[R]):
     # ``_starts``: the time at which a worker began. A negative one was put there to keep workers
     # from starting the call: by cancel() (_WITHDRAWN, which any number of threads may put, since
     # the outcome decides among them), or by a backend that refuses the call.
-    # ``_outcomes``: how the call ended. With the first of them the future is done, and whoever
-    # sees that sees the whole outcome.
+    # ``_outcomes``: how the call ended. With the first of them the future is done, and a
+    # thread that sees that sees the whole outcome.
     #
     # ``_watchers`` are called when the future is done, with the future. A thread that adds one
     # looks for an outcome afterwards. If there is one, the settling thread may or may not have

@@ -218,9 +218,9 @@ def announce(
 
 def _run_by(submit: _Submit, future: _HasContexts) -> None:
     """Have all callbacks that ``future`` has left run by ``submit``, together: in their order."""
-    # One that is being added meanwhile is run by whoever removes it from the list: we do, or the
-    # thread that settles the future comes to it next, or the one that adds it takes it back and
-    # runs it at once.
+    # A callback that is being added meanwhile is run by the thread that removes it from the list:
+    # this one, or the one that settles the future and comes to it next, or the one that adds it,
+    # takes it back and runs it at once.
     callbacks = [each for each in callbacks_of(future) if future._take(each)]
     try:
         submit(partial(_run_all, callbacks, future))

@@ -237,7 +237,7 @@ class StoreClient(ClosableThreads):
             return
         self._dirty[future] = None
         # The thread clears a flag before it looks at what is dirty, and we look at the flag after
-        # we have added to that. So whoever is second sees what the other did.
+        # we have added to that. So the second of the two sees what the first did.
         if soon:
             if not self._urgent:
                 self._urgent = True

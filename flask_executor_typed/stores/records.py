@@ -136,7 +136,7 @@ class Row:
     """Counts what the owner has seen happen: a store refuses a row that is older than its own."""
 
     version: int = 1
-    """Counts the changes of the record, whoever made them. Stores count, not those who write."""
+    """Counts the changes of the record, by any process. The store counts, not the writer."""
 
     attempts: int = 1
     retries: int = 0

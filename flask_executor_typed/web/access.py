@@ -1,4 +1,4 @@
-"""Who may see a job. Whatever goes wrong here, the answer is no."""
+"""Decide who may see a job. If anything goes wrong here, the answer is no."""
 
 from __future__ import annotations
 

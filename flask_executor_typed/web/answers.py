@@ -1,4 +1,4 @@
-"""What a client is told of a job: as JSON, as a page, as a fragment of one, or as an error."""
+"""Tell a client of a job: as JSON, as a page, as a fragment of one, or as an error."""
 
 from __future__ import annotations
 

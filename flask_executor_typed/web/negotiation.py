@@ -1,4 +1,4 @@
-"""What kind of answer a client wants."""
+"""Find the kind of answer that a client wants."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 __all__ = ("Preferences",)
 
-_READ = 1000  # characters; nobody needs more, and matching them takes no noticeable time
+_READ = 1000  # characters; no client needs more, and matching them takes no noticeable time
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _PART = re.compile(rf'(?:[^,"]|{_QUOTED}|")+')
