@@ -100,6 +100,9 @@ def run_steps(steps: Sequence[Step], limits: Limits, logs: Path, lanes: int = 2)
     passed, failed, skipped = (
         sum(run.outcome == outcome for run in over) for outcome in ("passed", "FAILED", "skipped")
     )
+    for run in over:
+        if run.outcome == "FAILED":  # again, for readers of the end alone
+            print(f"\n=== The last lines of: {run.step.name}", *run.last_lines(), sep="\n")
     print(f"\n{passed} passed, {failed} failed, {skipped} skipped", flush=True)
     return int(failed > 0)
 
@@ -144,6 +147,9 @@ class _Run:
         output = self.log.read_bytes()
         sys.stdout.buffer.write(output if output.endswith(b"\n") or not output else output + b"\n")
         print(f"--- {self.step.name}: {self.outcome} ({self.seconds} s){self._because}", flush=True)
+
+    def last_lines(self, count: int = 12) -> list[str]:
+        return self.log.read_text(errors="replace").splitlines()[-count:]
 
     def __str__(self) -> str:
         return f"{self.outcome:<7} {self.seconds:>4} s  {self.step.name}{self._because}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import sys
 import sysconfig
 import time
@@ -36,6 +37,11 @@ def executor(app: Flask) -> Iterator[Executor]:
     """An executor that serves ``app``; its threads end with the test."""
     with Executor(app) as executor:
         yield executor
+
+
+def pytest_unconfigure() -> None:
+    """Show what every thread does, and end, if the interpreter does not exit."""
+    faulthandler.dump_traceback_later(900, exit=True, file=2)  # not the captured stderr
 
 
 def pytest_sessionfinish() -> None:

@@ -84,13 +84,15 @@ def test_output_of_a_step_is_kept_together_and_the_outcomes_are_summed_up(tmp_pa
     assert "\n=== Two\ntwo 1\ntwo 2\n--- Two: FAILED (0 s): exit code 1 from sh -c " in text
     assert "\n=== Nothing to do\n--- Nothing to do: skipped (0 s)\n" in text
     assert "\n=== Good\na\nb\n--- Good: passed (0 s)\n" in text
-    summary = text.partition("\n=== Summary, after 0 s\n")[2]
+    summary, _, again = text.partition("\n=== Summary, after 0 s\n")[2].partition("\n=== The last")
     assert sorted(re.findall(r"^(\S+) 0 s  ([^:\n]+)", summary, re.MULTILINE)) == [
         ("FAILED", "One"),
         ("FAILED", "Two"),
         ("passed", "Good"),
         ("skipped", "Nothing to do"),
     ]
+    assert " lines of: One\none 1\none 2\n" in again
+    assert " lines of: Two\ntwo 1\ntwo 2\n" in again
     assert text.endswith("\n\n1 passed, 2 failed, 1 skipped\n")
 
 
