@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from ..conftest import TIMEOUT
+from ..helpers.services import redis_server
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 6 * TIMEOUT
@@ -123,3 +124,29 @@ def serve(tmp_path: Path) -> Iterator[ServerFactory]:
     yield start
     for server in servers:
         server.kill()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def serve_with_store(
+    request: pytest.FixtureRequest,
+    serve: ServerFactory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Callable[[str], Server]]:
+    """Serve a module with four processes that share a store, once for each kind of store.
+
+    The module finds the store's address in ``RECORDED_STORE``, and ``tmp_path`` in
+    ``RECORDED_FOLDER``.
+    """
+    monkeypatch.setenv("RECORDED_FOLDER", str(tmp_path))
+
+    def start(module: str) -> Server:
+        return serve("--workers", "4", "--threads", "8", module=module)
+
+    if request.param == "sqlite":
+        monkeypatch.setenv("RECORDED_STORE", "sqlite:///jobs.db")
+        yield start
+    else:
+        with redis_server() as redis:
+            monkeypatch.setenv("RECORDED_STORE", f"redis://127.0.0.1:{redis.port}/0")
+            yield start

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -15,27 +15,12 @@ import httpx
 import pytest
 
 from ..conftest import until
-from ..helpers.services import redis_server
 from .conftest import PATIENCE, ROOT, Server, ServerFactory, stop_cleanly
 
 
-@pytest.fixture(params=["sqlite", "redis"])
-def server(
-    request: pytest.FixtureRequest,
-    serve: ServerFactory,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Server]:
-    monkeypatch.setenv("RECORDED_FOLDER", str(tmp_path))
-    module = "tests.apps.recorded"
-    start = partial(serve, "--workers", "4", "--threads", "8", module=module)
-    if request.param == "sqlite":
-        monkeypatch.setenv("RECORDED_STORE", "sqlite:///jobs.db")
-        yield start()
-    else:
-        with redis_server() as redis:
-            monkeypatch.setenv("RECORDED_STORE", f"redis://127.0.0.1:{redis.port}/0")
-            yield start()
+@pytest.fixture
+def server(serve_with_store: Callable[[str], Server]) -> Server:
+    return serve_with_store("tests.apps.recorded")
 
 
 def ask(server: Server, method: str, path: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -14,8 +14,7 @@ import httpx
 import pytest
 
 from ..conftest import until
-from ..helpers.services import redis_server
-from .conftest import PATIENCE, ROOT, Server, ServerFactory, stop_cleanly
+from .conftest import PATIENCE, ROOT, Server, stop_cleanly
 
 Answers = dict[str, httpx.Response]
 """Of each server process, by its id, one answer."""
@@ -23,22 +22,9 @@ Answers = dict[str, httpx.Response]
 _ANSWERING = 3  # processes of the four, of which a busy machine may leave one without a request
 
 
-@pytest.fixture(params=["sqlite", "redis"])
-def server(
-    request: pytest.FixtureRequest,
-    serve: ServerFactory,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Server]:
-    monkeypatch.setenv("RECORDED_FOLDER", str(tmp_path))
-    start = partial(serve, "--workers", "4", "--threads", "8", module="tests.apps.shared_jobs")
-    if request.param == "sqlite":
-        monkeypatch.setenv("RECORDED_STORE", "sqlite:///jobs.db")
-        yield start()
-    else:
-        with redis_server() as redis:
-            monkeypatch.setenv("RECORDED_STORE", f"redis://127.0.0.1:{redis.port}/0")
-            yield start()
+@pytest.fixture
+def server(serve_with_store: Callable[[str], Server]) -> Server:
+    return serve_with_store("tests.apps.shared_jobs")
 
 
 def ask(server: Server, method: str, path: str, **headers: str) -> httpx.Response:
