@@ -95,7 +95,8 @@ class AppState:
         self._closed = False  # set under _lock
         self._lock = threading.RLock()  # reentrant: a finalizer may submit while it is held
         self._use(config)
-        _states.add(self)
+        with _listing:
+            _states.add(self)
 
     def _use(self, config: ExecutorConfig) -> None:
         import_backend(config)
@@ -319,7 +320,7 @@ class AppState:
             and state._app() is self._app()
             and state.opened is not None
             and not state.closed
-            for state in list(_states)
+            for state in _all_states()
         )
 
     def _find_carriers(self, app: Flask, backend: Backend) -> None:
@@ -382,7 +383,16 @@ class AppState:
             close_at_exit(self.client, self.config.at_exit)
 
 
-_states: WeakSet[AppState] = WeakSet()
+_listing = threading.RLock()  # reentrant: a finalizer may use an executor for the first time
+_states: WeakSet[AppState] = WeakSet()  # guarded by _listing
+
+
+def _all_states() -> list[AppState]:
+    # Before Python 3.14, listing a WeakSet raises if another thread adds to it meanwhile. With the
+    # lock, that thread waits; its state is not in this list.
+    with _listing:
+        return list(_states)
+
 
 # -- for tests ------------------------------------------------------------------------------------
 
@@ -405,7 +415,7 @@ def backends_wrapped(wrap: Wrap) -> Generator[None, None, None]:
     replaced: Replaced = []  # also what opens until the end
     _wraps.append((wrap, replaced))
     try:
-        for state in list(_states):
+        for state in _all_states():
             if (backend := state.opened) is not None:
                 state.opened = wrapped = wrap(state, backend)
                 replaced.append((state, backend, wrapped))
@@ -419,7 +429,9 @@ def backends_wrapped(wrap: Wrap) -> Generator[None, None, None]:
 
 @in_child
 def _forget_parent() -> None:
-    for state in _states:
+    global _listing  # noqa: PLW0603
+    _listing = threading.RLock()  # a thread of the parent may have held the other one
+    for state in _all_states():
         state.forget_parent()
 
 

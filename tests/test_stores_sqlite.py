@@ -391,6 +391,32 @@ def test_parent_and_child_of_a_fork_both_go_on(store: SqliteStore, path: Path) -
 
 
 @needs_fork
+def test_stores_made_while_a_process_is_forked_are_closed_before_it_or_made_after(
+    path: Path,
+) -> None:
+    kept = [SqliteStore(path) for _ in range(200)]
+    stop = threading.Event()
+
+    def make_stores() -> None:
+        while not stop.is_set():
+            kept.append(SqliteStore(path))
+
+    thread = threading.Thread(target=make_stores)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread.start()
+    try:
+        for _ in range(10):  # without the lock: "Set changed size during iteration"
+            sqlite._close_before_fork()
+            sqlite._go_on_after_fork()
+    finally:
+        sys.setswitchinterval(interval)
+        stop.set()
+        thread.join(TIMEOUT)
+    assert child_of_fork(lambda: SqliteStore(path).get(["none"])) == 0
+
+
+@needs_fork
 def test_what_a_child_writes_stays_when_the_parent_closes_meanwhile(
     store: SqliteStore, path: Path
 ) -> None:

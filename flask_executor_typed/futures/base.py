@@ -128,7 +128,10 @@ class Recorder(Protocol):
         """
 
     def __call__(self, future: ClaimableFuture[Any]) -> None:
-        """Note that the call is settled: a recorder is the first of the future's watchers."""
+        """Note that the call is settled: a recorder is the first of the future's watchers.
+
+        May be called twice, and by two threads at once: see :func:`record_late`.
+        """
 
     def on_refused(self, future: ClaimableFuture[Any]) -> None:
         """Forget a call that was not accepted, and free its key."""

@@ -504,8 +504,8 @@ def submitter_of(future: FutureProxy[Any]) -> str:
 def record_late(future: FutureProxy[Any], recorder: Recorder) -> None:
     """Have the changes of a call recorded from now on: it may be running, or over.
 
-    The recorder hears of the end exactly once. Of the outcome it is told only if the call was not
-    being settled already: see :meth:`Recorder.encode_outcome`.
+    The recorder hears of the end, twice if it comes while the call is being settled, as any watcher
+    may. Of the outcome it is told only before that: see :meth:`Recorder.encode_outcome`.
     """
     future._recorder = recorder
     if not future._watch(recorder, first=True):

@@ -187,7 +187,8 @@ class SqliteStore:
         self._commits = 0  # since the last checkpoint; guarded by the writer's lock
         self._opened = itertools.count()  # numbers of the readers opened so far
         self._reader_number = 0  # guarded by the reader's lock
-        _stores.add(self)
+        with _listing:
+            _stores.add(self)
 
     @contextlib.contextmanager
     def _using(self, handle: _Handle, seconds: float) -> Generator[sqlite3.Connection, None, None]:
@@ -794,7 +795,10 @@ def _drop_results(connection: sqlite3.Connection, job_ids: Iterable[str]) -> Non
 # of this process, so a connection that the child opens locks nothing. When the parent then closes
 # its own connection, the WAL is deleted, and what the child commits later is lost.
 
-_stores: WeakSet[SqliteStore] = WeakSet()
+_listing = threading.RLock()  # reentrant: a signal handler may fork while it is held
+"""Held for the whole of a fork: a store is either closed before it, or created after it."""
+
+_stores: WeakSet[SqliteStore] = WeakSet()  # guarded by _listing
 _FORK_PATIENCE = 2 * _PATIENT  # longer than any thread holds a lock
 
 
@@ -808,6 +812,7 @@ _this_thread = _ThisThread()
 
 
 def _close_before_fork() -> None:
+    _listing.acquire()
     for store in list(_stores):
         for handle in store.handles():
             if handle.lock.acquire(timeout=_FORK_PATIENCE):
@@ -818,9 +823,12 @@ def _close_before_fork() -> None:
 def _go_on_after_fork() -> None:
     while _this_thread.held:
         _this_thread.held.pop().lock.release()
+    _listing.release()
 
 
 def _go_on_in_child() -> None:
+    global _listing  # noqa: PLW0603
+    _listing = threading.RLock()
     _this_thread.held.clear()
     for store in list(_stores):
         store.after_fork_in_child()
