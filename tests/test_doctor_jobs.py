@@ -194,10 +194,27 @@ def test_purge_removes_finished_records_and_has_to_be_told_which(
     assert "Say either" in both.output
     assert json.loads(command("purge", "--older-than", "3600", "--json").output) == {"removed": 0}
     assert len(ids(command("list", "--json"))) == 4
-    assert command("purge", "--all").output.startswith("3 records removed from sqlite:///")
+    removed = command("purge", "--all").output
+    assert removed.startswith("3 records of shop removed from sqlite:///")
     assert ids(command("list", "--json")) == [runs.id]
     assert all(executor.jobs.get(job_id) is None for job_id in done)
     release.set()
+
+
+def test_purge_counts_each_of_two_spaces_in_one_file(tmp_path: Path) -> None:
+    app = Flask("shop", instance_path=str(tmp_path))
+    app.config["EXECUTOR_STORE"] = "sqlite:///jobs.db"
+    app.config["MAIL_EXECUTOR_STORE"] = "sqlite:///jobs.db?space=mail"
+    with Executor(app) as executor, Executor(app, name="mail") as mail:
+        jobs = [job_of(executor), job_of(executor), job_of(mail)]
+        runner = app.test_cli_runner()
+        assert runner.invoke(args=["executor", "purge", "--all"]).output.splitlines() == [
+            f"2 records of shop removed from sqlite:///{tmp_path}/jobs.db",
+            f"1 records of mail removed from sqlite:///{tmp_path}/jobs.db",
+        ]
+        jobs = [job_of(executor), job_of(mail)]
+        ran = runner.invoke(args=["executor", "purge", "--all", "--json"])
+        assert json.loads(ran.output) == {"removed": len(jobs)}
 
 
 @pytest.mark.parametrize(

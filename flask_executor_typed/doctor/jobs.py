@@ -292,14 +292,14 @@ def _purge(
     if (older_than is None) is not everything:
         raise click.UsageError("Say either --older-than SECONDS or --all.")
     with _store_errors():
-        removed = {
-            client.store.url: client.purge(older_than or 0.0) for client in _clients(executor)
-        }
+        removed = [(each, each.purge(older_than or 0.0)) for each in _clients(executor)]
     if as_json:
-        _print_json({"removed": sum(removed.values())})
+        _print_json({"removed": sum(count for _, count in removed)})
     else:
-        for url, count in removed.items():
-            click.echo(f"{count} records removed from {url}")
+        for client, count in removed:  # two spaces may be in one file
+            click.echo(
+                f"{count} records of {client.settings.space} removed from {client.store.url}"
+            )
 
 
 COMMANDS: dict[str, click.Command] = {
