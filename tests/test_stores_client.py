@@ -159,6 +159,16 @@ def test_a_job_that_shows_no_id_is_written_too_behind_its_submission(
     assert there.get(found.id) == dataclasses.replace(found, result=7)
 
 
+def test_an_end_that_is_written_for_a_reader_is_not_written_again(
+    processes: Processes, here: StoreClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(here, "_start", lambda: None)  # the thread, which has ends to write too
+    future = job(here)
+    future.set_result(7)
+    assert here.get(future.id) is not None
+    assert (processes.store.writes, here._open) == (1, {})
+
+
 def test_ends_share_a_transaction(processes: Processes, here: StoreClient) -> None:
     futures = [job(here) for _ in range(1000)]
     for future in futures:

@@ -260,7 +260,8 @@ class StoreClient(ClosableThreads):
             return
         try:
             self._register()
-            self.store.write([recording.row(future)])  # or it is refused, for it is there
+            row = recording.row(future)
+            refused = self.store.write([row])  # if it is, a later one is there
         except UnstorableError:  # which is no fault of the store; the thread leaves texts out
             self.mark(future, soon=True)
             return
@@ -268,6 +269,8 @@ class StoreClient(ClosableThreads):
             self._goes_down(error)
             return
         recording.is_written = True
+        if row.done and not refused:  # not to be written again, perhaps after a purge
+            self._is_over(future, row)
 
     def _catch_up(self, job_id: str) -> None:
         """Write the end of a job of this process, if that is seen before it is written."""
