@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, final, overload
 from .calls import Call
 from .context import running_call
 from .errors import NoJobError
-from .futures import FutureProxy, Progress
+from .futures import FutureProxy, plain_progress
 
 if TYPE_CHECKING:
     from .executor import Executor
@@ -90,8 +90,12 @@ class CurrentJob:
             raise asyncio.CancelledError
 
     def progress(self, done: float, total: float | None = None, message: str = "") -> None:
-        """Report progress, for ``future.progress`` and ``future.watch()``. Never blocks."""
-        _call().report(Progress(done, total, message))
+        """Report progress, for ``future.progress`` and ``future.watch()``. Never blocks.
+
+        Raises:
+            TypeError: ``done`` or ``total`` is not a number.
+        """
+        _call().report(plain_progress(done, total, message))
 
 
 current_job: CurrentJob = CurrentJob()

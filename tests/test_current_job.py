@@ -12,6 +12,8 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import CancelledError
+from decimal import Decimal
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -561,6 +563,32 @@ def test_progress_is_what_the_job_said_last(executor: Executor) -> None:
     assert future.progress == Progress(2, 4, "")
     assert (Progress(2, 4).fraction, Progress(1).fraction) == (0.5, None)
     assert executor.submit(int).progress is None
+
+
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [(2, 2), (True, 1.0), (Decimal("0.5"), 0.5), (Fraction(1, 4), 0.25), (-(10**400), -math.inf)],
+)
+def test_progress_is_in_plain_numbers(executor: Executor, given: Any, plain: float) -> None:
+    future = executor.submit(lambda: current_job.progress(given, 10**400))
+    future.result(TIMEOUT)
+    assert future.progress == Progress(plain, math.inf, "")
+    assert type(future.progress.done) is type(plain)
+
+
+def test_progress_that_is_no_number_is_an_error_where_it_is_reported(executor: Executor) -> None:
+    def job(*progress: Any) -> None:
+        with pytest.raises(TypeError) as raised:
+            current_job.progress(*progress)
+        errors.append(str(raised.value))
+
+    errors: list[str] = []
+    executor.submit(job, "12", 20).result(TIMEOUT)
+    executor.submit(job, 12, [20]).result(TIMEOUT)
+    assert errors == [
+        "progress() got done='12': expected a number",
+        "progress() got total=[20]: expected a number",
+    ]
 
 
 def test_track_counts_what_it_gives(executor: Executor) -> None:

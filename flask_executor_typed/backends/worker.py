@@ -124,9 +124,8 @@ class _Worker(Runner):
     def _report(self, future: FutureProxy[Any]) -> None:
         if os.getpid() != self._process:
             return  # the child of a job's fork has no socket
-        done, total, message = future.progress or Progress(0.0)
         # Plain values, which the server process is certain to unpickle.
-        plain = _plain(done), None if total is None else _plain(total), str(message)
+        plain = tuple(future.progress or Progress(0.0))
         with self._writing:
             # A job's thread may outlive the job. Its reports must not go to the next job.
             with self._lock:
@@ -148,10 +147,6 @@ class _Worker(Runner):
                 flush=True,
             )
             os._exit(1)
-
-
-def _plain(number: float) -> float:
-    return number if type(number) in {int, float} else float(number)
 
 
 def _nothing() -> None: ...

@@ -35,7 +35,7 @@ from .collection import (
 )
 from .keys import FutureKey
 from .observed import failure_of, note_asked, observe, result_of, was_asked
-from .progress import Progress
+from .progress import Progress, plain_progress
 from .proxy import (
     FutureProxy,
     Status,
@@ -91,6 +91,7 @@ __all__ = (
     "note_asked",
     "note_submitter",
     "observe",
+    "plain_progress",
     "record_late",
     "record_with",
     "recorder_of",

@@ -216,19 +216,13 @@ class Recording:
             cancel=int(facts.cancel_requested),
         )
         if progress is not None:
-            row.progress_done = _plain(progress.done)
-            row.progress_total = None if progress.total is None else _plain(progress.total)
-            row.progress_message = clean_text(str(progress.message))
+            row.progress_done, row.progress_total = progress.done, progress.total
+            row.progress_message = clean_text(progress.message)
         if status in FINAL and finished is not None:
             row.finished = finished.timestamp()
             kept = facts.recorded
             _add_outcome(row, kept if isinstance(kept, Outcome) else self._outcome_of(future))
         return row
-
-
-def _plain(number: Any) -> float:
-    """Return a number that any store takes: a job may report one of NumPy, or a Decimal."""
-    return number if type(number) in {int, float} else float(number)
 
 
 @in_child
