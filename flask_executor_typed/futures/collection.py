@@ -177,69 +177,39 @@ class FutureCollection(Generic[T]):
         future = self._get(future_key)
         return None if future is None else future.result(timeout)
 
-    @overload
     def exception(
-        self, future_key: FutureKey[Any], timeout: float | None = None
-    ) -> BaseException | None: ...
-    @overload
-    def exception(
-        self, future_key: Hashable, timeout: float | None = None
-    ) -> BaseException | None: ...
-    def exception(self, future_key: Any, timeout: float | None = None) -> BaseException | None:
+        self, future_key: FutureKey[Any] | Hashable, timeout: float | None = None
+    ) -> BaseException | None:
         """Like :meth:`FutureProxy.exception`."""
         future = self._get(future_key)
         return None if future is None else future.exception(timeout)
 
-    @overload
-    def done(self, future_key: FutureKey[Any]) -> bool | None: ...
-    @overload
-    def done(self, future_key: Hashable) -> bool | None: ...
-    def done(self, future_key: Any) -> bool | None:
+    def done(self, future_key: FutureKey[Any] | Hashable) -> bool | None:
         """Like :meth:`FutureProxy.done`."""
         future = self._get(future_key)
         return None if future is None else future.done()
 
-    @overload
-    def running(self, future_key: FutureKey[Any]) -> bool | None: ...
-    @overload
-    def running(self, future_key: Hashable) -> bool | None: ...
-    def running(self, future_key: Any) -> bool | None:
+    def running(self, future_key: FutureKey[Any] | Hashable) -> bool | None:
         """Like :meth:`FutureProxy.running`."""
         future = self._get(future_key)
         return None if future is None else future.running()
 
-    @overload
-    def cancelled(self, future_key: FutureKey[Any]) -> bool | None: ...
-    @overload
-    def cancelled(self, future_key: Hashable) -> bool | None: ...
-    def cancelled(self, future_key: Any) -> bool | None:
+    def cancelled(self, future_key: FutureKey[Any] | Hashable) -> bool | None:
         """Like :meth:`FutureProxy.cancelled`."""
         future = self._get(future_key)
         return None if future is None else future.cancelled()
 
-    @overload
-    def cancel(self, future_key: FutureKey[Any]) -> bool | None: ...
-    @overload
-    def cancel(self, future_key: Hashable) -> bool | None: ...
-    def cancel(self, future_key: Any) -> bool | None:
+    def cancel(self, future_key: FutureKey[Any] | Hashable) -> bool | None:
         """Like :meth:`FutureProxy.cancel`."""
         future = self._get(future_key)
         return None if future is None else future.cancel()
 
-    @overload
-    def status(self, future_key: FutureKey[Any]) -> Status | None: ...
-    @overload
-    def status(self, future_key: Hashable) -> Status | None: ...
-    def status(self, future_key: Any) -> Status | None:
+    def status(self, future_key: FutureKey[Any] | Hashable) -> Status | None:
         """Like :attr:`FutureProxy.status`."""
         future = self.get(future_key)
         return None if future is None else future.status
 
-    @overload
-    def progress(self, future_key: FutureKey[Any]) -> Progress | None: ...
-    @overload
-    def progress(self, future_key: Hashable) -> Progress | None: ...
-    def progress(self, future_key: Any) -> Progress | None:
+    def progress(self, future_key: FutureKey[Any] | Hashable) -> Progress | None:
         """Like :attr:`FutureProxy.progress`."""
         future = self.get(future_key)
         return None if future is None else future.progress
