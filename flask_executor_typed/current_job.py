@@ -74,8 +74,8 @@ class CurrentJob:
     def cancel_requested(self) -> bool:
         """Whether ``future.cancel()`` was called, or the job's time is up.
 
-        When the time of a shutdown is up, a job in a thread that checks this has two seconds to end
-        before it counts as abandoned.
+        When the time of a shutdown is up, a job that checks this has two seconds to end before it
+        counts as abandoned.
         """
         return _call().look_for_cancel()
 

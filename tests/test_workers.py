@@ -40,6 +40,7 @@ from flask_executor_typed import (
 )
 from flask_executor_typed.backends.runner import RETURNED
 from flask_executor_typed.backends.wire import PROGRESS, Message, Reader
+from flask_executor_typed.runtime import exit as exit_module
 from flask_executor_typed.runtime.exit import drain
 
 from .apps import working
@@ -756,6 +757,18 @@ def test_cancel_asks_a_plain_job_to_end(tmp_path: Path, executor: Executor) -> N
     until((tmp_path / "pid").exists)
     assert future.cancel() is False
     assert future.result(TIMEOUT) == "asked"
+
+
+def test_job_that_ends_when_a_shutdown_asks_it_to_is_not_abandoned(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exit_module, "CLEANUP", TIMEOUT)  # however busy the machine is
+    with serving() as executor:
+        future = executor.submit(working.look_until_asked)
+        until(lambda: future.progress is not None)  # sent after the job has looked
+        executor.shutdown(timeout=0)
+        assert future.result(TIMEOUT) == "asked"
+    assert caplog.messages == []
 
 
 def test_job_that_ends_because_it_was_asked_to_is_cancelled(

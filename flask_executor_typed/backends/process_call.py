@@ -20,7 +20,7 @@ from ..errors import JobLostError
 from ..futures import FutureProxy, Progress, id_of
 from .pickling import Work, dump_function, dump_key
 from .runner import CANCELLED, settle_like
-from .wire import CALL, PROGRESS, Message
+from .wire import CALL, LOOKS, PROGRESS, Message
 from .worker_process import Trouble, WorkerProcess
 
 __all__ = ("End", "ProcessCall")
@@ -169,8 +169,11 @@ class ProcessCall:
         message = Message(CALL, number, pickle.dumps(tuple(work)))
         answer: Message | Trouble
         answer = worker.send(message, self._end) or worker.receive(number, self._end)
-        while isinstance(answer, Message) and answer.kind == PROGRESS:
-            self.call.report(Progress(*pickle.loads(answer.content)))
+        while isinstance(answer, Message) and answer.kind in {PROGRESS, LOOKS}:
+            if answer.kind == PROGRESS:
+                self.call.report(Progress(*pickle.loads(answer.content)))
+            else:
+                self.call.look_for_cancel()
             answer = worker.receive(number, self._end)
         if answer is not Trouble.LATE:
             interrupter.detach()

@@ -136,6 +136,7 @@ class Runner:
         call = _WorkersCall(fn, args, kwargs, snapshot, variables, future, False, self._executor)
         del args, kwargs  # users' data: error trackers show the local variables of each frame
         call.note_over = partial(self._note_over, work.name)
+        call.note_look = partial(self._note_look, future)
         call.attempt = work.attempt
         is_async = is_async_callable(fn)
         is_cancelled = self._note_start(work.number, future)
@@ -169,6 +170,9 @@ class Runner:
     def _note_over(self, name: str) -> None:
         """Note, in the thread that has run it, that the call of that name is over."""
 
+    def _note_look(self, future: FutureProxy[Any]) -> None:
+        """Note that the job has checked whether it is to end. It may do so from any thread."""
+
     def _report(self, future: FutureProxy[Any]) -> None:
         """Send the progress that the job has reported."""
 
@@ -198,9 +202,10 @@ class Runner:
 class _WorkersCall(CarryingCall[Any]):
     """A call in a worker process. Signals, cures and logs are left to the server process."""
 
-    __slots__ = ("note_over", "over")
+    __slots__ = ("note_look", "note_over", "over")
 
     note_over: Callable[[], object]
+    note_look: Callable[[], object]
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -211,6 +216,11 @@ class _WorkersCall(CarryingCall[Any]):
         if not begins:  # cancelled first, so the loop will not run it
             self.over.set()
         return begins
+
+    def look_for_cancel(self) -> bool:
+        if not self.looks:  # once is enough
+            self.note_look()
+        return super().look_for_cancel()
 
     def _announce_start(self) -> None: ...
 

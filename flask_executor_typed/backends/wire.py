@@ -15,6 +15,7 @@ from ..runtime.logs import fields_of
 __all__ = (
     "CALL",
     "END",
+    "LOOKS",
     "PROGRESS",
     "READY",
     "Message",
@@ -29,8 +30,9 @@ __all__ = (
 CALL, END = b"C", b"E"
 """Kinds of messages to a worker: a call, or the request to exit."""
 
-READY, PROGRESS = b"+", b"p"
-"""Kinds of messages from a worker that are not answers. The answers' kinds are in runner.py."""
+READY, PROGRESS, LOOKS = b"+", b"p", b"?"
+"""Kinds of messages from a worker that are not answers: the worker is up; the job has reported its
+progress; the job has checked whether it is to end. The answers' kinds are in runner.py."""
 
 _HEADER = struct.Struct("!cQQ")  # kind, number, bytes of content
 _ORDER = struct.Struct("!Q")

@@ -19,7 +19,7 @@ from ..runtime.forks import in_child
 from ..runtime.threads import start_thread
 from .pickling import Settings, Work, dump_error
 from .runner import FAILED, Runner, become_worker
-from .wire import END, PROGRESS, READY, Message, Reader, read_message, read_order, write
+from .wire import END, LOOKS, PROGRESS, READY, Message, Reader, read_message, read_order, write
 
 __all__ = ("work",)
 
@@ -121,17 +121,24 @@ class _Worker(Runner):
         with self._lock:
             self._running = None
 
+    def _note_look(self, future: FutureProxy[Any]) -> None:
+        self._tell(future, LOOKS)
+
     def _report(self, future: FutureProxy[Any]) -> None:
-        if os.getpid() != self._process:
-            return  # the child of a job's fork has no socket
         # Plain values, which the server process is certain to unpickle.
         plain = tuple(future.progress or Progress(0.0))
+        self._tell(future, PROGRESS, pickle.dumps(plain))
+
+    def _tell(self, future: FutureProxy[Any], kind: bytes, content: bytes = b"") -> None:
+        """Send a message about a call, if it is the one that runs."""
+        if os.getpid() != self._process:
+            return  # the child of a job's fork has no socket
         with self._writing:
-            # A job's thread may outlive the job. Its reports must not go to the next job.
+            # A job's thread may outlive the job. Its messages must not be about the next job.
             with self._lock:
                 running = self._running
             if running is not None and running[1] is future:
-                write(self._calls, Message(PROGRESS, running[0], pickle.dumps(plain)))
+                write(self._calls, Message(kind, running[0], content))
 
     def _close_sockets(self) -> None:
         """Close the worker's sockets in the child of a fork."""

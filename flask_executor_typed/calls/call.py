@@ -241,6 +241,11 @@ class Call(Generic[R]):
         self._looks = True
         return self.cancel_requested
 
+    @property
+    def looks(self) -> bool:
+        """Whether the function has looked, and so is expected to end when it is asked to."""
+        return getattr(self, "_looks", False)  # no slot of each call: only the function sets it
+
     def watch(self, watcher: Callable[[FutureProxy[Any]], object]) -> bool:
         """Have ``watcher(future)`` called when the call is settled, before the callbacks.
 
@@ -488,8 +493,7 @@ class Call(Generic[R]):
             return
         # If we take the right to start, no worker will.
         begun = not future._refuse()
-        # Not a slot that each call has: whether it looks is set by the function, perhaps just now.
-        if begun and getattr(self, "_looks", False) and not future._cancel_requested:
+        if begun and self.looks and not future._cancel_requested:
             future.cancel()
             return
         error = JobAbandonedError(future.name, seconds, begun=begun)

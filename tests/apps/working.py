@@ -234,6 +234,13 @@ def wait_until_asked(path: Path, path_of_end: Path) -> str:
     return "asked"
 
 
+def look_until_asked() -> str:
+    while not current_job.cancel_requested:
+        current_job.progress(1)
+        time.sleep(0.005)
+    return "asked"
+
+
 def is_asked(path: Path, until: Path) -> bool:
     write_and_wait(path, until)
     return current_job.cancel_requested

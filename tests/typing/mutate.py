@@ -577,10 +577,10 @@ MUTATIONS = (
         _CLASS_OF_COLLECTION,
     ),
     Mutation(
-        "futures.done: no overload for typed keys",
+        "futures.done: takes no typed keys",
         "futures/collection.py",
-        _overload("done", r"FutureKey\[Any\]"),
-        "",
+        r"def done\(self, future_key: FutureKey\[Any\] \| Hashable",
+        "def done(self, future_key: Hashable",
     ),
     Mutation(
         "futures.add_done_callback: the key's type is not compared",
