@@ -199,8 +199,9 @@ def test_garbage_collection_may_end_an_executor_whose_thread_holds_its_lock() ->
         def trace(frame, event, argument):
             if not frame.f_code.co_filename.startswith(package):
                 return None
-            lock = getattr(frame.f_locals.get("self"), "_lock", None)
-            if event == "line" and repr(lock).startswith("<locked"):
+            owner = frame.f_locals.get("self")
+            locks = (getattr(owner, name, None) for name in ("_lock", "_in_workers"))
+            if event == "line" and any(repr(lock).startswith("<locked") for lock in locks):
                 gc.collect()
             return trace
 

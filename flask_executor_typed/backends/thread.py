@@ -111,22 +111,27 @@ class _ThreadPool:
         self._max_workers = max_workers
         self._loops = loops
         self.queue: SimpleQueue[Call[Any] | None] = SimpleQueue()
-        self._lock = threading.RLock()  # reentrant: a finalizer may shut down while it is held
+        # Two locks, because a signal handler may shut down, and wait for all workers, while the
+        # submitter that it interrupts holds _lock: so a worker never takes that one, and submitters
+        # never take _in_workers. Both are reentrant: a finalizer may shut down while one is held.
+        self._lock = threading.RLock()
+        self._in_workers = threading.RLock()
         self._workers: list[threading.Thread] = []  # guarded by _lock; only grows
-        self._ended = 0  # number of workers that have ended; guarded by _lock
+        self._ended: set[threading.Thread] = set()  # of the workers; guarded by _in_workers
         self._may_grow = True  # whether there are fewer than _max_workers; guarded by _lock
-        self._spares: list[threading.Thread] = []  # those that have not ended; guarded by _lock
+        # Those that have not ended; guarded by _in_workers.
+        self._spares: list[threading.Thread] = []
         # The calls on the stack of each worker and spare; only its own thread changes a list.
         self._running: dict[int, list[Call[Any]]] = {}
-        self._waiting = 0  # number of workers and spares that wait; guarded by _lock
+        self._waiting = 0  # number of workers and spares that wait; guarded by _in_workers
         self._wanted: dict[Call[Any], None] = {}  # pending calls that some job waits for
         # For the callbacks of calls that a waiting job has run itself: the job must not wait for
         # them.
         self._callbacks = DaemonPool(f"{name}-callbacks", _CALLBACK_THREADS)
         # While workers may be added: one item for each worker in excess of the calls, queued or
-        # running. _owed counts the calls in excess, whose threads could not be started.
+        # running. And one for each call in excess, whose thread could not be started.
         self._idle: deque[None] = deque()
-        self._owed = 0  # guarded by _lock
+        self._owed: deque[None] = deque()
         self._closed = False  # set under _lock
 
     def size(self) -> int:
@@ -165,7 +170,7 @@ class _ThreadPool:
                 # EXECUTOR_LOOP_FACTORY does not give a loop.
                 if not self._workers and call.refuse():
                     raise
-                self._owed += 1
+                self._owed.append(None)
             else:
                 self._workers.append(worker)
                 self._may_grow = len(self._workers) < self._max_workers
@@ -186,8 +191,8 @@ class _ThreadPool:
             if self._may_grow and not self._pays_back():
                 self._idle.append(None)
         self.queue.put(None)  # pass the end marker on to the next worker
-        with self._lock:
-            self._ended += 1
+        with self._in_workers:
+            self._ended.add(threading.current_thread())
             del self._running[threading.get_ident()]
         self._end_others_if_last()
 
@@ -197,19 +202,25 @@ class _ThreadPool:
         self._running[threading.get_ident()] = _this_thread.calls
 
     def _end_others_if_last(self) -> None:
-        with self._lock:
-            last = self._ended == len(self._workers) and not self._spares
+        with self._in_workers:
+            last = not self._left()
         if last:
             self._loops.end()
             self._callbacks.shutdown(wait=False)  # after those that were handed over
 
+    def _left(self) -> int:
+        """Return the number of workers and spares that have not ended."""
+        # Not a number of those that ended: the submitter that starts a worker may be interrupted
+        # before it adds it to the list, by a signal handler that waits for its end.
+        return len(self._spares) + sum(worker not in self._ended for worker in self._workers)
+
     def _pays_back(self) -> bool:
         """Return whether a worker that gets free is owed to a call for which no thread started."""
-        if not self._owed:
-            return False
-        with self._lock:
-            self._owed = max(0, self._owed - 1)
-        return True
+        if self._owed:
+            with contextlib.suppress(IndexError):  # another worker was faster
+                self._owed.pop()
+                return True
+        return False
 
     # A job that waits for a call of its own pool must not wait for a busy worker: every worker may
     # be waiting for such a call. So the job's worker runs the call itself, which costs nothing and
@@ -288,14 +299,14 @@ class _ThreadPool:
 
     def _note_waiting(self) -> None:
         """Note that a worker starts to wait, for a future or in ``async_to_sync``."""
-        with self._lock:
+        with self._in_workers:
             self._waiting += 1
         # want() adds the call first and then looks at who waits; here it is the other way round.
         # So at least one of the two threads sees the other.
         self._start_spare_if_all_wait()
 
     def _note_going_on(self) -> None:
-        with self._lock:
+        with self._in_workers:
             self._waiting -= 1
 
     def want(self, call: Call[Any]) -> None:
@@ -315,8 +326,8 @@ class _ThreadPool:
 
     def _start_spare_if_all_wait(self) -> bool:
         """Start a spare worker if needed; ``False`` if the system has no thread for it."""
-        with self._lock:
-            running = len(self._workers) - self._ended + len(self._spares)
+        with self._in_workers:
+            running = self._left()
             if not self._wanted or not 0 < running <= self._waiting:
                 return True
             with contextlib.suppress(Exception):  # no more threads, files or memory
@@ -335,8 +346,8 @@ class _ThreadPool:
 
     def _next_wanted(self) -> Call[Any] | None:
         """Return a call for this spare worker; ``None`` ends the worker."""
-        with self._lock:
-            others = len(self._workers) - self._ended + len(self._spares) - 1
+        with self._in_workers:
+            others = self._left() - 1
             call = self._first_wanted()
             if call is None or self._waiting < others:
                 # From here on, a job that wants a call does not count on this spare.
@@ -357,8 +368,7 @@ class _ThreadPool:
             self._loops.end()
 
     def threads(self) -> list[threading.Thread]:
-        with self._lock:
-            return [*self._workers, *self._spares, *self._callbacks.threads()]
+        return [*self._workers, *self._spares, *self._callbacks.threads()]
 
     def abandon(self, seconds: float) -> None:
         """Fail pending and running calls."""
