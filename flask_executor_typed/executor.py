@@ -1,4 +1,4 @@
-"""The Flask extension: finds the app, captures the contexts, hands the call to a backend.
+"""The Flask extension: find the app, capture the contexts, build the call and send it.
 
 The only module that touches ``app.extensions``.
 """
@@ -128,8 +128,8 @@ PlainData = (
     bool | int | float | complex | str | bytes | Iterable[Any] | Enum | date | time_of_day
     | timedelta | Decimal | UUID | PurePath | BaseException | Response | _Dataclass | None
 )  # fmt: skip
-"""What is certainly not awaitable. Helps mypy to tell a function that returns a union of these
-from one that may return an awaitable."""
+"""Types that are certainly not awaitable. They help mypy to tell a function that returns a union of
+them from one that may return an awaitable."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -144,7 +144,7 @@ A4 = TypeVar("A4")
 A5 = TypeVar("A5")
 
 _Captured = tuple[AppState, tuple[ContextSnapshot, Context]]
-"""What a call is captured with: whose it is, and where."""
+"""The app's state, and the contexts that were active at the submit."""
 
 
 class Executor(concurrent.futures.Executor, Generic[T]):
@@ -152,8 +152,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
 
     A ``concurrent.futures.Executor``, so that it can be used wherever one is expected. ``T`` is
     the type of the results that :attr:`futures` keeps. Every method may be called from any
-    thread, and from a running event loop; only :meth:`shutdown` and the iterator of :meth:`map`
-    block, and, with a store, what asks it: :attr:`jobs`, :attr:`futures`, ``submit`` with a key.
+    thread, and from a running event loop. Only :meth:`shutdown` and the iterator of :meth:`map`
+    block; with a store, so do its readers: :attr:`jobs`, :attr:`futures`, ``submit`` with a key.
 
     Args:
         app: The app to serve; or call :meth:`init_app` later, for as many apps as you like.
@@ -162,9 +162,9 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         carry_g: Which values of ``g`` a job finds in its own: their names, or a function of name
             and value. By default all that cannot be closed; see :func:`without_resources`.
         carriers: What else travels with each job: objects like :class:`~.carriers.Carrier`, or
-            their names, ``"package.module:name"``. In place of ``EXECUTOR_CARRIERS``.
-        user: A function that returns whose the jobs of the current request are, as text, or
-            ``None``. For ``JobsBlueprint``, which shows users their own jobs.
+            their names, ``"package.module:name"``. They replace ``EXECUTOR_CARRIERS``.
+        user: A function that returns the user of the current request, as text, or ``None``. The
+            user owns the request's jobs: ``JobsBlueprint`` shows users their own.
     """
 
     futures: FutureCollection[T]
@@ -173,7 +173,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     name: str
 
     user: Callable[[], str | None] | None
-    """Returns whose the jobs of the current request are."""
+    """Returns the user of the current request, who owns its jobs; see the arguments."""
 
     def __init__(
         self,
@@ -201,7 +201,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         self._limits: Limits | None = None
         self._without_options: Self | None = None
         self._states: WeakKeyDictionary[Flask, AppState] = WeakKeyDictionary()
-        # Also of apps that are gone, and of settings that were replaced, while calls are left.
+        # Also those of apps that are gone and of replaced settings, while calls are left.
         self._capacities: WeakSet[Capacity] = WeakSet()
         if app is not None:
             self.init_app(app)
@@ -217,7 +217,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
 
     @property
     def label(self) -> str:
-        """Its name in messages, of threads and in ``app.extensions``."""
+        """The executor's name in messages, in the names of threads, and in ``app.extensions``."""
         return f"{self.name}_executor" if self.name else "executor"
 
     # -- apps ------------------------------------------------------------------------------------
@@ -233,8 +233,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     def init_app(self, app: Flask) -> None:
         """Read the settings of ``app`` and serve it. No thread starts before the first submit.
 
-        Once more for the same app: nothing changes while the settings are the same; otherwise, and
-        after :meth:`shutdown`, new calls use new workers, and what was accepted before is done.
+        A second call for the same app changes nothing while the settings are the same. If they
+        changed, or after :meth:`shutdown`, new calls use new workers; earlier calls still finish.
 
         Raises:
             ConfigError: a setting cannot be used; a ``ValueError`` that names its key.
@@ -267,7 +267,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         return self._of(active_app_context())
 
     def _of(self, app_context: Any) -> tuple[Flask, AppState]:
-        """The app that a call belongs to: the active one, else the only one."""
+        """Return the app that a call belongs to: the active one, else the only one."""
         if app_context is not None:
             app: Flask = app_context.app
             state = self._states.get(app)
@@ -279,7 +279,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             )
         apps = [reference() for reference in self._states.keyrefs()]
         states = [(app, self._states[app]) for app in apps if app is not None]
-        # One that was shut down counts only if there is no other: its app may be about to go.
+        # An app whose state was shut down counts only if there is no other: it may be about to go.
         states = [each for each in states if not each[1].closed] or states
         if len(states) == 1:
             return states[0]
@@ -313,8 +313,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         """Return this executor with options for the calls that are submitted through it.
 
         ``executor.using(key="report", on_duplicate="join").submit(build, 7)``: options have a
-        place of their own, so they never take a name from the arguments of the function. What is
-        not given stays as it was.
+        call of their own, so they never clash with the function's arguments. Options that are not
+        given stay as they were.
 
         Args:
             key: Keep the future in :attr:`futures` under this key.
@@ -329,12 +329,13 @@ class Executor(concurrent.futures.Executor, Generic[T]):
                 with ``JobTimeoutError``; a coroutine is cancelled, and a plain function goes on
                 until it asks ``current_job`` whether it should.
             retries: How often a call that raised an ``Exception`` is tried again.
-            backoff: Seconds to wait before that; doubled for each further attempt. Or a function
-                that gives the seconds, of the number of the attempt that failed. A plain function
-                keeps its worker meanwhile.
-            block: Seconds to wait in ``submit`` for room, if there are as many calls as
-                ``EXECUTOR_MAX_PENDING`` allows; not where an event loop runs. See :doc:`overload`.
-            user: Whose job it is, for its record; instead of what the executor's ``user`` returns.
+            backoff: Seconds to wait before the next attempt, doubled each time; or a function that
+                takes the number of the attempt that failed and returns the seconds. A plain
+                function keeps its worker meanwhile.
+            block: Seconds that ``submit`` waits for room when ``EXECUTOR_MAX_PENDING`` is reached.
+                Not allowed where an event loop runs. See :doc:`overload`.
+            user: The user who owns the job's record, instead of what the executor's ``user``
+                returns.
             labels: Texts to find the record by: ``{"tenant": "acme"}``.
             record: Whether the job has a record that other processes can read; instead of
                 ``EXECUTOR_STORE_RECORD``.
@@ -365,7 +366,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         is over, as it may be in a stream.
 
         Raises:
-            TypeError: these calls wait for something already, or may join others.
+            TypeError: the calls already wait for a response or commit, or may join others.
         """
         return self._with(until=until_response_is_over)
 
@@ -385,8 +386,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
                 ``db.session`` of Flask-SQLAlchemy.
 
         Raises:
-            TypeError: ``session`` is something else, or these calls wait for something already, or
-                may join others.
+            TypeError: ``session`` is something else, or the calls already wait for a response or
+                commit, or may join others.
         """
         return self._with(until=until_commit(session))
 
@@ -401,18 +402,18 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     def add_default_done_callback(self, fn: Callable[[FutureProxy[Any]], object]) -> None:
         """Call ``fn(future)`` when a call is done, for every call submitted from now on.
 
-        It may block, as those of :meth:`FutureProxy.add_done_callback` may, and has contexts like
-        the call's own; what it raises is logged. Each registration counts: do it once, where the
-        executor is made, and not in a view.
+        Like the callbacks of :meth:`FutureProxy.add_done_callback`, it may block, runs in contexts
+        like the call's own, and its exceptions are logged. A function that is added twice is called
+        twice, so add it where the executor is created, not in a view.
         """
         check_callback(fn)
         self._default_done_callbacks.append(fn)
 
     # -- calls -----------------------------------------------------------------------------------
 
-    # The order of the overloads matters. The second looks superfluous; without it mypy gives
+    # The order of the overloads matters. The second looks superfluous; without it mypy infers
     # ``object`` for a function that returns a union, because it must solve the last. The third is
-    # for such as ``Awaitable[str] | None``, which mypy and ty cannot solve by the last.
+    # for unions such as ``Awaitable[str] | None``, which mypy and ty cannot solve by the last.
     @overload
     def submit(
         self, fn: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs
@@ -432,17 +433,17 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> FutureProxy[Any]:
         """Run ``fn(*args, **kwargs)`` in the background, with the contexts that are active now.
 
-        A coroutine function runs on an event loop of the executor, next to all others; any other
-        function runs in a worker thread. If what it returns can be awaited, it is awaited.
+        A coroutine function runs on an event loop of the executor, beside other coroutines; any
+        other function runs in a worker thread. If its return value can be awaited, it is awaited.
 
         Returns:
             The call's future; ``future.result()`` waits for it, and so does ``await future``.
 
         Raises:
-            NoAppError: before :meth:`init_app`, or if it is not clear for which app; a
+            NoAppError: :meth:`init_app` was not called, or several apps could be meant; a
                 ``RuntimeError``.
-            ExecutorClosedError: after :meth:`shutdown`; a ``RuntimeError``.
-            QueueFullError: as many calls as ``EXECUTOR_MAX_PENDING`` allows wait; a ``queue.Full``.
+            ExecutorClosedError: :meth:`shutdown` was called; a ``RuntimeError``.
+            QueueFullError: ``EXECUTOR_MAX_PENDING`` calls are pending already; a ``queue.Full``.
         """
         return self._submit(self._capture(), fn, args, kwargs, self._options.key)
 
@@ -497,26 +498,26 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         """Like :meth:`submit`, and keep the future in :attr:`futures` under ``future_key``.
 
         Raises:
-            DuplicateKeyError: the key is in use, and :meth:`using` said nothing else; the function
-                does not run. A ``ValueError``.
+            DuplicateKeyError: the key is in use, and ``on_duplicate`` is ``"error"``, the default.
+                The function does not run. A ``ValueError``.
         """
         return self.submit_under(future_key, fn, args, kwargs)
 
     @staticmethod
     def as_completed(futures: Iterable[F], timeout: float | None = None) -> AsyncIterator[F]:
-        """The futures in the order in which they are done, each once, for ``async for``.
+        """Yield each future once, as soon as it is done, to ``async for``.
 
-        Waiting does not block the loop. The futures may be of several executors. Who stops early,
-        by ``break`` or by an exception, stops waiting; the calls go on.
+        Waiting does not block the loop. The futures may belong to several executors. Leaving the
+        loop early, by ``break`` or an exception, only stops the waiting; the jobs keep running.
 
         Args:
             futures: Futures that ``submit`` returned.
-            timeout: Seconds from now within which all must be done.
+            timeout: The limit of the whole wait, in seconds from now.
 
         Raises:
-            TypeError: something else is among the futures.
-            concurrent.futures.TimeoutError: by the iterator, when time is up and it has given out
-                what is done.
+            TypeError: ``futures`` contains something else.
+            concurrent.futures.TimeoutError: by the iterator, when the time is up and it has yielded
+                every future that is done.
         """
         return AsCompleted(futures, timeout)
 
@@ -530,7 +531,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         return self._submit(self._capture(), fn, args, kwargs, key)
 
     def _capture(self) -> _Captured:
-        """The contexts that are active now, for calls of the app that they belong to."""
+        """Capture the active contexts, for calls of the app that they belong to."""
         app_context = active_app_context()
         app, state = self._of(app_context)
         if state.opened is None:
@@ -550,9 +551,9 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         kwargs: dict[str, Any],
         key: Any = None,
     ) -> FutureProxy[Any]:
-        """Build a call, then send it: to the workers, or to what holds it.
+        """Build a call, then send it to the workers, or to the hold that delays it.
 
-        Returns its future, or the one that it joins under ``key``.
+        Return its future, or the one that it joins under ``key``.
         """
         options = self._options
         if key is None and options.on_duplicate != "error":
@@ -564,8 +565,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             if state.notes or options.notes:
                 self._note(state, future, key)
             if key is not None or options.until is not None:
-                # The key is taken inside of the block that gives it back: a signal handler may
-                # raise anywhere.
+                # Inside the block that releases the key: a signal handler may raise anywhere.
                 joined = self._claim_or_hold(state, call, key)
                 if joined is not None:
                     return joined
@@ -578,14 +578,14 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             call.release()
             current = self._states[captured[1][0].app]
             if isinstance(error, ExecutorClosedError) and current is not state:
-                # init_app() has put another state in its place. The right to start the call is
-                # spent, so this one is another.
+                # init_app() has put another state in its place. The right to start this call is
+                # spent, so another call is built.
                 return self._submit((current, captured[1]), fn, args, kwargs, key)
             raise
         return future
 
     def _note(self, state: AppState, future: FutureProxy[Any], key: object) -> None:
-        """Have a call recorded, or note what its future does not know."""
+        """Have the call recorded, and note its submitter in debug mode."""
         options = self._options
         if state.notes_lines:
             note_submitter(future, line_of_caller())
@@ -607,7 +607,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             client.record(future, user=user, labels=options.labels, has_key=key is not None)
 
     def _shared_keys(self) -> SharedKeys | None:
-        """The keys of all processes, if the app that is meant now has a store."""
+        """Return the keys that all processes share, if the current app has a store."""
         if all(state.client is None for state in list(self._states.values())):
             return None
         try:
@@ -622,7 +622,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Call[Any]:
-        """Build a call with its future. Nothing knows of it until it is sent."""
+        """Build a call and its future. No other thread can see it before it is sent."""
         state, (snapshot, variables) = captured
         options = self._options
         name = options.name or name_of(fn)
@@ -649,10 +649,13 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         )
 
     def _claim_or_hold(self, state: AppState, call: Call[Any], key: Any) -> FutureProxy[Any] | None:
-        """Take the key of a call, and give the call to what holds it. Returns a future to join."""
+        """Take the key of a call, and hold the call if it has to wait.
+
+        Return the future that the call joins instead, or ``None``.
+        """
         until = self._options.until
-        # Before the key is taken: there may be nothing to wait for, and a call that is held joins
-        # no other.
+        # Before the key is taken, because until() raises if there is nothing to wait for. A held
+        # call never joins another.
         hold = None if until is None else until()
         held = None if hold is None else HeldCall(self, call)
         if key is not None:
@@ -669,9 +672,9 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         return None
 
     def hand_over(self, call: Call[Any]) -> None:
-        """Submit a call that was held. Its future gets the errors: there is no caller to raise to.
+        """Submit a call that was held. Its future gets the errors, since no caller is left.
 
-        Whether or not there is room: the call was accepted when it was held.
+        The executor's capacity is not checked: the call was accepted when it was held.
         """
         future, snapshot = call.future, call.snapshot
         try:
@@ -681,9 +684,9 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             state.submit(call, admitted=True)
         except Exception as error:
             log_exception(snapshot.app.logger, "background job %r could not be submitted", future)
-            # Frames that the error went through refer to the future, or to the call and so to the
-            # future. With what follows they are no cycle, which only the collector would end.
-            call.logs = False  # it is logged
+            # The frames of the error's traceback refer to the call, and so to the future. Without
+            # the traceback and the call's references there is no cycle left for the collector.
+            call.logs = False  # the error is logged above
             call.fail(error.with_traceback(None))
             call.release()
         finally:
@@ -804,22 +807,22 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     ) -> Results[Any]:
         """Call ``fn`` with each item (or with one item of each iterable) in the background.
 
-        The calls are submitted now, all with the contexts that are active now; each has contexts
-        of its own. The results come in the order of the items, whenever they are asked for, even
-        after the view has returned: by ``for``, or by ``async for``, which does not block the loop.
-        Leaving the loop early cancels the calls that have not started.
+        All calls are submitted now, with the contexts that are active now; each gets contexts of
+        its own. Iterate over the results, in the order of the items, by ``for``, or by ``async
+        for``, which does not block the loop; even after the view has returned. Leaving the loop
+        early cancels the calls that have not started.
 
         Args:
             fn: The function; for a coroutine function the results are what it resolves to.
             iterables: As for the builtin ``map``; the shortest ends it.
-            timeout: Seconds from now within which every result must be there.
-            chunksize: Plain functions only: this many calls make up one call to a worker, and
+            timeout: The limit for all results together, in seconds from now.
+            chunksize: Plain functions only: this many items make up one call to a worker, and
                 share one set of contexts. Far faster for small functions.
-            buffersize: Calls that may be submitted ahead of the results taken; ``None``: all.
+            buffersize: How many calls may be ahead of the results taken; ``None`` for all.
 
         Raises:
-            concurrent.futures.TimeoutError: by the iterator, when time is up.
-            BaseException: by the iterator, what a call raised, in place of its result.
+            concurrent.futures.TimeoutError: by the iterator, when the time is up.
+            BaseException: by the iterator, whatever a call raised, in place of its result.
         """
         if self._options.key is not None:
             raise TypeError("a key names one call; map() makes many, so use it without a key")
@@ -845,18 +848,18 @@ class Executor(concurrent.futures.Executor, Generic[T]):
 
     @property
     def jobs(self) -> JobRecords:
-        """The records of the jobs of the app that a call would belong to now.
+        """The records of the current app's jobs.
 
-        With ``EXECUTOR_STORE`` those of all server processes, else those of this one.
+        With ``EXECUTOR_STORE``, the jobs of all server processes; otherwise those of this process.
         """
         return JobRecords(lambda: self._current()[1].records)
 
     # -- how much there is to do -----------------------------------------------------------------
 
     def stats(self) -> ExecutorStats:
-        """What this process does for the app that a call would belong to now.
+        """Return the current app's numbers in this process: calls pending, running and done.
 
-        Reads the calls that are not done, one by one: some 20 milliseconds for 100,000 of them.
+        It looks at each call that is not done: some 20 milliseconds for 100,000 of them.
 
         Raises:
             NoAppError: as for :meth:`submit`.
@@ -866,15 +869,16 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     def wait_idle(self, timeout: float | None = None) -> None:
         """Wait until no call of this executor is left in this process, for any app. For tests.
 
-        The done callbacks of the calls are over then, and so are the calls that jobs and callbacks
-        have submitted. Calls that still wait for a response or a commit are not waited for.
+        Done callbacks have returned by then too, and so have calls that jobs and callbacks
+        submitted. Calls that still wait for a response or a commit are not waited for.
 
         Args:
-            timeout: Seconds to wait at most; ``None`` waits for ever.
+            timeout: The limit in seconds; ``None`` waits for ever.
 
         Raises:
-            ExecutorBusyError: calls are left when time is up, which it names; a ``TimeoutError``.
-            DeadlockError: a job of this executor would wait for itself.
+            ExecutorBusyError: calls are left when the time is up; it names them. A
+                ``TimeoutError``.
+            DeadlockError: a job of this executor called this, and would wait for itself.
         """
         self._refuse_to_wait_for_itself()
         wait_until_idle(self._capacities, timeout, self.label)
@@ -935,9 +939,9 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         Args:
             fn: The function; ``@executor.job(name="report")`` takes options instead.
             name: The name of the futures, instead of the function's.
-            timeout: Seconds a call may take; this and what follows as for :meth:`using`.
+            timeout: Seconds a call may take; this and the others are those of :meth:`using`.
             retries: How often a call that failed is tried again.
-            backoff: Seconds before that.
+            backoff: Seconds before the next attempt.
             record: Whether the job has a record that other processes can read.
         """
         executor = self
@@ -963,18 +967,17 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     def loop_resource(
         self, factory: Callable[[], AbstractAsyncContextManager[V]], /
     ) -> LoopResource[V]:
-        """One ``V`` for each event loop: an HTTP client, a connection pool.
+        """Return a resource of which each event loop has its own: an HTTP client, say.
 
         ``clients = executor.loop_resource(httpx.AsyncClient)``, and then in a coroutine job, or in
-        an async view with ``EXECUTOR_ASYNC_VIEWS``: ``client = await clients.get()``. It is opened
-        when it is first wanted on a loop, and closed there when the loop ends at
-        :meth:`shutdown`: after the jobs, and the newest resource first. Works before
-        :meth:`init_app`.
+        an async view with ``EXECUTOR_ASYNC_VIEWS``: ``client = await clients.get()``. The first
+        ``get()`` on a loop opens it. The loop closes it when it ends at :meth:`shutdown`, after
+        the jobs, the newest resource first. Works before :meth:`init_app`.
 
         Args:
             factory: A function without parameters that returns an async context manager, such as a
-                class that is one or what ``contextlib.asynccontextmanager`` makes. It runs without
-                any context of Flask, since what it opens outlives the request.
+                class that is one, or a function with ``contextlib.asynccontextmanager``. It runs
+                without any context of Flask, since what it opens outlives the request.
         """
         return LoopResource(factory)
 
@@ -988,20 +991,20 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         timeout: float | None = None,
         app: Flask | None = None,
     ) -> None:
-        """Refuse calls from now on, for every app, and end the workers when they are done.
+        """Refuse new calls for every app, and end the workers once accepted calls are done.
 
         Args:
             wait: Block until all accepted calls, and the async views that run on loops of this
                 executor, are done and the threads have ended. In a job of this executor, which
                 would wait for itself, it does not block.
             cancel_futures: Cancel the calls that have not started.
-            timeout: Seconds that the accepted calls have, whether or not this waits for them;
-                ``None``: ``EXECUTOR_SHUTDOWN_TIMEOUT``; ``math.inf``: no limit. When they are over,
-                the future of each call that is not done fails with ``JobAbandonedError``, which is
-                logged. A pending call never starts. A coroutine is cancelled and has two seconds to
-                clean up; a worker process has them to end its call, and is killed. A plain function
-                in a thread goes on, if the process does; this waits two more seconds for it.
-            app: The one app to let go of, at the end of a test, say; ``None``: every app.
+            timeout: Seconds that accepted calls may take, whether or not this waits for them;
+                ``None``: ``EXECUTOR_SHUTDOWN_TIMEOUT``; ``math.inf``: no limit. Then the future of
+                each call that is not done fails with ``JobAbandonedError``, which is logged. A
+                pending call never starts. A coroutine is cancelled and has two seconds to clean
+                up. A worker process has two seconds to end its call, and is killed. A plain
+                function in a thread goes on while the process does; this waits two seconds more.
+            app: Shut down for this app alone, at the end of a test, say; ``None`` for every app.
 
         Raises:
             NoAppError: :meth:`init_app` was not called with ``app``.
@@ -1029,10 +1032,10 @@ class Executor(concurrent.futures.Executor, Generic[T]):
     def _close(
         self, wait: bool, cancel_pending: bool, timeout: float | None, app: Flask | None
     ) -> Closed:
-        """Returns what to wait for."""
+        """Close the states; return the workers to wait for."""
         if timeout is not None:
             check_seconds("timeout", timeout)
-        call = running_call.get()  # it may be here although its job is in another thread
+        call = running_call.get()  # also in threads to which a job has copied its context
         if call is not None and call.is_of(self._without_options or self):
             wait = False
         states = list(self._states.values())
@@ -1046,7 +1049,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             states = [self._states[app]]
         return close_all(states, self.label, wait, cancel_pending, timeout)
 
-    # -- what public code reads off the pool of Flask-Executor -----------------------------------
+    # -- what code written for Flask-Executor reads of its pool ----------------------------------
 
     @property
     def _self(self) -> Self:
@@ -1088,7 +1091,7 @@ def _executor_of(app: Flask, name: str) -> tuple[object, Iterable[Carrier[Any]]]
 
 
 def itself(app: Flask) -> Flask:
-    """The app that a proxy such as ``current_app`` stands for."""
+    """Return the app behind a proxy such as ``current_app``, or the app itself."""
     unwrap: Callable[[], object] = getattr(app, "_get_current_object", lambda: app)
     found = unwrap()
     if not isinstance(found, Flask):

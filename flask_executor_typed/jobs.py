@@ -38,11 +38,11 @@ __all__ = ("ExecutorJob", "JobDecorator", "Submitter", "no_attribute")
 _SUBMITS_ELSEWHERE = frozenset(
     {"add_task", "apply_async", "delay", "enqueue", "queue", "schedule", "send", "spawn"}
 )
-"""What submits a job in Celery, RQ, Huey, Dramatiq, Starlette and so on."""
+"""The names of ``submit`` in Celery, RQ, Huey, Dramatiq, Starlette and so on."""
 
 
 def no_attribute(owner: object, name: str) -> AttributeError:
-    """Return the error for an attribute that is missing, with a hint if another library has it."""
+    """Return the error for a missing attribute, with a hint if another library has it."""
     hint = "; use submit()" if name in _SUBMITS_ELSEWHERE else ""
     text = f"{type(owner).__name__!r} object has no attribute {name!r}{hint}"
     return AttributeError(text, name=name, obj=owner)
@@ -70,7 +70,7 @@ A5_contra = TypeVar("A5_contra", contravariant=True)
 
 
 class Submitter(Protocol):
-    """What a job needs of the executor it belongs to."""
+    """The part of an executor that its jobs use."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> FutureProxy[Any]: ...
 
@@ -106,8 +106,8 @@ class Submitter(Protocol):
     def after_commit(self, session: SessionLike) -> Submitter: ...
 
 
-# A job whose plain call gives an awaitable: with any parameters, or by the number of arguments that
-# map() takes. Protocols, because mypy does not accept ``self: Callable[[A1], Awaitable[V]]``.
+# A job whose plain call returns an awaitable: with any parameters, or with as many as map() has
+# iterables. Protocols, because mypy does not accept ``self: Callable[[A1], Awaitable[V]]``.
 class _Async(Protocol[P, V_co]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Awaitable[V_co]: ...
 
@@ -145,8 +145,8 @@ class _OfClass(Protocol[S_contra, P]):
 class ExecutorJob(Generic[P, R_co, T_contra]):
     """A function bound to an executor. Calling it runs the function, as if it were not decorated.
 
-    ``R_co`` is what the plain call returns: for an ``async def`` a coroutine. What it resolves to
-    is what a future of the job gives. ``T_contra`` is the result type of the executor's store.
+    ``R_co`` is the type that the plain call returns: for an ``async def``, a coroutine. Futures of
+    the job have the result of that coroutine. ``T_contra`` is the result type of the executor.
     """
 
     __name__: str
@@ -185,8 +185,8 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
             getattr(self, "__qualname__", ""),  # a partial has none
         )
         if isinstance(code, CodeType):
-            # inspect takes an object with these for a function, and so an async job for a
-            # coroutine function. Flask asks inspect whether it must await a view.
+            # With these, inspect takes the job for a function, and an async job for a coroutine
+            # function. Flask asks inspect whether it must await a view.
             self.__code__ = code
             self.__defaults__: object = getattr(function, "__defaults__", None)
             self.__kwdefaults__: object = getattr(function, "__kwdefaults__", None)
@@ -195,14 +195,14 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
         self._may_lack_class = False
 
     def _function(self) -> Callable[P, R_co]:
-        """The function to submit.
+        """Return the function to submit.
 
         Raises:
-            TypeError: the job is in a ``@classmethod``, which did not bind it.
+            TypeError: the job is below ``@classmethod``, which did not bind it.
         """
-        # The class keeps the job, and names it, unless a decorator above has put something in its
-        # place. Which one, only its reference to the job tells. One search of the heap, for jobs
-        # in a class body that have a decorator above them.
+        # The class calls __set_name__ on the job, unless a decorator above has replaced it. Only
+        # the decorator's reference to the job shows which one. The heap is searched once, and only
+        # for jobs in a class body with a decorator above them.
         if self._may_lack_class:
             if any(isinstance(each, classmethod) for each in gc.get_referrers(self)):
                 raise TypeError(
@@ -226,7 +226,7 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {without_data(self.fn)!r}>"
 
-    # The first is of a class method, whose function is all that checkers see.
+    # The first is for class methods, of which checkers see the function alone.
     @overload
     def __get__(
         self: _OfClass[S, P2], instance: S | None, owner: type[S], /
@@ -295,8 +295,8 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
         job.executor = executor
         return job
 
-    # Two overloads for one thing: by the first mypy knows only what is derived from Awaitable, by
-    # the second mypy and ty do not solve a generic function.
+    # Two overloads for one case: with the first, mypy accepts only subclasses of Awaitable; with
+    # the second, mypy and ty cannot solve a generic function.
     @overload
     def submit(
         self: ExecutorJob[P, Awaitable[V], T_contra], /, *args: P.args, **kwargs: P.kwargs
@@ -447,15 +447,15 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
 
 
 _BINDS_NO_JOB = sys.version_info >= (3, 13)
-"""Whether ``classmethod`` binds what it holds as a function, and not by its ``__get__``."""
+"""Whether ``classmethod`` ignores the ``__get__`` of the object that it wraps."""
 
 
 def _is_in_class_body(code: object, qualified_name: str) -> bool:
-    """Whether a function was defined in the body of a class."""
+    """Return whether a function was defined in the body of a class."""
     return isinstance(code, CodeType) and "." in qualified_name.rpartition("<locals>.")[2]
 
 
 class JobDecorator(Protocol[T_contra]):
-    """What ``executor.job(...)`` with options returns."""
+    """The decorator that ``executor.job(...)`` with options returns."""
 
     def __call__(self, fn: Callable[P, R], /) -> ExecutorJob[P, R, T_contra]: ...

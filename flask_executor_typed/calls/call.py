@@ -1,8 +1,7 @@
 """One accepted call, and the ways to run it: in a thread, or on an event loop.
 
-The only module that runs the function of a call; for a chunk of ``map`` that is one in map.py.
-Whatever the function returns or raises ends up in the call's future; nothing gets past it into the
-worker.
+The only module that runs the function of a call; the function of a chunk of ``map`` is in map.py.
+Whatever the function returns or raises ends up in the call's future, never in the worker.
 """
 
 from __future__ import annotations
@@ -63,32 +62,32 @@ def pending_call_of(future: FutureProxy[Any]) -> Call[Any] | None:
 
 
 def is_of_another_call(result: object) -> bool:
-    """Whether a function returned a call's future: waiting could take the worker that it needs."""
+    """Return whether it is a call's future. Waiting for it could take the worker it needs."""
     return isinstance(result, FutureProxy)
 
 
 def can_be_awaited(result: object) -> bool:
-    """Whether it can, if its type says so: that of a proxy does, whatever it stands for."""
+    """Return whether ``result`` can be awaited. The type of a proxy always says so."""
     try:
         return hasattr(result, "__await__")
-    except Exception:  # it stands for nothing here
+    except Exception:  # a proxy that stands for nothing here
         return False
 
 
 class LoopServices(Protocol):
-    """What a worker thread needs of the executor's event loops."""
+    """The part of the executor's event loops that worker threads use."""
 
     def wait_for(self, awaitable: Awaitable[R], /) -> R:
         """Block until an awaitable has a result."""
         ...
 
     def call_later(self, seconds: float, fn: Callable[[], object], /) -> Callable[[], object]:
-        """Call ``fn`` on a loop after some time. Returns a function that prevents it."""
+        """Call ``fn`` on a loop after some seconds. Return a function that prevents it."""
         ...
 
 
 class CallPool(Protocol):
-    """What runs calls, and must know for which of them jobs wait."""
+    """A pool of workers that must know which calls other jobs wait for."""
 
     def want(self, call: Call[Any]) -> None: ...
 
@@ -96,29 +95,29 @@ class CallPool(Protocol):
 
 
 class Interrupter(Protocol):
-    """Stops running calls, or asks them to end: what ``cancel()`` tells. From any thread."""
+    """Stops running calls, or asks them to end, when ``cancel()`` is called. Thread-safe."""
 
     backend: str
     """Where the calls run, for messages."""
 
     def can_interrupt(self, call: Call[Any], /, *, kill: bool) -> bool:
-        """Return whether ``interrupt()`` stops the call, so that it may be settled before."""
+        """Return whether ``interrupt()`` stops the call, which may then be settled first."""
         ...
 
     def interrupt(self, call: Call[Any], /, *, kill: bool = False) -> None:
-        """Stop the call, which is settled. ``kill``: whatever it does."""
+        """Stop the call, which is settled already. ``kill`` stops it whatever it does."""
 
     def ask_to_end(self, call: Call[Any], /) -> None:
         """Tell a call that cannot be stopped that ``cancel()`` was called."""
 
 
 class CallLoop(Protocol):
-    """What runs coroutines' calls, and must know which of them are over."""
+    """An event loop that must know which of its calls are over."""
 
     def call_is_over(self, call: Call[Any], /) -> None: ...
 
 
-# Bound once: each call sets it.
+# Bound once, because each call uses it.
 _set_running_call = running_call.set
 _hear_of_start = signals.receivers_of(signals.job_started)
 
@@ -126,14 +125,14 @@ _no_future: FutureProxy[Any] = FutureProxy("a call that is over")
 _no_future.cancel()
 
 _NO_KWARGS: dict[str, Any] = {}
-"""Of most calls: not a dict for each that waits."""
+"""Shared by the calls without keyword arguments, to save a dict for each that waits."""
 
 
 class Call(Generic[R]):
     """A function with its arguments, the contexts it runs in, and the future that it settles."""
 
     contexts: ClassVar[type[PushedContexts]] = PushedContexts
-    """What makes the snapshot current in a thread."""
+    """The context manager that makes the snapshot current in a thread."""
 
     contexts_in_task: ClassVar[type[PushedContexts]] = PushedInTask
 
@@ -156,7 +155,7 @@ class Call(Generic[R]):
     )
 
     task: asyncio.Task[Any] | None
-    """The task that runs the call, on a loop: not there before, and read by its thread alone."""
+    """The task that runs the call on a loop: unset before, and read by the loop's thread alone."""
 
     def __init__(  # noqa: PLR0913  # all that a call is made of
         self,
@@ -175,9 +174,9 @@ class Call(Generic[R]):
         self.kwargs: dict[str, Any] = kwargs or _NO_KWARGS
         self.snapshot: ContextSnapshot = snapshot
         self.variables: Context = variables
-        """What it runs in a copy of."""
+        """The context variables at the submit; the function runs in a copy of them."""
         self.future: FutureProxy[R] = future
-        """The future that the call settles; one that stands for no call once it is over."""
+        """The future that the call settles; ``_no_future`` once the call is over."""
         future._call = self
         self.logs: bool = logs
         """Whether an exception is logged."""
@@ -186,13 +185,13 @@ class Call(Generic[R]):
         self.limits: Limits | None = limits
         self.attempt: int = 1
         self.pool: CallPool | None = None
-        """The pool of threads that runs the call, or is to."""
+        """The pool of threads that runs the call, or will."""
         self.interrupter: Interrupter | None = None
-        """What ``cancel()`` tells when the call runs. Without it such a call cannot be stopped."""
+        """Stops the running call when ``cancel()`` is called; without one, nothing can."""
         self._is_wanted = False
 
     def is_of(self, executor: object) -> bool:
-        """Whether ``executor`` accepted the call, and it is not over."""
+        """Return whether ``executor`` accepted the call, and the call is not over."""
         return self.executor is executor
 
     def settles(self, future: FutureProxy[Any]) -> bool:
@@ -201,7 +200,7 @@ class Call(Generic[R]):
 
     @property
     def is_over(self) -> bool:
-        """Whether all is done that is to be done with the call. From any thread."""
+        """Whether the call was released: its worker has nothing left to do. Thread-safe."""
         return self.future is _no_future
 
     @property
@@ -233,11 +232,11 @@ class Call(Generic[R]):
 
     @property
     def cancel_requested(self) -> bool:
-        """Whether ``cancel()`` was called, or the time is up. From any thread."""
+        """Whether ``cancel()`` was called, or the time is up. Thread-safe."""
         return self.future._cancel_requested
 
     def look_for_cancel(self) -> bool:
-        """Return :attr:`cancel_requested` to the function, which means to end by itself then."""
+        """Return :attr:`cancel_requested`, and note that the function ends by itself if asked."""
         self._looks = True
         return self.cancel_requested
 
@@ -258,7 +257,7 @@ class Call(Generic[R]):
         self.future._pause()
 
     def resume(self) -> bool:
-        """Take that right again; ``False`` if the call was settled meanwhile."""
+        """Take the right to run again; ``False`` if the call was settled meanwhile."""
         return self.future._resume()
 
     def delegate_to(self, running: Future[Any]) -> None:
@@ -269,26 +268,26 @@ class Call(Generic[R]):
         self.future._followed = running
 
     def end_hold(self) -> None:
-        """Note that the event has come which the call waited for."""
+        """Note that the response or commit that the call waited for has come."""
         self.future._held = False
         if (recorder := self.future._recorder) is not None:
             recorder.on_change(self.future)
 
     def set_start(self, at: float) -> None:
-        """Note when the call began elsewhere, in seconds since the epoch."""
+        """Note when the call began in another process, in seconds since the epoch."""
         self.future._starts[0] = at
         if (recorder := self.future._recorder) is not None:
             recorder.on_change(self.future)
 
     def report(self, progress: Progress) -> None:
-        """Publish how far the call is, unless it is over. From any thread."""
+        """Publish the call's progress, unless the call is over. Thread-safe."""
         if not self.is_over:
             self.future._report(progress)
 
     def announcement(self, signal: NamedSignal) -> Callable[[], None]:
-        """Return what sends a signal about the call, with contexts like its own.
+        """Return a function that sends a signal about the call, in contexts like its own.
 
-        The call may be over by then.
+        The call may be over when that is called.
         """
         return partial(announce, signal, self.future, self.snapshot, self.variables)
 
@@ -312,9 +311,9 @@ class Call(Generic[R]):
     def release(self) -> None:
         """Drop all references, so that a failed call is freed without the garbage collector.
 
-        The last thing that is done to a call. A failed call's exception keeps the frames that it
-        went through, and those that called them, which refer to this object. If it referred to the
-        future, and so to the exception, they would be a cycle, with arguments and request.
+        The last thing done to a call. A failed call's exception keeps the frames of its traceback,
+        which refer to this object. If this referred to the future, and so to the exception, they
+        would form a cycle that keeps the arguments and the request.
         """
         self.future = _no_future
         nothing: Any = None
@@ -347,7 +346,8 @@ class Call(Generic[R]):
             return
         self._is_wanted = True
         self.pool.want(self)
-        # A worker that begins first says that it has, and then looks whether the call is wanted.
+        # A worker that begins the call sets _starts first, and then looks at _is_wanted: one of
+        # the two sees that the call is not wanted any more.
         if self.is_over or self.future._starts:
             self.pool.unwant(self)
 
@@ -389,8 +389,8 @@ class Call(Generic[R]):
     async def run_async(self, loop: CallLoop, prepare_task: Callable[[], object]) -> None:
         """Run the call, which has begun, in the current task, and tell its loop when it is over."""
         prepare_task()
-        # One coroutine for all of it: another around it takes 400 bytes of each job that sleeps.
-        # The task not before: one that is cancelled before its first step would never get here.
+        # One coroutine for everything: another around it would cost each sleeping job 400 bytes.
+        # The task is noted here: one that is cancelled before its first step never gets here.
         self.task = asyncio.current_task()
         future = self.future
         lift_limit = None if self.limits is None else self._limit_time(_call_later_here)
@@ -433,6 +433,7 @@ class Call(Generic[R]):
             loop.call_is_over(self)
 
     # -- both ------------------------------------------------------------------------------------
+
     def _limit_time(
         self, call_later: Callable[[float, Callable[[], object]], Callable[[], object]]
     ) -> Callable[[], object] | None:
@@ -442,12 +443,12 @@ class Call(Generic[R]):
         return call_later(seconds, self.deadline(seconds))
 
     def deadline(self, seconds: float) -> Deadline:
-        """Return what fails the call when its time is up."""
+        """Return the function that fails the call when its time is up."""
         logger = self.snapshot.app.logger if self.logs else None
         return Deadline(self.future, seconds, logger, self.fn)
 
     def pause_after(self, error: BaseException) -> float | None:
-        """Seconds until the next attempt; ``None`` if the error is final."""
+        """Return the seconds until the next attempt, or ``None`` if the error is final."""
         if not self._may_retry(error):
             return None
         assert self.limits is not None
@@ -478,20 +479,20 @@ class Call(Generic[R]):
         return isinstance(error, asyncio.CancelledError) and self.future._cancel_requested
 
     def mute(self) -> None:
-        """Leave what the call raises to its submitter, which reports it: do not log it."""
+        """Do not log what the call raises: its submitter reports it."""
         self.logs = False
 
     def abandon(self, seconds: float) -> None:
         """Fail the call, unless it is over: a shutdown has waited for it long enough.
 
         A function that looks for a cancel is asked first, and fails when this is called again.
-        From any thread. It may end at any moment, and lets go of its parts one by one.
+        Thread-safe. The call may end at any moment, and drops its references one by one.
         """
         # In this order: release() drops the future first.
         fn, snapshot, future = self.fn, self.snapshot, self.future
         if future is _no_future:
             return
-        # If we take the right to start, no worker will.
+        # If this takes the right to start, no worker can.
         begun = not future._refuse()
         if begun and self.looks and not future._cancel_requested:
             future.cancel()
@@ -499,7 +500,7 @@ class Call(Generic[R]):
         error = JobAbandonedError(future.name, seconds, begun=begun)
         explain(error, future)
         if future._interrupt(error) and self.logs:
-            self.logs = False  # nothing waits for what it raises from now on
+            self.logs = False  # whatever the function raises from now on goes nowhere
             message = "Background job %s [%s] is abandoned"
             log_call(
                 snapshot.app.logger,
@@ -515,7 +516,7 @@ class Call(Generic[R]):
             signals.announce(signals.job_started, self.snapshot.app, self.future)
 
     def explain(self, error: BaseException) -> None:
-        """Note on ``error`` what its traceback does not tell."""
+        """Add notes to ``error`` with what its traceback does not show."""
         explain(error, self.future, self.snapshot)
 
     def log(self, error: BaseException) -> None:
@@ -528,7 +529,7 @@ class Call(Generic[R]):
             message = "Attempt %d of %d of background job %s [%s] failed; it will run again"
             numbers, level = (self.attempt, self.limits.retries + 1), WARNING
         else:
-            self.logs = False  # once: where it was raised, or where nothing else could log it
+            self.logs = False  # it is logged once, here
         log_call(
             self.snapshot.app.logger,
             message,
@@ -560,8 +561,8 @@ def _run_in_context(call: Call[Any], loops: LoopServices) -> Any:
             elif is_of_another_call(result):
                 result = _ReturnedFuture(result)
             elif can_be_awaited(result):
-                # It could not be known: a lambda, say, that calls an async def. The thread waits,
-                # so that the contexts stay and are torn down once, at the end.
+                # Not a coroutine function, but a lambda, say, that calls one. The thread waits, so
+                # that the contexts stay and are torn down once, at the end.
                 result = loops.wait_for(result)
             return result
         except BaseException as error:
@@ -570,5 +571,5 @@ def _run_in_context(call: Call[Any], loops: LoopServices) -> Any:
 
 
 def _call_later_here(seconds: float, fn: Callable[[], object]) -> Callable[[], object]:
-    # In a context of its own: a timer that was cancelled keeps its context until its time comes.
+    # In an empty context, because a cancelled timer keeps its context until its time comes.
     return asyncio.get_running_loop().call_later(seconds, fn, context=Context()).cancel
