@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextvars import Context
 from dataclasses import replace
 from functools import partial
@@ -43,14 +43,43 @@ if TYPE_CHECKING:
 _hear_of_submitted = signals.receivers_of(signals.job_submitted)
 _hear_of_loss = signals.receivers_of(signals.job_lost)
 
-__all__ = ("AppState", "Closed", "backends_wrapped", "close_all", "drain_apart", "settings_of")
+__all__ = (
+    "AppState",
+    "Closed",
+    "backends_wrapped",
+    "close_all",
+    "drain_apart",
+    "settings_forced",
+    "settings_of",
+    "states",
+)
 
 
 def settings_of(app: Flask, name: str) -> ExecutorConfig:
     """Return an app's current settings for the executor called ``name``."""
-    config = ExecutorConfig.from_mapping(app.config, name=name)
-    warn_of_unknown_keys(app.config, name=name)
+    settings: Mapping[str, Any] = app.config
+    if _forced:
+        forced = {key_of(field, name=name): value for field, value in _forced.items()}
+        settings = {**settings, **forced}
+    config = ExecutorConfig.from_mapping(settings, name=name)
+    warn_of_unknown_keys(settings, name=name)
     return config
+
+
+_forced: dict[str, Any] = {}
+"""The settings that all executors have in a test, by field."""
+
+
+@contextlib.contextmanager
+def settings_forced(settings: Mapping[str, Any]) -> Generator[None, None, None]:
+    """For tests: let ``settings``, by field, count in place of what apps say, until the end."""
+    before = _forced.copy()
+    _forced.update(settings)
+    try:
+        yield
+    finally:
+        _forced.clear()
+        _forced.update(before)
 
 
 class AppState:
@@ -93,6 +122,8 @@ class AppState:
         """The backend of this process, once a call has needed it."""
         self._finalizer: finalize[Any, Any] | None = None
         self._closed = False  # set under _lock
+        self.is_set_aside = False
+        """Whether the app is left over from a test, and is meant only if there is no other."""
         self._lock = threading.RLock()  # reentrant: a finalizer may submit while it is held
         self._use(config)
         with _listing:
@@ -205,6 +236,11 @@ class AppState:
     def _capacity_for(self, fn: Callable[..., object]) -> Capacity:
         """Return the capacity that counts a call of ``fn``, if there are two."""
         return self._capacity_of_loops if is_async_callable(fn) else self.capacity
+
+    @property
+    def app(self) -> Flask | None:
+        """The app, unless it is gone."""
+        return self._app()
 
     # -- calls -----------------------------------------------------------------------------------
 
@@ -395,6 +431,12 @@ def _all_states() -> list[AppState]:
 
 
 # -- for tests ------------------------------------------------------------------------------------
+
+
+def states() -> list[AppState]:
+    """Return what executors keep for the apps of this process that are not garbage."""
+    return list(_states)
+
 
 Wrap = Callable[[AppState, Backend], Backend]
 

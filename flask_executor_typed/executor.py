@@ -44,7 +44,7 @@ from werkzeug.wrappers import Response
 
 from .after_commit import SessionLike, until_commit
 from .after_response import until_response_is_over
-from .app_state import AppState, Closed, close_all, drain_apart, settings_of
+from .app_state import AppState, Closed, close_all, drain_apart, settings_of, states
 from .async_views.hook import check_hook
 from .backends import ThreadBackend
 from .callables import GENERATOR, check_function, name_of
@@ -280,7 +280,9 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         apps = [reference() for reference in self._states.keyrefs()]
         states = [(app, self._states[app]) for app in apps if app is not None]
         # An app whose state was shut down counts only if there is no other: it may be about to go.
+        # The app of an earlier test may be kept alive by a traceback.
         states = [each for each in states if not each[1].closed] or states
+        states = [each for each in states if not each[1].is_set_aside] or states
         if len(states) == 1:
             return states[0]
         if not states:
@@ -1076,6 +1078,18 @@ def executors_of(app: Flask) -> list[Executor[Any]]:
     """The executors of this package that serve an app, in the order of their ``init_app``."""
     served = filter(_is_executor, app.extensions.values())
     return list(dict.fromkeys(executor for executor in served if executor.serves(app)))
+
+
+def open_executors() -> list[tuple[Flask, Executor[Any]]]:
+    """Return the executors that were not shut down, each with each app, but for apps set aside."""
+    apps = {state.app: None for state in states() if not (state.closed or state.is_set_aside)}
+    return [
+        (app, executor)
+        for app in apps
+        if app is not None
+        for executor in executors_of(app)
+        if not executor.state_of(app).closed
+    ]
 
 
 def _is_executor(extension: object) -> TypeGuard[Executor[Any]]:

@@ -29,6 +29,7 @@ LAYERS: tuple[set[str], ...] = (
     {"executor"},
     {"current_job", "web"},
     {"doctor", "testing"},
+    {"pytest_plugin"},
     {"__init__"},
 )
 
