@@ -228,6 +228,26 @@ def test_future_is_not_done_before_teardown_is(
 
 
 @both_kinds
+def test_job_has_no_more_of_a_request_in_its_teardown_than_a_view_has(
+    app: Flask, executor: Executor, kind: Callable[[Job], Job]
+) -> None:
+    seen: list[tuple[bool, str | None]] = []  # before Flask 3.2, no request in both
+
+    @app.teardown_appcontext
+    def look(error: BaseException | None) -> None:
+        seen.append((in_worker(), request.path if has_request_context() else None))
+
+    @app.get("/view")
+    def view() -> str:
+        return str(run(executor, kind(lambda: request.path)))
+
+    assert app.test_client().get("/view").get_data(as_text=True) == "/view"
+    ((of_job, job), (of_view, views)) = seen
+    assert (of_job, of_view) == (True, False)
+    assert job == views
+
+
+@both_kinds
 def test_teardown_functions_of_the_requests_blueprint_run(
     app: Flask, executor: Executor, kind: Callable[[Job], Job]
 ) -> None:

@@ -9,12 +9,17 @@ from typing import Any, Protocol
 
 from flask import Flask
 from flask.ctx import _AppCtxGlobals  # pyright: ignore[reportPrivateUsage]
+from flask.signals import appcontext_popped, appcontext_tearing_down
 
+from ..signals import receivers_of
 from .carry import ContextRules
 from .compat import IS_MERGED, RequestContext
 from .portable import PortableContext, PortableRequest
 
 __all__ = ("ContextSnapshot", "has_flasks_own")
+
+_app_teardown_receivers = receivers_of(appcontext_tearing_down)
+_pop_receivers = receivers_of(appcontext_popped)
 
 
 class JobsRequest(Protocol):
@@ -93,8 +98,11 @@ class ContextSnapshot:
             and _has_plain_contexts(app)
         )
         """Whether the pushed contexts can be lazy: see lazy.py."""
-        # The contextvars must not hold what a job may not see.
-        self.shows_flask: bool = self.pushes_app and (request is not None or not had_request)
+        # The contextvars must not hold what a job may not see: the submitter's request, if the job
+        # has none, and where its own has ended before it is torn down.
+        self.shows_flask: bool = self.pushes_app and (
+            not had_request if request is None else not (self.pushes_request and _is_watched(app))
+        )
         """Whether they may hold Flask contexts, which those of the job hide."""
 
     def portable(self, *, with_request: bool) -> PortableContext:
@@ -114,6 +122,11 @@ _FLASKS_METHODS = {
 def has_flasks_own(app: Flask, method: str) -> bool:
     """Return whether a method of the app is Flask's own, not overridden by its class or a test."""
     return getattr(getattr(app, method), "__func__", None) is _FLASKS_METHODS[method]
+
+
+def _is_watched(app: Flask) -> bool:
+    """Return whether something runs between the end of a job's request and that of its ``g``."""
+    return bool(app.teardown_appcontext_funcs or _app_teardown_receivers or _pop_receivers)
 
 
 def _has_plain_contexts(app: Flask) -> bool:
