@@ -73,22 +73,24 @@ def run_steps(steps: Sequence[Step], limits: Limits, logs: Path, lanes: int = 2)
     logs.mkdir(parents=True, exist_ok=True)
     waiting, over = list(steps), list[_Run]()
     running: dict[Future[None], _Run] = {}
-    with _signals_raise(), ThreadPoolExecutor(lanes) as pool:
+    with _signals_that_end(processes) as signals, ThreadPoolExecutor(lanes) as pool:
         try:
             while waiting or running:
+                if signals:
+                    waiting.clear()
                 ended = {run.step for run in over}
                 ready = [step for step in waiting if ended.issuperset(step.after)]
                 for step in ready[: lanes - len(running)]:
                     waiting.remove(step)
                     run = _Run(step, logs / f"{len(over) + len(running):02}.log")
                     running[pool.submit(run, processes)] = run
-                if not running:
+                if waiting and not running:
                     raise ValueError(f"steps that wait for each other: {waiting}")
                 done, _ = wait(running, limits.heartbeat, FIRST_COMPLETED)
                 for future in done:
                     over.append(running.pop(future))
                     over[-1].show()
-                if not done:
+                if running and not done:
                     names = [f"{run.step.name} ({run.seconds} s)" for run in running.values()]
                     print(f"\n... after {processes.age:.0f} s:", ", ".join(names), flush=True)
         finally:
@@ -96,6 +98,8 @@ def run_steps(steps: Sequence[Step], limits: Limits, logs: Path, lanes: int = 2)
             wait(running)
             for run in running.values():
                 run.show()
+    if signals:
+        sys.exit(128 + signals[0])
     print(f"\n=== Summary, after {processes.age:.0f} s", *over, sep="\n")
     passed, failed, skipped = (
         sum(run.outcome == outcome for run in over) for outcome in ("passed", "FAILED", "skipped")
@@ -198,7 +202,7 @@ class _Processes:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._began = time.monotonic()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may call close() in close()
         self._running: set[int] = set()  # guarded by _lock
         self._closed = False  # guarded by _lock
 
@@ -253,7 +257,7 @@ class _Processes:
         """Kill the running processes. The threads that wait for them then clean up."""
         with self._lock:
             self._closed = True
-            for pid in self._running:
+            for pid in list(self._running):
                 _kill_group(pid, signal.SIGKILL)
 
 
@@ -283,16 +287,22 @@ def _processes_with(variable: bytes) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _signals_raise() -> Generator[None]:
-    """Make signals that end a program raise SystemExit in the main thread."""
+def _signals_that_end(processes: _Processes) -> Generator[list[int]]:
+    """End the processes on a signal that ends a program. Yield the numbers of such signals.
 
-    def leave(number: int, _: object) -> None:
-        sys.exit(128 + number)
+    The handler raises nothing: the main thread may just be starting a lane, which an exception
+    would leave running and unknown.
+    """
+    received: list[int] = []
+
+    def end(number: int, _: object) -> None:
+        received.append(number)
+        processes.close()
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [(number, signal.signal(number, leave)) for number in numbers]
+    before = [(number, signal.signal(number, end)) for number in numbers]
     try:
-        yield
+        yield received
     finally:
         for number, handler in before:
             signal.signal(number, handler)
