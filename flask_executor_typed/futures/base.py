@@ -1,6 +1,6 @@
 """The future's state machine: starting, settling and notifying, without a lock.
 
-The only module that decides who starts a call and how it ends, and what a fork does to that.
+The only module that decides which thread starts a call, how the call ends, and what a fork changes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ R = TypeVar("R")
 
 Outcome = tuple[str, Any, "BaseException | None", float, object]
 """The final state (``FINISHED`` or ``CANCELLED_AND_NOTIFIED``), result, exception, time, and what
-the recorder made of them."""
+the recorder returned for them."""
 
 _DEFAULT_RULES = ContextRules()
 
@@ -40,12 +40,12 @@ _shared_lock = threading.RLock()  # reentrant: a finalizer may run while it is h
 
 
 def shared_lock() -> threading.RLock:
-    """Return the lock of all futures of this process, for what is rare."""
+    """Return the one lock of all futures in this process, for rare operations."""
     return _shared_lock
 
 
 _WITHDRAWN = -1.0
-"""In place of the time at which a call started: it was cancelled before it could."""
+"""Stands in place of the start time of a call that was cancelled before it began."""
 
 
 class _Ticket:
@@ -56,7 +56,7 @@ class _Ticket:
 
 
 _TO_RESUME = _Ticket()
-"""The right to run again, between two attempts: for the worker that has the call, or cancel()."""
+"""The right to run again, between two attempts: either the call's worker or cancel() takes it."""
 
 
 class _Process:
@@ -82,7 +82,7 @@ class Counter(CallbackCounter, Protocol):
 
 
 class PendingCall(Protocol):
-    """What a future asks of its call, until it is done."""
+    """The part of a call that its future uses until it is done."""
 
     @property
     def backend(self) -> str:
@@ -90,17 +90,17 @@ class PendingCall(Protocol):
         ...
 
     def on_watched(self) -> None:
-        """Another thread is to be told when the call is done."""
+        """A watcher was added: another thread waits for the end of the call."""
 
     def on_wanted(self) -> None:
         """A job waits for the call."""
 
     def can_interrupt(self, *, kill: bool) -> bool:
-        """Return whether ``interrupt()`` stops the call, so that it may be settled before."""
+        """Return whether ``interrupt()`` stops the call, which may then be settled first."""
         ...
 
     def interrupt(self, *, kill: bool = False) -> None:
-        """Stop the running call, which is settled. ``kill``: whatever it does."""
+        """Stop the running call, which is settled already; with ``kill``, whatever it does."""
 
     def ask_to_end(self) -> None:
         """Tell a running call that cannot be stopped that ``cancel()`` was called."""
@@ -110,7 +110,7 @@ class Recorder(Protocol):
     """Keeps a record of a call, for other processes."""
 
     def on_named(self, future: ClaimableFuture[Any]) -> None:
-        """Write the record if it is not written: the id is about to be given out."""
+        """Write the record, unless it is written: the caller is about to get the id."""
 
     def on_change(self, future: ClaimableFuture[Any]) -> None:
         """Note that the call has begun, is tried again, or was asked to end."""
@@ -121,10 +121,10 @@ class Recorder(Protocol):
     def encode_outcome(
         self, future: ClaimableFuture[Any], result: object, exception: BaseException | None
     ) -> object:
-        """Return what is to be stored of an outcome, before anything can see it or change it.
+        """Encode an outcome for the store, before other code can see or change it.
 
-        Raises nothing. Of several outcomes one counts, which comes back by ``facts_of(future)``.
-        Not called for a call that was cancelled, nor if the recorder came while it was settled.
+        Raises nothing. If several are encoded, ``facts_of(future)`` has the one that counts. Not
+        called for a cancelled call, or if the recorder was added while the call was settled.
         """
 
     def __call__(self, future: ClaimableFuture[Any]) -> None:
@@ -161,16 +161,16 @@ class ClaimableFuture(Future[R]):
     # What makes a stdlib future slow is its Condition: creating, taking and notifying it for every
     # call passes the GIL back and forth. Here a call that nothing waits for needs no lock at all.
     #
-    # Two lists decide, and the first item of each counts. To append an item and to look whether it
-    # came first are one step each, with the GIL and without it. A thread that is interrupted (by
+    # Two lists decide, and the first item of each counts. Appending an item is one step, and so is
+    # looking whether it came first, with the GIL and without it. A thread that is interrupted (by
     # the exception of a signal handler, say, or at the recursion limit) has either decided, and
     # every other thread sees it, or has changed nothing. So each claim is an object of its own.
     #
-    # ``_starts``: the time at which a worker began. A negative one was put there to keep workers
-    # from starting the call: by cancel() (_WITHDRAWN, which any number of threads may put, since
-    # the outcome decides among them), or by a backend that refuses the call.
-    # ``_outcomes``: how the call ended. With the first of them the future is done, and a
-    # thread that sees that sees the whole outcome.
+    # ``_starts``: the time at which a worker began. A negative time keeps workers from starting the
+    # call: cancel() appends _WITHDRAWN (any number of threads may, since the outcome decides among
+    # them), and a backend that refuses the call appends another.
+    # ``_outcomes``: how the call ended. The first one makes the future done, and a thread that
+    # sees it sees the whole outcome.
     #
     # ``_watchers`` are called when the future is done, with the future. A thread that adds one
     # looks for an outcome afterwards. If there is one, the settling thread may or may not have
@@ -195,7 +195,7 @@ class ClaimableFuture(Future[R]):
 
     name: str
 
-    # Of few futures: defaults of the class cost the others nothing.
+    # Few futures set these; defaults on the class cost the others nothing.
     key: Hashable | None = None
     _cancel_requested: bool = False
     _followed: Future[R] | None = None  # that settles this one; set under shared_lock()
@@ -205,7 +205,7 @@ class ClaimableFuture(Future[R]):
     _progress_watchers: tuple[Callable[[], object], ...] = ()  # guarded by shared_lock()
     _shared: SharedState | None = None
 
-    # Not slots: most futures have none of their own.
+    # Not slots either, since most futures keep the default.
     _recorder: Recorder | None = None
     _attempts: int = 1
     _has_callbacks: bool = False  # set before the first is added
@@ -248,7 +248,7 @@ class ClaimableFuture(Future[R]):
         return True
 
     def _refuse(self) -> bool:
-        """Make sure that the call never starts; ``False`` if another thread was first."""
+        """Keep the call from ever starting; ``False`` if another thread was first."""
         return self._claim_start(-time.time())
 
     def _withdraw(self) -> bool:
@@ -256,7 +256,7 @@ class ClaimableFuture(Future[R]):
         return self._claim_start(_WITHDRAWN) or self._take(_TO_RESUME)
 
     def _claim_start(self, at: float) -> bool:
-        """Be the first to say when the call starts, or that it does not."""
+        """Try to be the thread that decides when the call starts, or that it never does."""
         if self._outcomes or (_is_forked and self._process is not _this_process):
             return False  # it was settled without being run, or the call is the parent's
         starts = self._starts
@@ -273,7 +273,7 @@ class ClaimableFuture(Future[R]):
         self._watchers.append(_TO_RESUME)
 
     def _resume(self) -> bool:
-        """Take it again; ``False`` if the call was settled meanwhile."""
+        """Take the right to run again; ``False`` if the call was settled meanwhile."""
         return self._take(_TO_RESUME) and not self._outcomes
 
     # -- the outcome -----------------------------------------------------------------------------
@@ -290,7 +290,7 @@ class ClaimableFuture(Future[R]):
     def _settle(
         self: Self, state: str, result: R | None = None, exception: BaseException | None = None
     ) -> bool:
-        """Decide the outcome and call all watchers; ``False`` if it was decided before."""
+        """Decide the outcome and call all watchers; ``False`` if another one was first."""
         if _is_forked and self._process is not _this_process:
             return False  # the call runs in the parent
         outcomes = self._outcomes
@@ -312,7 +312,7 @@ class ClaimableFuture(Future[R]):
         return True
 
     def _go_on(self) -> None:
-        """Finish what the settling thread was interrupted in, if it was."""
+        """Finish the settling, if the thread that began it was interrupted."""
         if self._is_interrupted:
             self._finish()
             self._is_interrupted = False
@@ -385,6 +385,6 @@ class ClaimableFuture(Future[R]):
 
 
 def has_watchers(future: ClaimableFuture[Any]) -> bool:
-    """Return whether anything but the rights to a call, and its recorder, is among its watchers."""
+    """Return whether a future has watchers, apart from its recorder and its tickets."""
     own = future._recorder
     return any(not isinstance(each, _Ticket) and each is not own for each in list(future._watchers))

@@ -1,6 +1,6 @@
 """Settle a future with the outcome of another. Chains of futures may be of any length.
 
-The only module that gives a future the outcome of another as it is.
+The only module that copies an outcome from one future to another.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ R = TypeVar("R")
 class _ThisThread(threading.local):
     def __init__(self) -> None:
         self.followers: deque[tuple[ClaimableFuture[Any], Future[Any]]] = deque()
-        """Futures that are to be settled like others which have been settled in this thread."""
+        """Pairs of a future to settle and the settled future to copy, oldest first."""
 
 
 _this_thread = _ThisThread()
@@ -32,7 +32,7 @@ _this_thread = _ThisThread()
 
 @contextlib.contextmanager
 def following_apart() -> Generator[None, None, None]:
-    """Settle followers at once, although a frame below is settling some: it waits for these."""
+    """Settle followers at once here, even if a frame below that settles others waits for this."""
     outer, _this_thread.followers = _this_thread.followers, deque()
     try:
         yield
@@ -41,7 +41,7 @@ def following_apart() -> Generator[None, None, None]:
 
 
 def follow(follower: ClaimableFuture[R], future: Future[R]) -> None:
-    """Have ``follower`` settled, and cancelled, with another future."""
+    """Settle ``follower`` with the outcome of ``future``, and cancel ``future`` with it."""
     settle = partial(_settle_like, follower)  # unlike a callback, it needs no contexts
     if not isinstance(future, ClaimableFuture):
         follower._followed = future
@@ -66,7 +66,7 @@ def follow(follower: ClaimableFuture[R], future: Future[R]) -> None:
 
 def _settle_like(follower: ClaimableFuture[Any], followed: Future[Any]) -> None:
     followers = _this_thread.followers
-    if followers:  # a frame below settles it: a chain of futures is not a chain of frames
+    if followers:  # a frame below settles this one: long chains must not become deep stacks
         followers.append((follower, followed))
         return
     try:

@@ -1,6 +1,6 @@
-"""The handle of one call: wait for it, await it, cancel it, be called back by it.
+"""The future that users get: wait for a call, await it, cancel it, add callbacks.
 
-The only module that knows what a user may do with a future.
+The only module with the public methods of a future.
 """
 
 from __future__ import annotations
@@ -63,16 +63,16 @@ Status = (
 
 class _ThisThread(threading.local):
     wait: Callable[[FutureProxy[Any], float | None], None] | None = None
-    """What a thread of an executor does instead of only blocking: see :func:`wait_here_with`."""
+    """How this thread waits, if not by blocking alone; see :func:`wait_here_with`."""
 
 
 _this_thread = _ThisThread()
 
 
 def wait_here_with(wait: Callable[[FutureProxy[Any], float | None], None]) -> None:
-    """In this thread, have ``wait(future, timeout)`` called by ``result()`` if it must wait.
+    """Make ``result()`` call ``wait(future, timeout)`` when it has to wait in this thread.
 
-    For workers, which run the call meanwhile, and for threads of event loops, which refuse to wait.
+    Workers use this to run the call meanwhile, and threads of event loops to refuse to wait.
     """
     _this_thread.wait = wait
 
@@ -86,8 +86,8 @@ class FutureProxy(ClaimableFuture[R]):
     """The handle of one submitted call: a real ``concurrent.futures.Future`` that can be awaited.
 
     Every method may be called from any thread. ``await future`` works on any running asyncio
-    loop, for any number of awaiters; awaiting is waiting, as :meth:`result` is: when the awaiting
-    task is cancelled or times out, the call goes on. Use :meth:`cancel` to stop it.
+    loop, for any number of awaiters. If the awaiting task is cancelled or times out, the call goes
+    on, as it does after a timeout of :meth:`result`. Use :meth:`cancel` to stop it.
     """
 
     __slots__ = ()
@@ -98,20 +98,20 @@ class FutureProxy(ClaimableFuture[R]):
     key: Hashable | None
     """The key under which the future was kept last, if it was submitted with one."""
 
-    # -- what a person wants to know -------------------------------------------------------------
+    # -- what the call is and how far it is ------------------------------------------------------
 
     @property
     def id(self) -> str:
-        """An unguessable name of the call, 22 characters that are safe in a URL.
+        """An unguessable id of the call: 22 characters that are safe in a URL.
 
-        With a store, the first look waits until the job's record is written.
+        With a store, the first read waits until the job's record is written.
         """
         future_id = id_of(self)
         if future_id not in _named:
             with shared_lock():
                 _named[future_id] = self
         if self._recorder is not None:
-            self._recorder.on_named(self)  # other processes are to find it from now on
+            self._recorder.on_named(self)  # other processes must find the job from now on
         return future_id
 
     @property
@@ -150,15 +150,15 @@ class FutureProxy(ClaimableFuture[R]):
 
     @property
     def progress(self) -> Progress | None:
-        """How far the job says it is; ``None`` if it has said nothing."""
+        """The progress that the job reported last; ``None`` if it reported none."""
         return self._progress
 
     def watch(self) -> AsyncIterator[Progress]:
-        """The job's progress, each time it has changed, until the job is done.
+        """Yield the job's progress each time it changes, until the job is done.
 
-        ``async for progress in future.watch():`` ends with the job, however that ends; it does not
-        raise what the job raised. A reader that is slower than the job misses steps, never the
-        last. Does not poll.
+        ``async for progress in future.watch():`` ends with the job, however that ends, and does not
+        raise what the job raised. A reader that is slower than the job misses steps, but never the
+        last one. Nothing polls.
         """
         return steps_of(self)
 
@@ -174,7 +174,7 @@ class FutureProxy(ClaimableFuture[R]):
         key = "" if self.key is None else f" key={self.key!r}"
         return f"<{type(self).__name__}{name}{key} {self.status} at {id(self):#x}>"
 
-    # -- what a future is no good for ------------------------------------------------------------
+    # -- what a future cannot be used for --------------------------------------------------------
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
@@ -184,7 +184,8 @@ class FutureProxy(ClaimableFuture[R]):
 
     @property
     def __html__(self) -> NoReturn:
-        # Flask's JSON looks for this before it says "not JSON serializable"; others do not find it.
+        # Flask's JSON provider looks for this before it says "not JSON serializable". For all other
+        # code the attribute does not exist.
         if name_of_caller().startswith("flask.json"):
             raise TypeError(
                 f"the future of {self.name} is not JSON; give its result: await the future, or "
@@ -195,36 +196,36 @@ class FutureProxy(ClaimableFuture[R]):
     # -- concurrent.futures ----------------------------------------------------------------------
 
     def done(self) -> bool:
-        """Whether the call has a result, has an exception, or was cancelled."""
+        """Return whether the call has a result or an exception, or was cancelled."""
         self._go_on()
         return bool(self._outcomes)
 
     def running(self) -> bool:
-        """Whether a worker runs the call now."""
+        """Return whether a worker runs the call now."""
         if self._outcomes:
             return False
         followed = self._followed
         return self._started > 0 or (followed is not None and followed.running())
 
     def cancelled(self) -> bool:
-        """Whether the call was cancelled, before or while it ran."""
+        """Return whether the call was cancelled, before or while it ran."""
         return bool(self._outcomes) and self._outcomes[0][0] == CANCELLED_AND_NOTIFIED
 
     def cancel(self, *, kill: bool = False) -> bool:
-        """Cancel the call if that is possible, and say whether it was.
+        """Cancel the call if that is possible; return whether it is cancelled.
 
         A pending call never starts. A running coroutine gets ``CancelledError`` at its next
-        ``await``; the future is cancelled at once, the coroutine's cleanup follows on its loop.
-        A running plain function cannot be stopped: ``False``. It can see the request, as
-        ``current_job.cancel_requested``, and end by itself.
+        ``await``; the future is cancelled at once, and the coroutine cleans up on its loop. A
+        running plain function cannot be stopped, so this returns ``False``; the function can read
+        ``current_job.cancel_requested`` and end by itself.
 
         Args:
-            kill: End the worker process of a running call, whatever it does there. For a pending
-                call, and a coroutine in a thread, nothing is different.
+            kill: End the worker process of a running call, whatever it does there. Makes no
+                difference to a pending call or a coroutine in a thread.
 
         Raises:
-            UnsupportedError: ``kill`` was asked for, and the call runs where nothing can kill it:
-                in a thread, say.
+            UnsupportedError: ``kill`` is set, and the call runs where it cannot be killed: in a
+                thread, say.
         """
         if self._outcomes or self._is_of_parent():
             self._go_on()
@@ -265,7 +266,7 @@ class FutureProxy(ClaimableFuture[R]):
     def _interrupt(self, error: BaseException | None = None, *, kill: bool = False) -> bool:
         """End a running call, with ``error`` or as cancelled; ``False`` if it was done before.
 
-        A coroutine is stopped at its next ``await``; a plain function is only told.
+        A coroutine is stopped at its next ``await``; a plain function is only asked to end.
         """
         call = self._call
         self._cancel_requested = True
@@ -279,12 +280,12 @@ class FutureProxy(ClaimableFuture[R]):
         """Wait until the call is done and return what it returned.
 
         Args:
-            timeout: Seconds to wait at most; ``None`` waits for ever.
+            timeout: The limit in seconds; ``None`` waits for ever.
 
         Raises:
             concurrent.futures.CancelledError: the call was cancelled.
-            concurrent.futures.TimeoutError: it was not done in time; it goes on.
-            BaseException: what the call raised.
+            concurrent.futures.TimeoutError: the call was not done in time; it goes on.
+            BaseException: whatever the call raised.
         """
         try:
             if not self._outcomes:
@@ -297,8 +298,8 @@ class FutureProxy(ClaimableFuture[R]):
                 raise CancelledError
             return result
         finally:
-            # The traceback of what we raise refers to this frame, and the future to it: without
-            # this, every failed call would be a cycle that only the garbage collector ends.
+            # The traceback of the exception refers to this frame. If the frame still referred to
+            # the future, each failed call would be a cycle that only the garbage collector frees.
             exception = None
             del self
 
@@ -307,7 +308,7 @@ class FutureProxy(ClaimableFuture[R]):
 
         Raises:
             concurrent.futures.CancelledError: the call was cancelled.
-            concurrent.futures.TimeoutError: it was not done in time.
+            concurrent.futures.TimeoutError: the call was not done in time.
         """
         if not self._outcomes:
             self._wait(timeout)
@@ -329,18 +330,18 @@ class FutureProxy(ClaimableFuture[R]):
     def add_done_callback(self, fn: Callable[[FutureProxy[R]], object]) -> None:
         """Call ``fn(self)`` when the call is done, at once if it already is.
 
-        The callback may block: it runs in the thread that settles the future, such as the worker's,
-        unless that is the thread of an event loop, which others need; then a thread for callbacks
-        runs it. If the call is done already, it runs here, and on an event loop must not block.
-        The callbacks of one future run one after the other, as they were added. Each has contexts
-        of its own like the ones active here now; outside of any, those of the call, of which only
-        the app is left once it is done. What it raises is logged.
+        The callback may block. It runs in the thread that settles the future, such as the worker's;
+        if that thread runs an event loop, a thread for callbacks runs it instead. If the call is
+        done already, the callback runs here, and must not block an event loop. The callbacks of one
+        future run one after the other, in the order in which they were added. Each gets contexts of
+        its own, copied from the ones active here now; outside of any, from those of the call, of
+        which only the app is left once it is done. Its exceptions are logged.
         """
         check_callback(fn)
         callback = Callback(fn, *contexts_for_callback(self))
         self._has_callbacks = True
-        # The thread that settles the future may have looked for callbacks already, and still call
-        # this one. It forgets the counter last; then it calls none any more.
+        # The settling thread may have looked for callbacks already, and may still call this one. It
+        # drops the counter last, and calls no more callbacks after that.
         if (counter := self._counter) is not None:
             counter.expect(callback)
         if not self._watch(callback):
@@ -403,7 +404,8 @@ class FutureProxy(ClaimableFuture[R]):
 
 def _block_here(future: FutureProxy[Any], timeout: float | None) -> None:
     """Block a thread that is none of the executor's, such as that of a view."""
-    # On the loop of an async view it ends, unlike on one that has to run the call: no error then.
+    # Waiting on the loop of an async view ends, unlike on the loop that must run the call: so this
+    # only warns.
     if asyncio._get_running_loop() is not None and (app := future._app) is not None and app.debug:
         warnings.warn(
             f"waiting for {future.name} here blocks the event loop, and whatever else runs on it; "
@@ -414,13 +416,13 @@ def _block_here(future: FutureProxy[Any], timeout: float | None) -> None:
 
 
 def _reserve_frames(count: int = 25) -> None:
-    """Raise ``RecursionError`` if there are not so many frames left before the recursion limit."""
+    """Raise ``RecursionError`` unless ``count`` more frames fit below the recursion limit."""
     if count:
         _reserve_frames(count - 1)
 
 
 def block_until_done(future: FutureProxy[Any], timeout: float | None = None) -> None:
-    """Block this thread until ``future`` is done, or ``timeout`` seconds, whatever it is for."""
+    """Block this thread until ``future`` is done, for ``timeout`` seconds at most."""
     blocked = Blocked()
     if future._watch(blocked, first=True):
         try:
@@ -447,11 +449,11 @@ def id_of(future: FutureProxy[Any]) -> str:
 
 
 _named: WeakValueDictionary[str, FutureProxy[Any]] = WeakValueDictionary()
-"""The futures of this process whose id was read, by id. Items are set under shared_lock()."""
+"""The futures of this process whose id was read, by id. Guarded by shared_lock() for writing."""
 
 
 def named_future(future_id: str) -> FutureProxy[Any] | None:
-    """Return the future of this process that has an id, if that was read and it is not garbage."""
+    """Return the future of this process with an id, if the id was read and the future is alive."""
     return _named.get(future_id)
 
 
@@ -462,13 +464,13 @@ def named_futures() -> list[FutureProxy[Any]]:
 
 
 class Facts(NamedTuple):
-    """What a record has of a future, besides what users see."""
+    """The part of a record that a future does not show to users."""
 
     attempts: int
     is_held: bool
     cancel_requested: bool
     recorded: object
-    """What the recorder made of the outcome, once that is decided."""
+    """The outcome as the recorder encoded it, once it is decided."""
 
 
 def facts_of(future: FutureProxy[Any]) -> Facts:
@@ -481,31 +483,31 @@ def recorder_of(future: FutureProxy[Any]) -> Recorder | None:
 
 
 def is_waited_for(future: FutureProxy[Any]) -> bool:
-    """Return whether anything is to be called at the end of a call, or at its progress."""
+    """Return whether a future has watchers of its end or of its progress."""
     return has_watchers(future) or bool(future._progress_watchers)
 
 
 def record_with(future: FutureProxy[Any], recorder: Recorder) -> None:
-    """Have the changes of a call, which no worker knows of yet, recorded."""
+    """Record the changes of a call that was not submitted yet."""
     future._recorder = recorder
     future._watchers.insert(0, recorder)
 
 
 def note_submitter(future: FutureProxy[Any], line: str) -> None:
-    """Note the line that submits a call, which no worker knows of yet."""
+    """Note the line that submits a call, before any worker gets it."""
     future._submitter = line
 
 
 def submitter_of(future: FutureProxy[Any]) -> str:
-    """Return the line that submitted a call, or ``""`` if that was not noted."""
+    """Return the line that submitted a call, or ``""`` if it was not noted."""
     return future._submitter
 
 
 def record_late(future: FutureProxy[Any], recorder: Recorder) -> None:
-    """Have the changes of a call recorded from now on: it may be running, or over.
+    """Record the changes of a call from now on, even if it is running or over.
 
-    The recorder hears of the end, twice if it comes while the call is being settled, as any watcher
-    may. Of the outcome it is told only before that: see :meth:`Recorder.encode_outcome`.
+    Like any watcher, the recorder is called at the end, twice if it was added while the call was
+    being settled. It encodes the outcome only if it came before: :meth:`Recorder.encode_outcome`.
     """
     future._recorder = recorder
     if not future._watch(recorder, first=True):
@@ -513,7 +515,7 @@ def record_late(future: FutureProxy[Any], recorder: Recorder) -> None:
 
 
 def future_with_id(name: str, future_id: str, key: Hashable | None) -> FutureProxy[Any]:
-    """Make the future of a call that another process submitted, which has named it."""
+    """Create the future of a call of another process, which has given it the id."""
     future: FutureProxy[Any] = FutureProxy(name)
     future._id = future_id
     future.key = key
