@@ -102,7 +102,7 @@ class FutureProxy(ClaimableFuture[R]):
 
     @property
     def id(self) -> str:
-        """An unguessable id of the call: 22 characters that are safe in a URL.
+        """An unguessable id of the call, of 22 characters that are safe in a URL.
 
         With a store, the first read waits until the job's record is written.
         """
