@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterator
 from functools import partial
 from queue import SimpleQueue
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -127,3 +127,11 @@ def test_timers_end_with_their_executor(executor: Executor) -> None:
     executor.shutdown()
     names = [thread.name for thread in threading.enumerate()]
     assert not [name for name in names if name.endswith("-timers")]
+
+
+def test_a_frozen_clock_stops_no_timer(timers: Timers) -> None:
+    freezegun: Any = pytest.importorskip("freezegun")
+    rang = threading.Event()
+    with freezegun.freeze_time("2026-01-01"):
+        timers.call_later(0.01, rang.set)
+        assert rang.wait(TIMEOUT)

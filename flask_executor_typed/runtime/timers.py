@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from .threads import seconds_until, start_thread
+from .threads import start_thread
 
 __all__ = ("Timers",)
 
@@ -36,6 +36,8 @@ class Timers:
     What a timer calls must not raise. It may block: it fails a future, whose callbacks may.
     """
 
+    _clock = staticmethod(time.monotonic)  # here, because freezegun replaces it in all modules
+
     def __init__(self, name: str) -> None:
         self._name = name
         self._changed = threading.Condition(threading.RLock())  # reentrant: a finalizer may cancel
@@ -56,7 +58,7 @@ class Timers:
         with self._changed:
             if self._thread is None:
                 self._thread = start_thread(f"{self._name}-timers", self._run)
-            timer = _Timer(time.monotonic() + seconds, next(self._numbers), fn)
+            timer = _Timer(self._clock() + seconds, next(self._numbers), fn)
             heapq.heappush(self._heap, timer)
             if self._heap[0] is timer:
                 self._changed.notify()
@@ -115,8 +117,8 @@ class Timers:
                         self._thread = None
                         return None
                     self._changed.wait()
-                elif (when := self._heap[0].when) > time.monotonic():
-                    self._changed.wait(seconds_until(when))
+                elif (left := self._heap[0].when - self._clock()) > 0:
+                    self._changed.wait(min(left, threading.TIMEOUT_MAX))
                 else:
                     timer = heapq.heappop(self._heap)
                     fn, timer.fn = timer.fn, None
