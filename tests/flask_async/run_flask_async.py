@@ -62,6 +62,7 @@ def main(checkout: str, *arguments: str) -> int:
         paths = [scratch, *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         command = [sys.executable, "-m", "pytest", "-p", "async_views", str(tests)]
+        command += ["-p", "no:flask", "-p", "no:asyncio"]  # pytest-flask would push requests
         # Not Flask's settings and conftest.py, which belong to another version perhaps.
         options = [
             "-c",
