@@ -8,7 +8,7 @@ from __future__ import annotations
 
 # [submit]
 import asyncio
-from typing import Any
+from typing import Any, overload
 
 from flask import Flask
 from typing_extensions import assert_type
@@ -190,6 +190,24 @@ def adopt() -> Cat | Dog:
 
 
 pet: FutureProxy[Cat | Dog] = executor.submit(adopt)
+# [end]
+
+
+# [overloaded]
+@overload
+def read(text: str) -> str: ...
+@overload
+def read(text: bytes) -> list[int]: ...
+def read(text: str | bytes) -> str | list[int]:
+    return text if isinstance(text, str) else list(text)
+
+
+@executor.job
+def read_bytes(text: bytes) -> list[int]:
+    return read(text)
+
+
+assert_type(read_bytes.submit(b"1"), FutureProxy[list[int]])
 # [end]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
 from flask import Flask
 from typing_extensions import assert_type
@@ -13,6 +13,7 @@ from typing_extensions import assert_type
 from flask_executor_typed import Executor, ExecutorJob, FutureKey, FutureProxy, Results
 from flask_executor_typed.jobs import JobDecorator
 
+P = ParamSpec("P")
 X = TypeVar("X")
 
 app = Flask("cases")
@@ -428,6 +429,28 @@ assert_type(overloaded.submit(b""), FutureProxy[bytes])
 # except mypy, pyright: `"bytes"`: as above
 # except ty: gives `str`
 assert_type(overloaded(b""), bytes)
+
+
+# The limit itself, in the smallest program: a ParamSpec of a class holds one signature. Only a bare
+# callable that is returned keeps the others, and that has no ``submit``.
+class Holder(Generic[P, X]):
+    def __init__(self, fn: Callable[P, X]) -> None:
+        self.fn = fn
+
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> X:
+        return self.fn(*args, **kwargs)
+
+
+def unchanged(fn: Callable[P, X]) -> Callable[P, X]:
+    return fn
+
+
+# except mypy: `incompatible type "bytes"; expected "str"`: the first signature
+# except pyright: `cannot be assigned to parameter "x" of type "str"`: as mypy
+# except ty: gives `str | bytes`
+assert_type(Holder(load).call(b""), bytes)
+# except ty: gives `str | bytes`
+assert_type(unchanged(load)(b""), bytes)
 
 
 # -- what gives an awaitable or not ----------------------------------------------------------------
