@@ -10,7 +10,14 @@ from typing import Any
 
 from asgiref.sync import iscoroutinefunction
 
-__all__ = ("GENERATOR", "check_function", "code_of", "is_async_callable", "name_of")
+__all__ = (
+    "GENERATOR",
+    "check_function",
+    "code_of",
+    "is_async_callable",
+    "missing_await",
+    "name_of",
+)
 
 _CO_COROUTINE = inspect.CO_COROUTINE
 
@@ -73,6 +80,14 @@ def code_of(fn: Any) -> CodeType | None:
         fn = fn.func if isinstance(fn, functools.partial) else fn.__func__
     code = getattr(fn if hasattr(fn, "__code__") else type(fn).__call__, "__code__", None)
     return code if isinstance(code, CodeType) else None
+
+
+def missing_await(error: BaseException) -> str:
+    """Return the cure if ``error`` says that a coroutine has no such attribute, or ""."""
+    owner: Any = error.obj if type(error) is AttributeError else None
+    if not inspect.iscoroutine(owner):
+        return ""
+    return f"{owner.__qualname__}() gives a coroutine; await it first"
 
 
 def name_of(fn: Callable[..., object]) -> str:

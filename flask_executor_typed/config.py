@@ -251,12 +251,29 @@ def warn_of_unknown_keys(config: Mapping[str, Any], *, name: str = "") -> None:
 
 def unknown_keys(config: Mapping[str, Any], *, name: str = "") -> dict[str, str]:
     """Map each key that only looks like a setting of the executor ``name`` to the nearest one."""
-    known = _keys(name)
+    prefix = _prefix(name)
     return {
-        key: difflib.get_close_matches(key, known, n=1, cutoff=0)[0]
+        key: _nearest_key(key, name)
         for key in config
-        if key.startswith(_prefix(name)) and key not in known
+        if key.startswith(prefix) and key not in _keys(name)
     }
+
+
+def _nearest_key(key: str, name: str) -> str:
+    meant = _OTHER_WORDS.get(key.removeprefix(_prefix(name)))
+    if meant is not None:
+        return key_of(meant, name=name)
+    return difflib.get_close_matches(key, _keys(name), n=1, cutoff=0)[0]
+
+
+_OTHER_WORDS = {
+    **dict.fromkeys(("CONCURRENCY", "POOL_SIZE", "PROCESSES", "THREADS"), "max_workers"),
+    **dict.fromkeys(("MAX_QUEUE", "MAX_QUEUE_SIZE", "MAX_TASKS", "QUEUE_SIZE"), "max_pending"),
+    **dict.fromkeys(("BACKEND", "POOL"), "type"),
+    **dict.fromkeys(("BROKER_URL", "DATABASE_URL", "REDIS_URL", "RESULT_BACKEND"), "store"),
+    "TASK_TIMEOUT": "job_timeout",
+}
+"""Other words for settings, mostly those of other libraries, that are not spelled like them."""
 
 
 def keys_of_others(config: Mapping[str, Any], names: Iterable[str]) -> list[str]:

@@ -38,6 +38,7 @@ from uuid import UUID
 from weakref import WeakKeyDictionary, WeakSet
 
 from flask import Flask, copy_current_request_context, current_app, g, has_request_context
+from flask.signals import got_request_exception
 from typing_extensions import Self, Unpack
 from typing_extensions import TypeVar as TypeVarWithDefault
 from werkzeug.wrappers import Response
@@ -47,7 +48,7 @@ from .after_response import until_response_is_over
 from .app_state import AppState, Closed, close_all, drain_apart, settings_of, states
 from .async_views.hook import check_hook
 from .backends import ThreadBackend
-from .callables import GENERATOR, check_function, name_of
+from .callables import GENERATOR, check_function, missing_await, name_of
 from .calls import (
     Backoff,
     Call,
@@ -57,6 +58,7 @@ from .calls import (
     Limits,
     are_idle,
     wait_until_idle,
+    warn_of_generator,
     watching_for_idle,
     what_runs,
 )
@@ -262,6 +264,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
                 old.close(cancel_pending=False)
         app.extensions[self.name + "executor"] = self
         add_commands(app)
+        if hasattr(got_request_exception, "receivers"):  # not Flask's stand-in for blinker
+            got_request_exception.connect(_name_cure, app)
 
     def _current(self) -> tuple[Flask, AppState]:
         return self._of(active_app_context())
@@ -565,7 +569,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         future = call.future  # the call may be over at any moment from here on
         try:
             if state.notes or options.notes:
-                self._note(state, future, key)
+                self._note(state, call, key)
             if key is not None or options.until is not None:
                 # Inside the block that releases the key: a signal handler may raise anywhere.
                 joined = self._claim_or_hold(state, call, key)
@@ -586,11 +590,12 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             raise
         return future
 
-    def _note(self, state: AppState, future: FutureProxy[Any], key: object) -> None:
+    def _note(self, state: AppState, call: Call[Any], key: object) -> None:
         """Have the call recorded, and note its submitter in debug mode."""
-        options = self._options
+        options, future = self._options, call.future
         if state.notes_lines:
             note_submitter(future, line_of_caller())
+            call.watch(partial(warn_of_generator, call.snapshot.app.logger))
         if options.record is False:
             return
         user = options.user
@@ -1111,6 +1116,20 @@ def itself(app: Flask) -> Flask:
     if not isinstance(found, Flask):
         raise TypeError(f"expected a Flask app, got {found!r} ({type(found).__name__})")
     return found
+
+
+def _name_cure(sender: Flask, exception: BaseException, **_: object) -> None:
+    """Add the cure to an error about a future, or a resource, that a view did not wait for."""
+    kind, cure = type(exception), ""
+    if kind is TypeError and str(exception).endswith(f"but it was a {FutureProxy.__name__}."):
+        cure = (
+            "Return the future's result (future.result(), or 'await future' in an async view), or "
+            "answer 202 with jobs.accepted(future) of a JobsBlueprint."
+        )
+    elif (missing := missing_await(exception)).startswith("LoopResource.get("):
+        cure = missing
+    if cure:
+        exception.args = (f"{exception} {cure}",)  # notes are not printed on Python 3.10
 
 
 def propagate_exceptions_callback(future: FutureProxy[Any]) -> None:

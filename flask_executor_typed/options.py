@@ -11,7 +11,7 @@ from .calls import Backoff, Limits, Until
 from .carriers import Carrier
 from .config import CARRIERS_EXPECTED, find_carriers
 from .context import CarryG
-from .futures import FutureKey, OnDuplicate
+from .futures import OnDuplicate, plain_key
 
 __all__ = ("NO_OPTIONS", "carriers_given", "carry_predicate", "check_count", "check_seconds")
 
@@ -111,8 +111,7 @@ def _check_on_duplicate(name: str, value: object) -> None:
 
 
 def _check_key(name: str, value: object) -> None:
-    if not isinstance(value, FutureKey):
-        hash(value)  # an unhashable key is an error here, where it is given
+    plain_key(value)  # an unhashable key is an error here, where it is given
 
 
 def _check_user(name: str, value: object) -> None:

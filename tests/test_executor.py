@@ -1474,7 +1474,7 @@ def test_options_that_make_no_sense_are_refused(executor: Executor) -> None:
     with pytest.raises(TypeError, match="future_key=None: expected a hashable value"):
         executor.submit_stored(None, double, 1)
     wrong: Any = [1]
-    with pytest.raises(TypeError, match="unhashable"):
+    with pytest.raises(TypeError, match=r"key=\[1\]: expected a hashable value, such as text"):
         executor.using(key=wrong)
     for wrong in (None, double_async):
         with pytest.raises(TypeError, match="expected a plain function of a future, got"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -314,9 +315,37 @@ def test_in_asks_for_a_future_or_for_a_key() -> None:
 def test_key_that_cannot_be_hashed_is_refused_as_by_a_dict() -> None:
     key: Any = ["report"]
     futures = FutureCollection[int]()
-    with pytest.raises(TypeError, match="unhashable"):
+    text = "['report']: expected a hashable value, such as text, a number or a tuple of them"
+    with pytest.raises(TypeError, match=re.escape(text)):
         futures.add(key, pending())
+    with pytest.raises(TypeError, match=re.escape(text)):
+        futures.get(key)
+    part: Any = ["pdf"]
+    with pytest.raises(TypeError, match=re.escape("('report', ['pdf'])")):
+        futures.get(FutureKey[int]("report")[part])
     assert len(futures) == 0
+
+
+def test_index_is_refused_with_the_methods_to_use() -> None:
+    futures: Any = FutureCollection[int]()
+    futures.add("report", done())
+    with pytest.raises(TypeError) as raised:
+        futures["report"]
+    assert str(raised.value) == (
+        "a FutureCollection has no items; use get('report'), or result('report'), which is None "
+        "for an unknown key"
+    )
+    with pytest.raises(TypeError, match="not iterable"):
+        iter(futures)
+
+
+def test_repr_says_how_many_futures_are_kept_and_run() -> None:
+    futures = FutureCollection[int]()
+    assert repr(futures) == "<FutureCollection of 0, 0 running>"
+    for key, future in [("a", done()), ("b", pending()), ("c", pending())]:
+        futures.add(key, future)
+    future.set_running_or_notify_cancel()
+    assert repr(futures) == "<FutureCollection of 3, 1 running>"
 
 
 def test_key_whose_comparison_uses_the_collection_does_not_hang() -> None:

@@ -7,7 +7,9 @@ import copy
 import functools
 import pickle
 import sys
+from collections.abc import AsyncGenerator
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -97,6 +99,61 @@ def test_future_in_the_session_says_to_give_its_result(app: Flask, executor: Exe
     app.testing = True
     with pytest.raises(TypeError, match=r"the future of int is not JSON"):
         app.test_client().get("/")
+
+
+@pytest.mark.parametrize("with_status", [False, True])
+def test_future_that_a_view_returns_says_to_return_its_result(
+    app: Flask, executor: Executor, with_status: bool
+) -> None:
+    def view() -> Any:
+        future = executor.submit(int)
+        return (future, 200) if with_status else future
+
+    app.add_url_rule("/", view_func=view)
+    app.testing = True
+    with pytest.raises(TypeError) as raised:
+        app.test_client().get("/")
+    assert str(raised.value).endswith(
+        "but it was a FutureProxy. Return the future's result (future.result(), or 'await future' "
+        "in an async view), or answer 202 with jobs.accepted(future) of a JobsBlueprint."
+    )
+
+
+def test_resource_that_a_view_does_not_await_says_to_await_it(
+    app: Flask, executor: Executor
+) -> None:
+    clients: Any = executor.loop_resource(asynccontextmanager(opened))
+
+    def view() -> Any:
+        given = clients.get()
+        try:
+            return given.stream
+        finally:
+            given.close()
+
+    app.add_url_rule("/", view_func=view)
+    app.testing = True
+    with pytest.raises(AttributeError, match=r"LoopResource.get\(\) gives a coroutine; await it"):
+        app.test_client().get("/")
+
+
+async def opened() -> AsyncGenerator[int]:
+    yield 1
+
+
+def test_other_errors_of_views_are_left_alone(app: Flask, executor: Executor) -> None:
+    def view() -> Any:
+        given: Any = executor
+        return given.submti
+
+    number: Any = int
+    app.add_url_rule("/", view_func=view, endpoint="typo")
+    app.add_url_rule("/number", view_func=number, endpoint="number")
+    app.testing = True
+    with pytest.raises(AttributeError, match=r"^'Executor' object has no attribute 'submti'$"):
+        app.test_client().get("/")
+    with pytest.raises(TypeError, match=r"but it was a int\.$"):
+        app.test_client().get("/number")
 
 
 def test_future_in_a_template_shows_what_it_is(executor: Executor) -> None:

@@ -8,7 +8,7 @@ import inspect
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -28,6 +28,10 @@ def line_of(fn: Callable[..., object], text: str) -> int:
     lines, first = inspect.getsourcelines(fn)
     (found,) = (number for number, line in enumerate(lines) if line.rstrip().endswith(text))
     return first + found
+
+
+def defined_at(fn: Callable[..., object]) -> str:
+    return f"{__file__}:{inspect.getsourcelines(fn)[1]}"
 
 
 def notes_of(error: BaseException | None) -> list[str]:
@@ -325,6 +329,48 @@ def test_calls_of_map_name_the_line_that_made_them(debugged: Executor) -> None:
     assert notes_of(raised.value)[0].startswith(f"submitted at {__file__}:")
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_in_debug_mode_a_generator_as_a_result_is_warned_of_unless_it_has_begun(
+    debugged: Executor, caplog: pytest.LogCaptureFixture, begun: bool
+) -> None:
+    def rows() -> Iterator[int]:
+        generator = (number for number in range(3))
+        if begun:
+            next(generator)
+        return generator
+
+    with debugged:
+        assert sum(submitted_here(debugged.using(name="rows"), rows).result(TIMEOUT)) == 3
+    warning = (
+        "rows returned a generator, whose body runs where it is iterated: not in the background, "
+        f"and without the contexts of the job; return a list ({WHERE})"
+    )
+    assert caplog.messages == ([] if begun else [warning])
+
+
+def test_in_debug_mode_an_async_generator_as_a_result_is_warned_of(
+    debugged: Executor, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def rows() -> AsyncIterator[int]:
+        yield 1
+
+    async def make() -> object:
+        return rows()
+
+    with debugged:
+        debugged.using(name="make").submit(make).result(TIMEOUT)
+    (message,) = caplog.messages
+    assert message.startswith("make returned a generator")
+
+
+def test_in_production_a_generator_as_a_result_is_not_warned_of(
+    executor: Executor, caplog: pytest.LogCaptureFixture
+) -> None:
+    executor.submit(lambda: (number for number in range(3))).result(TIMEOUT)
+    executor.shutdown()
+    assert caplog.messages == []
+
+
 def test_in_production_nothing_is_noted(executor: Executor) -> None:
     assert notes_of(executor.submit(buy, 0).exception(TIMEOUT)) == []
 
@@ -345,7 +391,33 @@ def test_job_that_misses_a_request_says_that_it_was_submitted_without(
     executor: Executor, fn: Callable[[], str]
 ) -> None:
     error = executor.submit(fn).exception(TIMEOUT)
-    assert notes_of(error) == [f"{fn.__name__} was submitted outside of a request, so it has none"]
+    (note,) = notes_of(error)
+    assert note == (
+        f"{fn.__name__} ({defined_at(fn)}) was submitted outside of a request, so it has none; "
+        "pass what it needs as arguments, or submit it in a view (in a streamed response: within "
+        "stream_with_context())"
+    )
+
+
+def test_callable_without_code_that_misses_a_request_is_named_without_a_place(
+    executor: Executor,
+) -> None:
+    error = executor.submit(getattr, request, "path").exception(TIMEOUT)
+    (note,) = notes_of(error)
+    assert note.startswith("getattr was submitted outside of a request")
+
+
+async def forgets_to_await() -> object:
+    given: Any = wait_long()
+    try:
+        return given.status_code
+    finally:
+        given.close()
+
+
+def test_attribute_of_a_coroutine_says_to_await_it_first(executor: Executor) -> None:
+    error = executor.submit(forgets_to_await).exception(TIMEOUT)
+    assert notes_of(error) == ["wait_long() gives a coroutine; await it first"]
 
 
 def test_job_that_misses_a_request_says_where_it_was_submitted(debugged: Executor) -> None:
@@ -358,9 +430,12 @@ def test_job_without_a_request_by_setting_names_the_setting(app: Flask) -> None:
     app.config["EXECUTOR_PUSH_REQUEST_CONTEXT"] = False
     with Executor(app) as executor, app.test_request_context():
         error = executor.submit(reads_request).exception(TIMEOUT)
-    assert notes_of(error) == [
-        "reads_request has no request: EXECUTOR_PUSH_REQUEST_CONTEXT is False"
-    ]
+    (note,) = notes_of(error)
+    assert note == (
+        f"reads_request ({defined_at(reads_request)}) has no request: "
+        "EXECUTOR_PUSH_REQUEST_CONTEXT is False; set it to True, or pass what the job needs as "
+        "arguments"
+    )
 
 
 def test_job_without_an_app_by_setting_names_the_setting(app: Flask) -> None:
@@ -371,7 +446,11 @@ def test_job_without_an_app_by_setting_names_the_setting(app: Flask) -> None:
 
     with Executor(app) as executor:
         error = executor.using(name="reads_app").submit(reads_app).exception(TIMEOUT)
-    assert notes_of(error) == ["reads_app has no app: EXECUTOR_PUSH_APP_CONTEXT is False"]
+    (note,) = notes_of(error)
+    assert note == (
+        f"reads_app ({defined_at(reads_app)}) has no app: EXECUTOR_PUSH_APP_CONTEXT is False; "
+        "set it to True"
+    )
 
 
 def test_full_queue_says_which_line_submits(app: Flask) -> None:

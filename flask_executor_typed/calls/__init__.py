@@ -30,6 +30,7 @@ from .capacity import (
 from .carrying import Carried, Carriers, CarryingCall
 from .held import HeldCall, Hold, Until
 from .limits import Backoff, Deadline, Limits
+from .reports import warn_of_generator
 
 __all__ = (
     "Backoff",
@@ -52,6 +53,7 @@ __all__ = (
     "pending_call_of",
     "stats_of",
     "wait_until_idle",
+    "warn_of_generator",
     "watching_for_idle",
     "what_runs",
 )

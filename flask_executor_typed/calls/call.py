@@ -33,7 +33,7 @@ from ..futures import (
 )
 from ..runtime.logs import log_exception
 from .limits import Deadline, Limits
-from .reports import explain, log_call
+from .reports import add_cures, explain, log_call
 
 if TYPE_CHECKING:
     from blinker import NamedSignal
@@ -517,7 +517,8 @@ class Call(Generic[R]):
 
     def explain(self, error: BaseException) -> None:
         """Add notes to ``error`` with what its traceback does not show."""
-        explain(error, self.future, self.snapshot)
+        add_cures(error, self.future.name, self.fn, self.snapshot)
+        explain(error, self.future)
 
     def log(self, error: BaseException) -> None:
         """Log what an attempt raised, once, unless it answers ``cancel()``."""

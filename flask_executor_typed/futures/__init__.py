@@ -33,7 +33,7 @@ from .collection import (
     release_key,
     share_keys,
 )
-from .keys import FutureKey
+from .keys import FutureKey, plain_key
 from .observed import failure_of, note_asked, observe, result_of, was_asked
 from .progress import Progress, plain_progress
 from .proxy import (
@@ -91,6 +91,7 @@ __all__ = (
     "note_asked",
     "note_submitter",
     "observe",
+    "plain_key",
     "plain_progress",
     "record_late",
     "record_with",

@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from typing import Any, Generic, Literal, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, Protocol, TypeVar, overload
 from weakref import WeakMethod, WeakSet
 
 from typing_extensions import TypeVar as TypeVarWithDefault
@@ -103,6 +103,22 @@ class FutureCollection(Generic[T]):
     def __len__(self) -> int:
         shared = self._shared()
         return len(self._futures) + (0 if shared is None else shared.count_keys())
+
+    def __repr__(self) -> str:
+        """Describe the futures that this process keeps. Asks no store."""
+        with self._lock:
+            kept = list(self._futures.values())
+        running = sum(future.running() for future in kept)
+        return f"<{type(self).__name__} of {len(kept)}, {running} running>"
+
+    if not TYPE_CHECKING:
+        __iter__ = None  # or Python would iterate by __getitem__
+
+        def __getitem__(self, future_key: object) -> NoReturn:
+            raise TypeError(
+                f"a {type(self).__name__} has no items; use get({future_key!r}), or "
+                f"result({future_key!r}), which is None for an unknown key"
+            )
 
     def __contains__(self, item: object) -> bool:
         """Return whether this *future* is kept under any key, or whether this key is in use."""

@@ -43,8 +43,18 @@ class FutureKey(Generic[R]):
 
 
 def plain_key(key: Any) -> Hashable:
-    """Return the plain value that a future is kept under."""
-    if isinstance(key, FutureKey):
-        return key.parts[0] if len(key.parts) == 1 else key.parts
+    """Return the plain value that a future is kept under.
+
+    Raises:
+        TypeError: it is not hashable.
+    """
     plain: Hashable = key
+    if isinstance(key, FutureKey):
+        plain = key.parts[0] if len(key.parts) == 1 else key.parts
+    try:
+        hash(plain)
+    except TypeError:
+        raise TypeError(
+            f"key={plain!r}: expected a hashable value, such as text, a number or a tuple of them"
+        ) from None
     return plain

@@ -44,6 +44,8 @@ FutureCollection[int]("50")  # error: expected
 of_int.futures.max_length = "50"  # error: expected
 wrong_collection: FutureCollection[str] = of_int.futures  # error: expected
 wrong_wide: FutureCollection[object] = of_int.futures  # error: expected
+of_int.futures["k"]  # error: expected
+list(of_int.futures)  # error: expected
 
 # -- untyped keys ----------------------------------------------------------------------------------
 
