@@ -24,7 +24,16 @@ from . import signals
 from .async_views.hook import AsyncViews, check_hook
 from .backends import Backend, ExecutorOf, default_max_workers, import_backend, open_backend
 from .callables import is_async_callable
-from .calls import Call, Capacity, Carriers, CarryingCall, ExecutorStats, Limits, stats_of
+from .calls import (
+    Call,
+    Capacity,
+    Carriers,
+    CarryingCall,
+    ExecutorStats,
+    Limits,
+    catch_logs,
+    stats_of,
+)
 from .carriers import Carrier, OpenTelemetry, default_carriers
 from .config import ExecutorConfig, key_of, signing_keys, warn_of_unknown_keys
 from .context import ContextRules, ContextSnapshot, capture
@@ -156,7 +165,9 @@ class AppState:
         self.records = (
             LocalRecords(app, self.config.store_max_result_bytes) if client is None else client
         )
-        self.notes = self._has_users or client is not None
+        self.notes = self._has_users or client is not None or self.config.store_logs
+        if self.config.store_logs:
+            catch_logs()
         if client is not None:
             close_at_exit(client, self.config.at_exit)
             finalize(self, client.close).atexit = False

@@ -171,6 +171,10 @@ class ExecutorConfig:
     """How results are stored: ``"json"`` stores those that JSON can restore exactly; ``"pickle"``
     also stores the others, pickled and signed."""
 
+    store_logs: bool = False
+    """Whether the last lines that a job logs are kept with its record, for operators. Also without
+    a store, for the jobs of this process."""
+
     store_strict: bool = False
     """Whether ``submit`` with a key raises ``StoreError`` while the store cannot be used. If not,
     only this process knows the key until the store is back."""
@@ -505,6 +509,7 @@ _PARSERS: dict[str, Callable[[str, object], object]] = {
     "store_max_bytes": _count,
     "store_lease": _seconds,
     "store_results": _one_of("json", "pickle"),
+    "store_logs": _boolean,
     "store_strict": _boolean,
     "signing_key": _signing_key,
 }

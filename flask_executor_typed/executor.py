@@ -86,6 +86,7 @@ from .futures import (
     add_default_callback,
     check_callback,
     claim_key,
+    keep_log,
     note_submitter,
     record_with,
     recorder_of,
@@ -596,6 +597,8 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         if state.notes_lines:
             note_submitter(future, line_of_caller())
             call.watch(partial(warn_of_generator, call.snapshot.app.logger))
+        if state.config.store_logs:
+            keep_log(future)  # whether or not it has a record: it may get one later
         if options.record is False:
             return
         user = options.user

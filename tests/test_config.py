@@ -36,6 +36,7 @@ BOOLEANS = (
     "propagate_exceptions",
     "async_views",
     "cancel_pending_at_exit",
+    "store_logs",
     "store_strict",
 )
 OTHERS = (
@@ -97,6 +98,7 @@ def test_defaults() -> None:
         store_max_bytes=256 * 2**20,
         store_lease=15.0,
         store_results="json",
+        store_logs=False,
         store_strict=False,
         signing_key=None,
     )

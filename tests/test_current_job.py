@@ -572,8 +572,10 @@ def test_progress_is_what_the_job_said_last(executor: Executor) -> None:
 def test_progress_is_in_plain_numbers(executor: Executor, given: Any, plain: float) -> None:
     future = executor.submit(lambda: current_job.progress(given, 10**400))
     future.result(TIMEOUT)
-    assert future.progress == Progress(plain, math.inf, "")
-    assert type(future.progress.done) is type(plain)
+    progress = future.progress
+    assert progress == Progress(plain, math.inf, "")
+    assert progress is not None
+    assert type(progress.done) is type(plain)
 
 
 def test_progress_that_is_no_number_is_an_error_where_it_is_reported(executor: Executor) -> None:

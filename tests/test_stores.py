@@ -631,6 +631,13 @@ def test_pages_are_newest_first_and_filtered(store: Store) -> None:
     assert ids(store.page(SPACE, Query(user="nobody"))) == []
 
 
+def test_pages_have_neither_results_nor_logs(store: Store) -> None:
+    store.write([row_of("a", status="running", log_tail="line", result=b"7")])
+    (row,) = store.page(SPACE, Query())
+    assert (row.log_tail, row.result) == (None, None)
+    assert store.get(["a"])["a"].log_tail == "line"
+
+
 def test_pages_follow_each_other(store: Store) -> None:
     jobs = [f"job-{number}" for number in range(7)]
     for job in jobs:

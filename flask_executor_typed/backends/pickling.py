@@ -74,6 +74,8 @@ class Work(NamedTuple):
     """The function with its arguments, pickled."""
 
     context: bytes | None
+    keeps_log: bool = False
+    """Whether the worker is to send the lines that the call logs."""
 
     def __repr__(self) -> str:
         return fields_of(self)

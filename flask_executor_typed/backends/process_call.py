@@ -20,7 +20,7 @@ from ..errors import JobLostError
 from ..futures import FutureProxy, Progress, id_of
 from .pickling import Work, dump_function, dump_key
 from .runner import CANCELLED, settle_like
-from .wire import CALL, LOOKS, PROGRESS, Message
+from .wire import CALL, LOG, LOOKS, PROGRESS, Message
 from .worker_process import Trouble, WorkerProcess
 
 __all__ = ("End", "ProcessCall")
@@ -157,6 +157,7 @@ class ProcessCall:
             self.call.attempt,
             self._function,
             self._context,
+            self.call.keeps_log,
         )
         interrupter = self._interrupter
         interrupter.attach(worker, number)
@@ -169,9 +170,11 @@ class ProcessCall:
         message = Message(CALL, number, pickle.dumps(tuple(work)))
         answer: Message | Trouble
         answer = worker.send(message, self._end) or worker.receive(number, self._end)
-        while isinstance(answer, Message) and answer.kind in {PROGRESS, LOOKS}:
+        while isinstance(answer, Message) and answer.kind in {PROGRESS, LOOKS, LOG}:
             if answer.kind == PROGRESS:
                 self.call.report(Progress(*pickle.loads(answer.content)))
+            elif answer.kind == LOG:
+                self.call.add_log(pickle.loads(answer.content))
             else:
                 self.call.look_for_cancel()
             answer = worker.receive(number, self._end)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import Context
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from flask import Flask
 
 from ..callables import is_async_callable
-from ..calls import Call, Carriers, CarryingCall, LoopServices
+from ..calls import Call, Carriers, CarryingCall, LoopServices, catch_logs
 from ..context import (
     ContextRules,
     ContextSnapshot,
@@ -24,7 +24,12 @@ from ..context import (
     rebuild,
 )
 from ..errors import ConfigError, OutsideContextError, UnpicklableError
-from ..futures import FutureProxy, block_until_done, future_with_id, telling
+from ..futures import (
+    FutureProxy,
+    block_until_done,
+    future_with_id,
+    telling,
+)
 from ..loops import LoopPool
 from .pickling import Settings, Work, dump_error, dump_result, load_carried, load_error
 
@@ -139,6 +144,9 @@ class Runner:
         call.note_look = partial(self._note_look, future)
         call.attempt = work.attempt
         is_async = is_async_callable(fn)
+        if work.keeps_log:
+            catch_logs()
+            call.send_log = partial(self._send_log, future)
         is_cancelled = self._note_start(work.number, future)
         with telling(future, lambda: self._report(future)):
             if is_async:
@@ -176,6 +184,9 @@ class Runner:
     def _report(self, future: FutureProxy[Any]) -> None:
         """Send the progress that the job has reported."""
 
+    def _send_log(self, future: FutureProxy[Any], lines: Iterable[str]) -> None:
+        """Send lines that the job has logged."""
+
     def _explained(self, error: BaseException, name: str) -> BaseException:
         """Add the cure to an error if the job used a context that this executor does not push."""
         settings = self._settings
@@ -202,13 +213,16 @@ class Runner:
 class _WorkersCall(CarryingCall[Any]):
     """A call in a worker process. Signals, cures and logs are left to the server process."""
 
-    __slots__ = ("note_look", "note_over", "over")
+    __slots__ = ("note_look", "note_over", "over", "send_log")
 
     note_over: Callable[[], object]
     note_look: Callable[[], object]
+    send_log: Callable[[Iterable[str]], object] | None
+    """What takes the lines that it logs, if they are kept."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
+        self.send_log = None
         self.over = threading.Event()
 
     def begin(self) -> bool:
@@ -221,6 +235,14 @@ class _WorkersCall(CarryingCall[Any]):
         if not self.looks:  # once is enough
             self.note_look()
         return super().look_for_cancel()
+
+    @property
+    def keeps_log(self) -> bool:
+        return self.send_log is not None and not self.is_over
+
+    def add_log(self, lines: Iterable[str]) -> None:
+        if self.send_log is not None:
+            self.send_log(lines)
 
     def _announce_start(self) -> None: ...
 

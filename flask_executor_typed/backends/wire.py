@@ -15,6 +15,7 @@ from ..runtime.logs import fields_of
 __all__ = (
     "CALL",
     "END",
+    "LOG",
     "LOOKS",
     "PROGRESS",
     "READY",
@@ -30,9 +31,10 @@ __all__ = (
 CALL, END = b"C", b"E"
 """Kinds of messages to a worker: a call, or the request to exit."""
 
-READY, PROGRESS, LOOKS = b"+", b"p", b"?"
+READY, PROGRESS, LOOKS, LOG = b"+", b"p", b"?", b"l"
 """Kinds of messages from a worker that are not answers: the worker is up; the job has reported its
-progress; the job has checked whether it is to end. The answers' kinds are in runner.py."""
+progress; it has checked whether it is to end; it has logged lines. The answers' kinds are in
+runner.py."""
 
 _HEADER = struct.Struct("!cQQ")  # kind, number, bytes of content
 _ORDER = struct.Struct("!Q")

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import traceback
+from collections.abc import Iterable
 from typing import Any
 
 from ..futures import FutureProxy, Progress
@@ -19,7 +20,7 @@ from ..runtime.forks import in_child
 from ..runtime.threads import start_thread
 from .pickling import Settings, Work, dump_error
 from .runner import FAILED, Runner, become_worker
-from .wire import END, LOOKS, PROGRESS, READY, Message, Reader, read_message, read_order, write
+from .wire import END, LOG, LOOKS, PROGRESS, READY, Message, Reader, read_message, read_order, write
 
 __all__ = ("work",)
 
@@ -68,8 +69,10 @@ class _Worker(Runner):
         self._calls = calls
         self._orders = orders
         self._process = os.getpid()
-        self._writing = threading.Lock()  # a job may report progress from any thread
-        self._lock = threading.Lock()
+        # A job may report progress, and log, from any thread. Both locks are reentrant: a finalizer
+        # that runs while they are held may log as well.
+        self._writing = threading.RLock()
+        self._lock = threading.RLock()
         self._running: tuple[int, FutureProxy[Any]] | None = None  # guarded by _lock
         self._to_cancel = 0  # the number of a call; guarded by _lock
         in_child(self._close_sockets)
@@ -123,6 +126,9 @@ class _Worker(Runner):
 
     def _note_look(self, future: FutureProxy[Any]) -> None:
         self._tell(future, LOOKS)
+
+    def _send_log(self, future: FutureProxy[Any], lines: Iterable[str]) -> None:
+        self._tell(future, LOG, pickle.dumps(list(lines)))
 
     def _report(self, future: FutureProxy[Any]) -> None:
         # Plain values, which the server process is certain to unpickle.

@@ -6,6 +6,7 @@ Each module imports only from those before it:
 - limits: the time limit and the retries of a call
 - call: one accepted call, and the ways to run it
 - carrying: calls that run with values captured by carriers
+- logs: catch what jobs log, where log records are made
 - capacity: count an executor's calls and limit how many may be pending
 - held: calls that wait for an event before they are handed to the workers
 """
@@ -30,6 +31,7 @@ from .capacity import (
 from .carrying import Carried, Carriers, CarryingCall
 from .held import HeldCall, Hold, Until
 from .limits import Backoff, Deadline, Limits
+from .logs import catch_logs
 from .reports import warn_of_generator
 
 __all__ = (
@@ -49,6 +51,7 @@ __all__ = (
     "Until",
     "are_idle",
     "can_be_awaited",
+    "catch_logs",
     "is_of_another_call",
     "pending_call_of",
     "stats_of",

@@ -7,7 +7,7 @@ Whatever the function returns or raises ends up in the call's future, never in t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future
 from contextvars import Context
 from functools import partial
@@ -283,6 +283,19 @@ class Call(Generic[R]):
         """Publish the call's progress, unless the call is over. Thread-safe."""
         if not self.is_over:
             self.future._report(progress)
+
+    @property
+    def keeps_log(self) -> bool:
+        """Whether it is to be told what it logs."""
+        return self.future._log is not None
+
+    def add_log(self, lines: Iterable[str]) -> None:
+        """Keep lines that the function has logged, unless it is over. From any thread."""
+        future = self.future
+        if (log := future._log) is not None:
+            log.add(lines)
+            if (recorder := future._recorder) is not None:
+                recorder.on_log(future)
 
     def announcement(self, signal: NamedSignal) -> Callable[[], None]:
         """Return a function that sends a signal about the call, in contexts like its own.

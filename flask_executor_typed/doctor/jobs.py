@@ -219,10 +219,11 @@ _IDS_BEGIN_WITH_DASHES = {"ignore_unknown_options": True}
 
 @click.command("show", context_settings=_IDS_BEGIN_WITH_DASHES)
 @click.argument("job_id", metavar="ID")
+@click.option("--log", "with_log", is_flag=True, help="Also the last lines that it has logged.")
 @_of_executor("Look in the store of this executor only.")
 @_as_json
 @with_appcontext
-def _show(job_id: str, executor: str | None, *, as_json: bool) -> None:
+def _show(job_id: str, executor: str | None, *, with_log: bool, as_json: bool) -> None:
     """Show one job, with its traceback if it failed.
 
     ID may be the first characters, 6 or more. The exit code is 3 if there is no such job.
@@ -230,16 +231,24 @@ def _show(job_id: str, executor: str | None, *, as_json: bool) -> None:
     with _store_errors():
         _, record = _find(job_id, _clients(executor))
     if as_json:
-        _print_json(_document(record))
+        _print_json(_document(record) | ({"log": record.log_tail} if with_log else {}))
         return
     click.echo(record.id)
     for name, value in _facts(record):
         if value is not None and value != "":
             click.echo(f"  {name}: {_plain(str(value))}")
     if record.error is not None and record.error.traceback:
-        click.echo("  traceback:")
-        for line in record.error.traceback.splitlines():
-            click.echo(f"    {_plain(line)}")
+        _print_lines("traceback", record.error.traceback)
+    if with_log and record.log_tail:
+        _print_lines("log", record.log_tail)
+    elif with_log:
+        click.echo("  log: none is kept; see EXECUTOR_STORE_LOGS")
+
+
+def _print_lines(name: str, text: str) -> None:
+    click.echo(f"  {name}:")
+    for line in text.splitlines():
+        click.echo(f"    {_plain(line)}")
 
 
 _ANSWERS = {

@@ -4,6 +4,7 @@ The only package that knows the internals of ``concurrent.futures.Future``. Its 
 which imports only from those before it:
 
 - progress: the progress that a job reports
+- log_tail: the last lines that a job logs
 - waiters: the waiting threads and tasks, as watchers of a future
 - callbacks: a done callback with the contexts it runs in
 - base: the future's state machine: starting, settling and notifying
@@ -45,6 +46,8 @@ from .proxy import (
     future_with_id,
     id_of,
     is_waited_for,
+    keep_log,
+    log_of,
     named_future,
     named_futures,
     note_submitter,
@@ -86,6 +89,8 @@ __all__ = (
     "future_with_id",
     "id_of",
     "is_waited_for",
+    "keep_log",
+    "log_of",
     "named_future",
     "named_futures",
     "note_asked",

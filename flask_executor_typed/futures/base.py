@@ -20,6 +20,7 @@ from ..context import ContextRules, ContextSnapshot
 from ..errors import ForkedFutureError, JobLostError
 from ..runtime.forks import in_child
 from .callbacks import CallbackCounter, announce
+from .log_tail import LogTail
 from .progress import Progress
 from .waiters import SharedState
 
@@ -118,6 +119,9 @@ class Recorder(Protocol):
     def on_progress(self, future: ClaimableFuture[Any]) -> None:
         """Note that the call has reported progress."""
 
+    def on_log(self, future: ClaimableFuture[Any]) -> None:
+        """Note that the call has logged something."""
+
     def encode_outcome(
         self, future: ClaimableFuture[Any], result: object, exception: BaseException | None
     ) -> object:
@@ -201,6 +205,7 @@ class ClaimableFuture(Future[R]):
     _followed: Future[R] | None = None  # that settles this one; set under shared_lock()
     _held: bool = False  # the call waits for its response or commit, which may never come
     _is_interrupted: bool = False  # the settling thread was, and another may go on for it
+    _log: LogTail | None = None
     _progress: Progress | None = None
     _progress_watchers: tuple[Callable[[], object], ...] = ()  # guarded by shared_lock()
     _shared: SharedState | None = None

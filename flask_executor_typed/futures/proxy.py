@@ -23,6 +23,7 @@ from ..runtime.frames import levels_to_caller, name_of_caller
 from ..runtime.loop_inbox import inbox_of_running_loop
 from .base import ClaimableFuture, Recorder, has_watchers, shared_lock
 from .callbacks import Callback, DefaultCallback, check_callback, contexts_for_callback
+from .log_tail import LogTail
 from .progress import Progress
 from .stdlib import shared_state_of, state_of
 from .waiters import Awaiter, Blocked
@@ -38,6 +39,8 @@ __all__ = (
     "future_with_id",
     "id_of",
     "is_waited_for",
+    "keep_log",
+    "log_of",
     "named_future",
     "named_futures",
     "note_submitter",
@@ -476,6 +479,16 @@ class Facts(NamedTuple):
 def facts_of(future: FutureProxy[Any]) -> Facts:
     recorded = future._outcomes[0][-1] if future._outcomes else None
     return Facts(future._attempts, future._held, future._cancel_requested, recorded)
+
+
+def keep_log(future: FutureProxy[Any]) -> None:
+    """Keep what a call logs, which no worker knows of yet."""
+    future._log = LogTail()
+
+
+def log_of(future: FutureProxy[Any]) -> str | None:
+    """Return the last lines that a call has logged; ``None`` if there are none."""
+    return None if future._log is None else future._log.text() or None
 
 
 def recorder_of(future: FutureProxy[Any]) -> Recorder | None:

@@ -146,7 +146,7 @@ class StoreClient(ClosableThreads):
         self._dirty: dict[FutureProxy[Any], None] = {}
         """Those of them whose record is out of date."""
         self._moved: dict[FutureProxy[Any], None] = {}
-        """Those that have reported progress since it was written."""
+        """Those that have reported progress, or logged something, since it was written."""
         self._waiting: dict[str, RemoteFuture[Any]] = {}
         self._known: WeakValueDictionary[str, FutureProxy[Any]] = WeakValueDictionary()
         """Futures by id, of this process and of others: one for each id. Guarded by _lock."""

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import Any
 from weakref import ref
@@ -20,6 +21,7 @@ from ..futures import (
     app_of,
     facts_of,
     id_of,
+    log_of,
     named_future,
     named_futures,
     record_late,
@@ -82,6 +84,8 @@ class LocalNote:
 
     def on_progress(self, future: Any) -> None:
         self._changes()
+
+    def on_log(self, future: Any) -> None: ...  # only operators see it, who hear of no changes
 
     def encode_outcome(
         self, future: Any, result: object, exception: BaseException | None
@@ -161,7 +165,7 @@ class LocalRecords:
             if len(page) == query.limit:
                 break
             if _matches(record, query):
-                page.append(record)
+                page.append(replace(record, log_tail=None))
         return page
 
     def counts(self, user: str | None) -> Mapping[JobStatus, int]:
@@ -239,4 +243,5 @@ def _record_of(future: FutureProxy[Any]) -> JobRecord:
         cancel_requested=facts.cancel_requested,
         kind=note.kind,
         version=version,
+        log_tail=log_of(future),
     )

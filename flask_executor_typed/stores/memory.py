@@ -262,7 +262,7 @@ class MemoryStore:
         if query.before is not None:
             ids = [row.id for row in rows]
             rows = rows[ids.index(query.before) + 1 :] if query.before in ids else []
-        matching = (_without_result(row) for row in rows if matches(row, query))
+        matching = (_in_a_list(row) for row in rows if matches(row, query))
         return list(itertools.islice(matching, query.limit))
 
     def counts(self, space: str, user: str | None) -> dict[str, int]:
@@ -337,3 +337,7 @@ class MemoryStore:
 
 def _without_result(row: Row) -> Row:
     return replace(row, result=None)
+
+
+def _in_a_list(row: Row) -> Row:
+    return replace(row, result=None, log_tail=None)

@@ -233,7 +233,7 @@ class Store(Protocol):
         ...
 
     def page(self, space: str, query: Query) -> list[Row]:
-        """Return records without results, newest first."""
+        """Return records without results and logs, newest first."""
         ...
 
     def counts(self, space: str, user: str | None) -> dict[str, int]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..errors import JobLostError
-from ..futures import FutureProxy, facts_of, id_of
+from ..futures import FutureProxy, facts_of, id_of, log_of
 from ..runtime.forks import in_child
 from ..signing import JobSigner
 from .encoding import (
@@ -103,7 +103,7 @@ class Recordings(Protocol):
         """Forget a call that was not accepted, unless its record is written."""
 
     def moves(self, future: FutureProxy[Any]) -> None:
-        """Have the progress written, less often."""
+        """Have the progress, or what the job has logged, written less often."""
 
 
 _building = threading.RLock()  # reentrant: a finalizer may submit a call, and have it recorded
@@ -165,6 +165,9 @@ class Recording:
     def on_progress(self, future: Any) -> None:
         self.writer.moves(future)
 
+    def on_log(self, future: Any) -> None:
+        self.writer.moves(future)
+
     def encode_outcome(
         self, future: Any, result: object, exception: BaseException | None
     ) -> Outcome:
@@ -195,7 +198,7 @@ class Recording:
             # First the status: once that is final, so is all else.
             status = future.status
             started, finished = future.started_at, future.finished_at
-            progress, facts = future.progress, facts_of(future)
+            progress, log, facts = future.progress, log_of(future), facts_of(future)
         row = Row(
             id=id_of(future),
             space=self.space,
@@ -214,6 +217,7 @@ class Recording:
             labels=json.dumps(dict(self.labels)),
             held=int(facts.is_held and status == "pending"),
             cancel=int(facts.cancel_requested),
+            log_tail=None if log is None else clean_text(log),
         )
         if progress is not None:
             row.progress_done, row.progress_total = progress.done, progress.total

@@ -102,7 +102,8 @@ class JobRecord:
     """Grows with every change of the record."""
 
     log_tail: str | None = None
-    """Always ``None`` for now: what a job logs is not kept."""
+    """The last lines that the job has logged, with ``EXECUTOR_STORE_LOGS``; ``None`` if there are
+    none, and in lists. Only for operators: it may hold anything."""
 
     @property
     def done(self) -> bool:

@@ -31,6 +31,7 @@ _TOMBSTONE = 86400  # seconds that a dead process is remembered
 _PAGE = 500  # records read at once when a list is filtered in Python
 
 _READ = tuple(name for name in COLUMNS if name != "result")
+_LISTED = tuple(name for name in _READ if name != "log_tail")
 _INTEGERS = range(-(2**63), 2**63)
 
 # -- scripts ---------------------------------------------------------------------------------------
@@ -611,9 +612,12 @@ class RedisStore:
     # -- reading ---------------------------------------------------------------------------------
 
     def get(self, job_ids: Collection[str], *, results: bool = False) -> dict[str, Row]:
-        names = COLUMNS if results else _READ
+        rows = self._rows(job_ids, COLUMNS if results else _READ)
+        return {row.id: row for row in rows}
+
+    def _rows(self, job_ids: Collection[str], names: Sequence[str]) -> list[Row]:
         rows = [_row(names, values) for _, values in self._columns(job_ids, names)]
-        return {row.id: row for row in rows if row is not None}
+        return [row for row in rows if row is not None]
 
     def _columns(
         self, job_ids: Collection[str], names: Sequence[str]
@@ -654,8 +658,7 @@ class RedisStore:
                     count,
                     True,
                 )
-            rows = self.get([job_id.decode() for job_id, _ in found])
-            for row in rows.values():
+            for row in self._rows([job_id.decode() for job_id, _ in found], _LISTED):
                 if matches(row, query):
                     yield row
             below = b"%d" % found[-1][1] if len(found) == count else None

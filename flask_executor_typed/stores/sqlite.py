@@ -117,6 +117,7 @@ _SCHEMA = (
 )
 
 _READ = tuple(name for name in COLUMNS if name != "result")
+_LISTED = tuple(name for name in _READ if name != "log_tail")
 _KEPT_BY_THE_STORE = {"id", "version", "cancel", "key", "submitted"}
 
 _SELECT = f"SELECT {', '.join(_READ)} FROM fet1_jobs"
@@ -575,10 +576,11 @@ class SqliteStore:
         if query.label is not None:
             where.append("EXISTS (SELECT 1 FROM json_each (labels) WHERE key = ? AND value = ?)")
             values.extend(query.label)
-        sql = f"{_SELECT} WHERE {' AND '.join(where)} AND listed = 1 ORDER BY seq DESC LIMIT ?"
+        select = f"SELECT {', '.join(_LISTED)} FROM fet1_jobs WHERE {' AND '.join(where)}"
+        sql = f"{select} AND listed = 1 ORDER BY seq DESC LIMIT ?"
         with self._reading() as connection:
             found = connection.execute(sql, (*values, query.limit)).fetchall()
-        return [_row(_READ, each) for each in found]
+        return [_row(_LISTED, each) for each in found]
 
     def counts(self, space: str, user: str | None) -> dict[str, int]:
         whose, values = ("", (space,)) if user is None else (" AND user = ?", (space, user))

@@ -12,6 +12,7 @@ from flask_executor_typed.web import JobsBlueprint
 
 app = Flask("jobs")
 app.secret_key = "tests"
+app.config["EXECUTOR_STORE_LOGS"] = True
 executor = Executor(app, user=lambda: request.args.get("user", "ada"))
 jobs = JobsBlueprint(executor, operator=lambda: "root" in request.args, streams=3, retry_after=1.0)
 app.register_blueprint(jobs)
@@ -48,6 +49,7 @@ def attack() -> Response:
 
 def attacked() -> None:
     current_job.progress(1, 2, ATTACK)
+    app.logger.warning("log %s", ATTACK)
     raise UnprocessableEntity(ATTACK)
 
 

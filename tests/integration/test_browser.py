@@ -140,6 +140,9 @@ def test_script_in_what_a_job_says_of_itself_does_not_run(server: Server) -> Non
             expect(page.get_by_role("heading").first).to_contain_text("<img")
             expect(page.locator("main")).to_contain_text("</script>")
         expect(page.locator("main")).to_contain_text("onload")  # the operator's traceback
+        expect(page.get_by_role("region", name="Last lines of its log")).to_contain_text(
+            "WARNING jobs: log <script>"
+        )
         assert page.evaluate("window.attacked") is None
     # browser() fails on a dialog
 

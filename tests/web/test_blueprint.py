@@ -48,6 +48,7 @@ class Shop:
         self.app = Flask("shop")
         self.app.secret_key = "tests"
         self.app.config["EXECUTOR_STORE"] = store
+        self.app.config["EXECUTOR_STORE_LOGS"] = True
         self.executor = Executor(self.app, user=lambda: request.args.get("user", "ada"))
         options.setdefault("operator", lambda: request.args.get("user") == "root")
         self.jobs = JobsBlueprint(self.executor, **options)
@@ -56,6 +57,7 @@ class Shop:
         def work(result: Any = None) -> Any:
             assert self.go.wait(TIMEOUT)
             if isinstance(result, Exception):
+                self.app.logger.warning("logged <b>secret</b>")
                 raise result
             return result
 
@@ -190,7 +192,7 @@ def test_an_http_exception_of_a_job_speaks_to_its_user(shop: Shop) -> None:
     assert "result" not in done["links"]
 
 
-def test_users_never_see_tracebacks_and_operators_do(shop: Shop) -> None:
+def test_users_never_see_tracebacks_and_logs_and_operators_do(shop: Shop) -> None:
     address = shop.start(ValueError("secret"))
     assert shop.finish(address)["status"] == "failed"
     for url in (address, f"{address}/result", f"{address}/fragment", "/jobs/"):
@@ -198,9 +200,32 @@ def test_users_never_see_tracebacks_and_operators_do(shop: Shop) -> None:
             text = shop.client.get(url, headers=headers).get_data(as_text=True)
             assert "secret" not in text
             assert "Traceback" not in text
+            assert "logged" not in text
     page = shop.client.get(f"{address}?user=root", headers=HTML).get_data(as_text=True)
     assert "Traceback" in page
-    assert "secret" in page
+    assert "ValueError: secret" in page
+    assert "Last lines of its log" in page
+    assert "WARNING shop: logged &lt;b&gt;secret&lt;/b&gt;" in page
+    fragment = shop.client.get(f"{address}/fragment?user=root", headers=HTMX)
+    assert "logged" not in fragment.get_data(as_text=True)  # which may be in a page of the app's
+
+
+def test_a_late_view_has_its_log_from_the_first_line(shop: Shop) -> None:
+    logged = threading.Event()
+
+    @shop.app.get("/slow")
+    @shop.jobs.respond_async(wait=0.0)
+    def slow() -> str:
+        shop.app.logger.warning("first line")
+        logged.set()
+        assert shop.go.wait(TIMEOUT)
+        return ""
+
+    address = shop.client.get("/slow").headers["Location"]
+    assert logged.wait(TIMEOUT)
+    shop.finish(address)
+    page = shop.client.get(f"{address}?user=root", headers=HTML).get_data(as_text=True)
+    assert "WARNING shop: first line" in page
 
 
 def test_an_error_handler_of_the_app_answers_for_a_failed_job(shop: Shop) -> None:
