@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import pytest
-from werkzeug.wrappers import Response
+from flask import Flask, Response, send_file
 
 from flask_executor_typed import FutureProxy, Progress
 from flask_executor_typed.errors import (
@@ -346,6 +347,33 @@ def test_a_pickled_result_is_read_only_with_the_key(processes: Processes) -> Non
     assert remote(same, future).result(TIMEOUT) == Progress(1.0, 2.0)
     with pytest.raises(ValueError, match="signature"):
         remote(other, future).result(TIMEOUT)
+
+
+def test_a_response_comes_back_unless_it_is_a_stream(
+    here: StoreClient, there: StoreClient, tmp_path: Path
+) -> None:
+    class Own(Response):
+        pass
+
+    def elsewhere(response: Response) -> FutureProxy[Any]:
+        future = job(here)
+        elsewhere = remote(there, future)
+        future.set_result(response)
+        return elsewhere
+
+    found = elsewhere(Response("body", 201, {"X-Name": "\xe9"}, mimetype="text/csv")).result(
+        TIMEOUT
+    )
+    assert type(found) is Response
+    assert (found.status, found.get_data()) == ("201 CREATED", b"body")
+    assert (found.headers["X-Name"], found.mimetype) == ("\xe9", "text/csv")
+    large = tmp_path / "large"
+    large.write_bytes(b"x" * 1001)
+    with Flask("files").test_request_context():
+        for response in (Response(iter(["piece"])), Own("body"), send_file(large)):
+            with pytest.raises(ResultNotSharedError):
+                elsewhere(response).result(TIMEOUT)
+            response.close()
 
 
 def test_a_failure_is_caught_elsewhere_by_its_class(here: StoreClient, there: StoreClient) -> None:

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from flask import Response
+from werkzeug.datastructures import Headers
+
 from ..errors import JobLostError
 from ..futures import FutureProxy, facts_of, id_of, log_of
 from ..runtime.forks import in_child
@@ -23,12 +26,13 @@ from .encoding import (
 )
 from .protocol import Owner
 from .records import FINAL, LOST, JobRecord, ResultState, Row, record_of
-from .responses import RecordedResponse
+from .responses import RecordedResponse, encode_response
 
 __all__ = ("Codec", "Recording", "Recordings")
 
 
-_RESPONSE = "response"
+_LATE, _RESPONSE = "response", "flask.Response"
+"""Types of results that are responses: of a late view, and of any other job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +60,13 @@ class Codec:
                 return Outcome(failure=Failure(LOST, clean_text(error.reason), ""))
             return Outcome(failure=failure_of(error))
         if isinstance(result, RecordedResponse):  # whose size was limited where it was read
-            return Outcome("stored", _RESPONSE, result.encoded())
+            return Outcome("stored", _LATE, result.encoded())
         kind = full_name(type(result))
         try:
-            data, how = encode_plain(result), "json"
+            if type(result) is Response:
+                data, how = encode_response(result, self.max_bytes), _RESPONSE
+            else:
+                data, how = encode_plain(result), "json"
             if data is None and self.signer is not None:
                 data, how = self.signer.dumps(result, kind="result", job_id=job_id), "pickle"
         except Exception:  # what is being pickled, or changed meanwhile, may raise anything
@@ -80,8 +87,12 @@ class Codec:
         """
         if row.result is None:
             return None
-        if row.result_type == _RESPONSE:
+        if row.result_type == _LATE:
             return RecordedResponse.decoded(row.result)
+        if row.result_type == _RESPONSE:
+            recorded = RecordedResponse.decoded(row.result)
+            with recorded.content.open() as body:
+                return Response(body.read(), recorded.status, Headers(recorded.headers))
         if row.result_type == "pickle":
             signer = self.signer or JobSigner([])
             return signer.loads(row.result, kind="result", job_id=row.id)

@@ -1,4 +1,7 @@
-"""Whole responses as results of jobs: kept, stored, and sent many times."""
+"""Whole responses as results of jobs: kept, stored, and sent many times.
+
+That of a late view is a :class:`RecordedResponse`; what a job returns is Flask's own ``Response``.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 from dataclasses import dataclass
 from io import BytesIO
 from tempfile import SpooledTemporaryFile
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from werkzeug.datastructures import Headers
 from werkzeug.wrappers import Response
@@ -14,7 +17,7 @@ from werkzeug.wsgi import FileWrapper
 
 from ..context import SharedContent
 
-__all__ = ("IN_MEMORY", "RecordedResponse", "set_body")
+__all__ = ("IN_MEMORY", "RecordedResponse", "encode_response", "set_body")
 
 R = TypeVar("R", bound=Response)
 
@@ -73,3 +76,22 @@ class RecordedResponse:
         found = json.loads(head)
         headers = tuple((name, value) for name, value in found["headers"])
         return cls(found["status"], headers, len(body), SharedContent(BytesIO(body)))
+
+
+def encode_response(response: Response, most: int) -> bytes | None:
+    """Return a response as stores keep it; ``None`` if its body is made while it is sent.
+
+    A file is read into the response, unless it has more than ``most`` bytes.
+    """
+    if not response.is_sequence:
+        size = response.headers.get("Content-Length", type=int)
+        if not response.direct_passthrough or size is None or size > most:
+            return None
+        source: Any = response.response
+        response.set_data(b"".join(response.iter_encoded()))
+        response.direct_passthrough = False
+        source.close()
+    data = response.get_data()
+    content = SharedContent(BytesIO(data))
+    recorded = RecordedResponse(response.status, tuple(response.headers), len(data), content)
+    return recorded.encoded()

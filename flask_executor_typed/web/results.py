@@ -39,8 +39,12 @@ def response_of(job: JobRecord, result: Any) -> Response:
 
 def _response_with(job: JobRecord, value: Any) -> Response:
     if isinstance(value, Response):
+        body: Any = value.response
         value.direct_passthrough = False
-        return current_app.response_class(value.get_data(), value.status, value.headers)
+        data = value.get_data()  # which keeps what it reads
+        if hasattr(body, "close"):
+            body.close()
+        return current_app.response_class(data, value.status, value.headers)
     if isinstance(value, Markup):
         return current_app.response_class(value, mimetype="text/html")
     if isinstance(value, bytes):

@@ -167,6 +167,34 @@ def test_a_value_that_json_cannot_hold_is_an_error_that_is_logged(
     assert [message[:13] for message in caplog.messages] == ["The result of"]
 
 
+@pytest.mark.parametrize("in_a_file", [False, True])
+def test_a_response_that_a_job_returns_is_its_result(
+    shop: Shop, tmp_path: Path, in_a_file: bool
+) -> None:
+    path = tmp_path / "report.csv"
+    path.write_bytes(b"a;b\n" * 1000)
+    headers = {"X-Rows": "1000", "Content-Disposition": "attachment"}
+
+    def report() -> Response:
+        shop.work()
+        if not in_a_file:
+            return Response(path.read_bytes(), 203, headers, mimetype="text/csv")
+        response = send_file(path)
+        response.status_code = 203
+        response.headers.update(headers)
+        return response
+
+    with shop.app.test_request_context("/start"):
+        address = shop.jobs.accepted(shop.executor.submit(report)).headers["Location"]
+    assert shop.finish(address)["links"]["result"] == f"{address}/result"
+    for _ in range(2):
+        result = shop.client.get(f"{address}/result")
+        assert (result.status_code, result.get_data()) == (203, b"a;b\n" * 1000)
+        assert (result.headers["X-Rows"], result.mimetype) == ("1000", "text/csv")
+        assert result.headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
+        assert set(result.headers["Cache-Control"].split(", ")) == {"private", "no-cache"}
+
+
 def test_a_result_is_sent_by_ranges_and_conditions(shop: Shop) -> None:
     address = shop.start("0123456789")
     shop.finish(address)
