@@ -225,7 +225,7 @@ class Recording:
             submitted=future.submitted_at.timestamp(),
             started=None if started is None else started.timestamp(),
             user=self.user,
-            labels=json.dumps(dict(self.labels)),
+            labels=json.dumps(dict(self.labels)) if self.labels else "{}",
             held=int(facts.is_held and status == "pending"),
             cancel=int(facts.cancel_requested),
             log_tail=None if log is None else clean_text(log),

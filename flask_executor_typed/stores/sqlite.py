@@ -86,18 +86,24 @@ _JOB_COLUMNS = {
     "result": "BLOB",
 }
 
+# Most of what the first look at future.id takes is writing each page that an insert changes to the
+# WAL. So there is no AUTOINCREMENT, whose counter is a page of its own, and jobs without a user are
+# not in the index of users.
 _SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS fet1_jobs (seq INTEGER PRIMARY KEY AUTOINCREMENT, "
+    "CREATE TABLE IF NOT EXISTS fet1_jobs (seq INTEGER PRIMARY KEY, "
     + ", ".join(f"{name} {kind}" for name, kind in _JOB_COLUMNS.items())
     + ")",
-    "CREATE INDEX IF NOT EXISTS fet1_jobs_by_user ON fet1_jobs (space, user, seq)",
+    (
+        "CREATE INDEX IF NOT EXISTS fet1_jobs_by_user ON fet1_jobs (space, user, seq)"
+        " WHERE user IS NOT NULL"
+    ),
     "CREATE INDEX IF NOT EXISTS fet1_jobs_open ON fet1_jobs (owner) WHERE finished IS NULL",
     (
         "CREATE INDEX IF NOT EXISTS fet1_jobs_expiring ON fet1_jobs (space, expires)"
         " WHERE expires IS NOT NULL AND finished IS NULL"
     ),
     (
-        "CREATE INDEX IF NOT EXISTS fet1_jobs_done ON fet1_jobs (space, finished, result_size)"
+        "CREATE INDEX IF NOT EXISTS fet1_jobs_done ON fet1_jobs (space, finished, seq, result_size)"
         " WHERE finished IS NOT NULL AND listed = 1"
     ),
     (
