@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncGenerator
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -21,6 +22,8 @@ from flask_executor_typed import Executor, FutureProxy, UnpicklableError
 from .apps import working
 from .conftest import TIMEOUT
 from .helpers.held import Held
+
+HAS_BLINKER = find_spec("blinker") is not None
 
 
 async def note(future: FutureProxy[Any], text: str = "") -> None:
@@ -101,6 +104,7 @@ def test_future_in_the_session_says_to_give_its_result(app: Flask, executor: Exe
         app.test_client().get("/")
 
 
+@pytest.mark.skipif(not HAS_BLINKER, reason="Flask sends no signals without blinker")
 @pytest.mark.parametrize("with_status", [False, True])
 def test_future_that_a_view_returns_says_to_return_its_result(
     app: Flask, executor: Executor, with_status: bool
@@ -119,6 +123,7 @@ def test_future_that_a_view_returns_says_to_return_its_result(
     )
 
 
+@pytest.mark.skipif(not HAS_BLINKER, reason="Flask sends no signals without blinker")
 def test_resource_that_a_view_does_not_await_says_to_await_it(
     app: Flask, executor: Executor
 ) -> None:
