@@ -75,6 +75,15 @@ def soak(args: list[str]) -> None:
     run(PYTHON, "benchmarks/soak.py", *args)
 
 
+def attack(args: list[str]) -> None:
+    """Interrupt and fork at each place, and kill workers in a storm; takes many minutes."""
+    set_up("tests", "examples")
+    os.environ["ATTACK_EVERY"] = "1"
+    run(PYTHON, "-m", "pytest", "tests/attack", *args)
+    run(PYTHON, "-m", "tests.attack.forks")
+    run(PYTHON, "-m", "tests.attack.storm")
+
+
 def peers(args: list[str]) -> None:
     """Run the tests of asgiref and Flask-Shell2HTTP with us (peers --asgiref CHECKOUT; no CI)."""
     set_up("peers")
@@ -87,7 +96,7 @@ def ci(args: list[str]) -> None:
 
 
 COMMANDS: tuple[Callable[[list[str]], None], ...] = (
-    *(demo, test, services, lint, types, docs, bench, soak, peers, ci),
+    *(demo, test, services, lint, types, docs, bench, soak, attack, peers, ci),
 )
 
 

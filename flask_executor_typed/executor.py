@@ -579,9 +579,13 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             if options.until is None:
                 state.submit(call, options.block)
         except BaseException as error:
+            if not call.refuse() and future.running():
+                raise  # by a signal handler, when the call was accepted and a worker had begun it
             if future.key is not None or recorder_of(future) is not None:
                 release_key(self.futures, future)
                 call.end_cancelled()  # another thread may have joined it meanwhile
+            elif call.was_accepted:
+                call.end_cancelled()
             call.release()
             current = self._states[captured[1][0].app]
             if isinstance(error, ExecutorClosedError) and current is not state:

@@ -144,6 +144,8 @@ class ProcessBackend(ClosableThreads):
         self._call_came = threading.Condition(self._lock)  # or will never; for idle seats
         self._worker_wanted = threading.Condition(self._lock)  # or will never be; for vacant seats
         self._pending: OrderedDict[ProcessCall, None] = OrderedDict()  # first in, first out
+        # Those that a close() is to cancel, also one that is interrupted and made again.
+        self._taken: list[ProcessCall] = []
         self._seats: list[_Seat] = []
         self._count: Counter[_State] = Counter()  # of seats
         self._threads: list[threading.Thread] = []  # of seats; some may have ended
@@ -196,11 +198,15 @@ class ProcessBackend(ClosableThreads):
     def close(self, *, cancel_pending: bool) -> None:
         with self._lock:
             self._closed = True
-            items = self._take_all() if cancel_pending else []
+            if cancel_pending:
+                self._taken += self._pending
+                self._pending.clear()
             self._end_if_done()
         self._timers.end()
-        for item in items:
+        for item in self._taken.copy():
             item.call.cancel()
+            with contextlib.suppress(ValueError):  # another thread cancels them as well
+                self._taken.remove(item)
 
     def threads(self) -> list[threading.Thread]:
         with self._lock:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -133,6 +133,8 @@ class _ThreadPool:
         self._idle: deque[None] = deque()
         self._owed: deque[None] = deque()
         self._closed = False  # set under _lock
+        # Calls, and end markers, that were taken from the queue and are not over yet.
+        self._taken: deque[Call[Any] | None] = deque()
 
     def size(self) -> int:
         return sum(thread.is_alive() for thread in [*self._workers, *self._spares])
@@ -361,8 +363,8 @@ class _ThreadPool:
         with self._lock:
             self._closed = True  # from now on, only spares start
         if cancel_pending:
-            for call in self._take_pending():
-                call.cancel()
+            self._take_pending()
+        self._end_taken(lambda call: call.cancel())
         self.queue.put(None)
         if not self._workers:
             self._loops.end()
@@ -372,16 +374,22 @@ class _ThreadPool:
 
     def abandon(self, seconds: float) -> None:
         """Fail pending and running calls."""
-        for call in self._take_pending():
-            call.abandon(seconds)
+        self._take_pending()
+        self._end_taken(lambda call: call.abandon(seconds))
         self.queue.put(None)
         for calls in self._running.copy().values():
             for call in calls.copy():
                 call.abandon(seconds)
 
-    def _take_pending(self) -> Iterator[Call[Any]]:
+    def _take_pending(self) -> None:
+        # The interpreter runs no signal handler in between, which may raise and lose a call.
         with contextlib.suppress(Empty):
-            while True:
-                call = self.queue.get_nowait()
-                if call is not None:
-                    yield call
+            self._taken.extend(iter(self.queue.get_nowait, Empty))
+
+    def _end_taken(self, end: Callable[[Call[Any]], object]) -> None:
+        """End the calls taken from the queue, also those that an interrupted thread has taken."""
+        for call in self._taken.copy():
+            if call is not None:
+                end(call)
+            with contextlib.suppress(ValueError):  # another thread ends them as well
+                self._taken.remove(call)

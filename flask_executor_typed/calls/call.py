@@ -204,6 +204,11 @@ class Call(Generic[R]):
         return self.future is _no_future
 
     @property
+    def was_accepted(self) -> bool:
+        """Whether the call counts among those of its executor."""
+        return self.future._counter is not None
+
+    @property
     def has_time_limit(self) -> bool:
         return self.limits is not None and self.limits.timeout not in {None, inf}
 

@@ -345,9 +345,15 @@ class FutureProxy(ClaimableFuture[R]):
         self._has_callbacks = True
         # The settling thread may have looked for callbacks already, and may still call this one. It
         # drops the counter last, and calls no more callbacks after that.
-        if (counter := self._counter) is not None:
-            counter.expect(callback)
-        if not self._watch(callback):
+        try:
+            if (counter := self._counter) is not None:
+                counter.expect(callback)
+            is_done = not self._watch(callback)
+        except BaseException:  # of a signal handler; or the future is that of a parent process
+            if callback.counter is not None and callback not in self._watchers:
+                callback.counter.callback_is_over(callback)  # nothing will call it
+            raise
+        if is_done:
             callback.run(self)
 
     def set_running_or_notify_cancel(self) -> bool:

@@ -108,8 +108,9 @@ class DaemonPool(ThreadPoolExecutor):
                 wait_for_thread(thread)
 
     def threads(self) -> list[threading.Thread]:
-        with self._guard:
-            return self._daemons.copy()
+        # Without the guard, like all that a shutdown looks at while it waits: a signal handler that
+        # interrupts it may shut down as well, and wait for a thread that submits here.
+        return self._daemons.copy()
 
     def __del__(self) -> None:
         self._calls.put(None)  # nothing here that the end of the interpreter could have taken apart

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,10 @@ from typing import Any
 
 import flask_executor_typed
 
-__all__ = ("at_each_call", "at_each_step")
+__all__ = ("EVERY", "at_each_call", "at_each_step")
+
+EVERY = int(os.environ.get("ATTACK_EVERY", "16"))
+"""Of the places of long actions, each 16th is tried; by ``dev.py attack``, all of them."""
 
 PACKAGE = str(Path(flask_executor_typed.__file__).parent)
 
@@ -21,28 +25,34 @@ Prepare = Callable[[], tuple[Callable[[], object], Callable[[], object]]]
 returns, the action goes on."""
 
 
-def at_each_step(prepare: Prepare, *rooms: str) -> Iterator[BaseException | None]:
+def at_each_step(prepare: Prepare, *rooms: str, every: int = 1) -> Iterator[BaseException | None]:
     """Run an action again and again, and stop it at another instruction each time.
 
-    ``rooms`` are the folders and files of the package whose instructions count. Yields what the
-    action raised, after each time.
+    ``rooms`` are the folders and files of the package whose instructions count: all without any.
+    Yields what the action raised, after each time.
     """
-    yield from _at_each(prepare, rooms, lambda frame, last: True)
+    yield from _at_each(prepare, rooms, every, lambda frame, last: True)
 
 
-def at_each_call(prepare: Prepare, *rooms: str) -> Iterator[BaseException | None]:
+def at_each_call(prepare: Prepare, *rooms: str, every: int = 1) -> Iterator[BaseException | None]:
     """The same, only where the interpreter runs signal handlers: after calls, and at the start of
     a function. Elsewhere an exception would break ``with`` blocks, which no signal can.
     """
     yield from _at_each(
-        prepare, rooms, lambda frame, last: last is None or dis.opname[last].startswith("CALL")
+        prepare,
+        rooms,
+        every,
+        lambda frame, last: last is None or dis.opname[last].startswith("CALL"),
     )
 
 
 def _at_each(
-    prepare: Prepare, rooms: tuple[str, ...], counts: Callable[[FrameType, int | None], bool]
+    prepare: Prepare,
+    rooms: tuple[str, ...],
+    every: int,
+    counts: Callable[[FrameType, int | None], bool],
 ) -> Iterator[BaseException | None]:
-    for number in itertools.count():
+    for number in itertools.count(0, every):
         action, instead = prepare()
         stepper = _Stepper(number, instead, rooms, counts)
         yield stepper.run(action)
@@ -60,7 +70,7 @@ class _Stepper:
     ) -> None:
         self.left = number
         self._instead = instead
-        self._folders = tuple(f"{PACKAGE}/{room}" for room in rooms)
+        self._folders = tuple(f"{PACKAGE}/{room}" for room in rooms or [""])
         self._counts = counts
         self._last: dict[FrameType, int] = {}
 

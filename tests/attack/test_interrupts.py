@@ -1,0 +1,116 @@
+"""Interrupts (Ctrl-C, a handler that raises) at each place of what the main thread may be doing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from flask import Flask
+
+from flask_executor_typed import Executor, ExecutorClosedError, FutureProxy
+
+from ..conftest import TIMEOUT
+from ..helpers.steps import EVERY, at_each_call
+
+Action = Callable[[Executor], object]
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+async def double_async(number: int) -> int:
+    return 2 * number
+
+
+def in_time(fn: Callable[[], object]) -> None:
+    thread = threading.Thread(target=fn, daemon=True)
+    thread.start()
+    thread.join(TIMEOUT)
+    assert not thread.is_alive(), f"{fn!r} hangs"
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def submit(executor: Executor) -> None:
+    executor.submit(double, 1)
+
+
+def submit_async(executor: Executor) -> None:
+    executor.submit(double_async, 1)
+
+
+def submit_and_wait(executor: Executor) -> None:
+    executor.submit(double, 1).result(TIMEOUT)
+
+
+def call_back(executor: Executor) -> None:
+    executor.submit(double, 1).add_done_callback(lambda _: None)
+
+
+def submit_with_key(executor: Executor) -> None:
+    executor.using(key="key", on_duplicate="replace").submit(double, 1)
+
+
+def map_all(executor: Executor) -> None:
+    assert list(executor.map(double, range(4), buffersize=2)) == [0, 2, 4, 6]
+
+
+def map_in_chunks(executor: Executor) -> None:
+    assert list(executor.map(double_async, range(4), chunksize=2)) == [0, 2, 4, 6]
+
+
+def leave_map(executor: Executor) -> None:
+    executor.map(double, range(4)).close()
+
+
+@pytest.mark.parametrize(
+    ("action", "every"),
+    [
+        *((each, 1) for each in (submit, submit_async, submit_and_wait)),
+        *((each, 1) for each in (submit_with_key, call_back)),
+        *((each, EVERY) for each in (map_all, map_in_chunks, leave_map)),
+    ],
+)
+def test_executor_works_after_an_interrupt_at_any_place(
+    app: Flask, action: Action, every: int
+) -> None:
+    with Executor(app) as executor:
+        executor.submit(int).result(TIMEOUT)
+        interrupted = 0
+        for raised in at_each_call(lambda: (lambda: action(executor), interrupt), every=every):
+            assert raised is None or isinstance(raised, KeyboardInterrupt), raised
+            interrupted += raised is not None
+            executor.wait_idle(TIMEOUT)  # nothing counts that is not there
+            assert executor.submit(double, 1).result(TIMEOUT) == 2
+            assert executor.submit(double_async, 1).result(TIMEOUT) == 2
+        assert interrupted > 0
+
+
+@pytest.mark.parametrize("fn", [double, double_async])
+@pytest.mark.parametrize("cancel", [False, True], ids=["finish", "cancel"])
+def test_shutdown_can_be_repeated_after_an_interrupt_at_any_place(
+    app: Flask, fn: Callable[[int], object], cancel: bool
+) -> None:
+    executors: list[Executor] = []
+
+    def prepare() -> tuple[Callable[[], object], Callable[[], object]]:
+        executor = Executor(app, name=f"number{len(executors)}")
+        executors.append(executor)
+        executor.submit(int).result(TIMEOUT)
+        futures[:] = [executor.submit(fn, number) for number in range(3)]
+        return lambda: executor.shutdown(cancel_futures=cancel), interrupt
+
+    futures: list[FutureProxy[object]] = []
+    for raised in at_each_call(prepare):
+        executor = executors[-1]
+        assert raised is None or isinstance(raised, KeyboardInterrupt), raised
+        in_time(executor.shutdown)
+        assert all(future.done() for future in futures)
+        with pytest.raises(ExecutorClosedError):
+            executor.submit(int)
+        assert executor.stats().workers == executor.stats().loops == 0
+    assert len(executors) > 3
