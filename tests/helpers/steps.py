@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import gc
 import itertools
 import os
 import sys
@@ -75,7 +76,8 @@ class _Stepper:
         self._last: dict[FrameType, int] = {}
 
     def run(self, action: Callable[[], object]) -> BaseException | None:
-        before = sys.gettrace()
+        before, collects = sys.gettrace(), gc.isenabled()
+        gc.disable()  # the finalizers of other tests are none of the action's steps
         sys._getframe().f_trace_opcodes = True  # Python 3.12 looks once, when tracing begins
         sys.settrace(self._step)
         try:
@@ -85,6 +87,8 @@ class _Stepper:
         finally:
             sys.settrace(before)
             self._last.clear()
+            if collects:
+                gc.enable()
         return None
 
     def _step(self, frame: FrameType, event: str, _: object) -> Any:
