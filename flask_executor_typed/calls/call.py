@@ -33,7 +33,7 @@ from ..futures import (
 )
 from ..runtime.logs import log_exception
 from .limits import Deadline, Limits
-from .reports import add_cures, explain, log_call
+from .reports import FAILED, add_cures, explain, log_call
 
 if TYPE_CHECKING:
     from blinker import NamedSignal
@@ -543,7 +543,7 @@ class Call(Generic[R]):
         if not self.logs or self._is_answer_to_cancel(error):
             return
         self.explain(error)
-        message, numbers, level = "Exception in background job %s [%s]", tuple[int, ...](), ERROR
+        message, numbers, level = FAILED, tuple[int, ...](), ERROR
         if self.limits is not None and self._may_retry(error):
             message = "Attempt %d of %d of background job %s [%s] failed; it will run again"
             numbers, level = (self.attempt, self.limits.retries + 1), WARNING

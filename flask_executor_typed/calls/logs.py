@@ -13,7 +13,9 @@ from functools import partial
 from typing import Any
 
 from ..context import running_call
+from ..runtime.forks import in_child
 from .call import Call
+from .reports import FAILED
 
 __all__ = ("catch_logs",)
 
@@ -37,6 +39,12 @@ def catch_logs() -> None:
             _catches = True
 
 
+@in_child
+def _forget_parent() -> None:
+    global _lock  # noqa: PLW0603
+    _lock = threading.Lock()  # a thread of the parent may have held the other one
+
+
 def _make(make: Any, *args: Any, **kwargs: Any) -> logging.LogRecord:
     record: logging.LogRecord = make(*args, **kwargs)
     call: Call[Any] | None = running_call.get()
@@ -49,7 +57,8 @@ def _make(make: Any, *args: Any, **kwargs: Any) -> logging.LogRecord:
 def _lines_of(record: logging.LogRecord) -> list[str]:
     # Not Formatter.format(), which leaves its traceback on the record for other formatters to use.
     text = record.getMessage()
-    if record.exc_info:
+    is_the_end = str(record.msg).startswith(FAILED)  # whose traceback the job's record has
+    if record.exc_info and not is_the_end:
         text += f"\n{_tracebacks.formatException(record.exc_info)}"
     if record.stack_info:
         text += f"\n{record.stack_info}"

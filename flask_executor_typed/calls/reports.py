@@ -14,7 +14,10 @@ from ..futures import FutureProxy, id_of, submitter_of
 from ..runtime.frames import Place, place_of
 from ..runtime.logs import log_as_if_from
 
-__all__ = ("add_cures", "explain", "log_call", "warn_of_generator")
+__all__ = ("FAILED", "add_cures", "explain", "log_call", "warn_of_generator")
+
+FAILED = "Exception in background job %s [%s]"
+"""The message about a call that has failed in the end."""
 
 _PRINTS_NOTES = hasattr(BaseException, "add_note")  # Python 3.11
 
