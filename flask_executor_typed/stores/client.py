@@ -1009,7 +1009,7 @@ def _cancel(future: FutureProxy[Any], *, kill: bool) -> None:
         future.cancel(kill=kill)
 
 
-_clients: WeakSet[StoreClient] = WeakSet()
+_clients: WeakSet[StoreClient] = WeakSet()  # listed only where there is one thread, after a fork
 
 
 @in_child

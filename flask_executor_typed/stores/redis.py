@@ -775,7 +775,7 @@ def _without_our_query(url: str) -> str:
     return f"{address}?{urlencode(others)}" if others else address
 
 
-_stores: WeakSet[RedisStore] = WeakSet()
+_stores: WeakSet[RedisStore] = WeakSet()  # listed only where there is one thread, after a fork
 
 
 @in_child
