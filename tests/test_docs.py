@@ -295,3 +295,27 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     )
     assert (built.returncode, built.stderr) == (0, "")
     assert "Unreleased" in (tmp_path / "site/changelog.html").read_text(encoding="utf-8")
+
+
+# What is promised
+
+
+PROMISES = (DOCS / "promises.rst").read_text(encoding="utf-8")
+
+
+def functions_of(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize(
+    "promise",
+    re.split(r"^- ", PROMISES, flags=re.MULTILINE)[1:],
+    ids=lambda promise: promise.partition("\n")[0],
+)
+def test_each_promise_names_tests_that_there_are(promise: str) -> None:
+    named = re.findall(r"``(tests/\S+)::(test_\w+)``", promise)
+    assert named
+    assert promise.count("``tests/") == len(named)
+    for file, name in named:
+        assert name in functions_of(ROOT / file)
