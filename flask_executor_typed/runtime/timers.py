@@ -36,10 +36,10 @@ class Timers:
     What a timer calls must not raise. It may block: it fails a future, whose callbacks may.
     """
 
-    _clock = staticmethod(time.monotonic)  # here, because freezegun replaces it in all modules
-
-    def __init__(self, name: str) -> None:
+    # The clock is bound here, because freezegun replaces time.monotonic in modules later.
+    def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._name = name
+        self._clock = clock
         self._changed = threading.Condition(threading.RLock())  # reentrant: a finalizer may cancel
         # Guarded by _changed, as all that follows.
         self._heap: list[_Timer] = []
