@@ -201,20 +201,25 @@ def test_purge_removes_finished_records_and_has_to_be_told_which(
     release.set()
 
 
-def test_purge_counts_each_of_two_spaces_in_one_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("as_json", [False, True])
+def test_purge_counts_each_of_two_spaces_in_one_file(tmp_path: Path, as_json: bool) -> None:
     app = Flask("shop", instance_path=str(tmp_path))
     app.config["EXECUTOR_STORE"] = "sqlite:///jobs.db"
     app.config["MAIL_EXECUTOR_STORE"] = "sqlite:///jobs.db?space=mail"
     with Executor(app) as executor, Executor(app, name="mail") as mail:
-        jobs = [job_of(executor), job_of(executor), job_of(mail)]
-        runner = app.test_cli_runner()
-        assert runner.invoke(args=["executor", "purge", "--all"]).output.splitlines() == [
+        for each in (executor, executor, mail):
+            each.submit(int)
+    # Closed, they have written all that there is to write.
+    with Executor(app), Executor(app, name="mail"):
+        args = ["executor", "purge", "--all", *(["--json"] if as_json else [])]
+        output = app.test_cli_runner().invoke(args=args).output
+    if as_json:
+        assert json.loads(output) == {"removed": 3}
+    else:
+        assert output.splitlines() == [
             f"2 records of shop removed from sqlite:///{tmp_path}/jobs.db",
             f"1 records of mail removed from sqlite:///{tmp_path}/jobs.db",
         ]
-        jobs = [job_of(executor), job_of(mail)]
-        ran = runner.invoke(args=["executor", "purge", "--all", "--json"])
-        assert json.loads(ran.output) == {"removed": len(jobs)}
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,30 @@ def test_an_end_that_is_written_for_a_reader_is_not_written_again(
     assert (processes.store.writes, here._open) == (1, {})
 
 
+def test_an_end_that_is_written_while_the_thread_writes_a_start_is_not_written_again(
+    processes: Processes, here: StoreClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, ended = processes.store.write, threading.Event()
+    written: list[tuple[str, str]] = []
+
+    def write_and_end(rows: Any, *, patient: bool = False) -> list[str]:
+        refused = write(rows, patient=patient)
+        written.extend((row.name, row.status) for row in rows)
+        if patient and not ended.is_set():  # the thread's, of the start
+            ended.set()
+            future.set_result(7)
+            here.ensure(future, recording)
+        return refused
+
+    monkeypatch.setattr(processes.store, "write", write_and_end)
+    future = job(here)
+    recording = here._open[future]
+    assert ended.wait(TIMEOUT)
+    job(here, "next").set_result(None)
+    until(lambda: ("next", "succeeded") in written)
+    assert written.count(("report", "succeeded")) == 1
+
+
 def test_ends_share_a_transaction(processes: Processes, here: StoreClient) -> None:
     futures = [job(here) for _ in range(1000)]
     for future in futures:

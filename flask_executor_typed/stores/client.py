@@ -270,6 +270,7 @@ class StoreClient(ClosableThreads):
             return
         recording.is_written = True
         if row.done and not refused:  # not to be written again, perhaps after a purge
+            recording.is_over = True
             self._is_over(future, row)
 
     def _catch_up(self, job_id: str) -> None:
@@ -728,7 +729,8 @@ class StoreClient(ClosableThreads):
                 self._known[row.id] = future
             if row.done:
                 self._is_over(future, row)
-            elif future not in self._open:  # refused while we wrote: its end is to be written too
+            elif future not in self._open and not recording.is_over:
+                # Refused while we wrote: its end is to be written too.
                 self._open[future] = recording
                 self._dirty[future] = None
 

@@ -130,6 +130,7 @@ class Recording:
     __slots__ = (
         "_steps",
         "executor",
+        "is_over",
         "is_written",
         "key",
         "kind",
@@ -162,6 +163,8 @@ class Recording:
         self.labels: Mapping[str, str] = labels or {}
         self.is_written: bool = False
         """Whether other processes can find the record."""
+        self.is_over: bool = False
+        """Whether the end was written for a reader, and so is not the thread's to write."""
         self._steps = itertools.count(1)
 
     # -- Recorder --------------------------------------------------------------------------------
