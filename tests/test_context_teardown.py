@@ -366,7 +366,7 @@ def test_g_of_a_coroutine_is_freed_before_its_callbacks_and_its_next_attempt(
         future = executor.using(retries=1).submit(job)
         future.add_done_callback(lambda _: seen.extend(marker() is not None for marker in alive))
         future.result(TIMEOUT)
-        until(lambda: len(seen) == 3)
+        executor.wait_idle(TIMEOUT)  # for the callback too
     assert seen == [False, False, False]
 
 
