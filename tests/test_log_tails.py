@@ -191,6 +191,26 @@ def test_what_a_thread_logs_after_the_end_of_its_job_is_not_kept(executor: Execu
     assert texts_of(executor, future.id) == []
 
 
+def test_what_a_coroutine_logs_after_it_was_cancelled_is_not_kept(executor: Executor) -> None:
+    begun, cleaned_up = threading.Event(), threading.Event()
+
+    async def job() -> None:
+        logger.warning("begun")
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            logger.warning("cleaned up")
+            cleaned_up.set()
+
+    future = executor.submit(job)
+    assert begun.wait(TIMEOUT)
+    assert future.cancel()
+    assert cleaned_up.wait(TIMEOUT)
+    until(lambda: record_of(executor, future.id).done)
+    assert texts_of(executor, future.id) == ["WARNING shop.mails: begun"]
+
+
 def test_without_the_setting_nothing_is_caught_and_nothing_is_kept(tmp_path: Path) -> None:
     ended = run_script(
         f"""

@@ -295,9 +295,9 @@ class Call(Generic[R]):
         return self.future._log is not None
 
     def add_log(self, lines: Iterable[str]) -> None:
-        """Keep lines that the function has logged, unless it is over. From any thread."""
+        """Keep lines that the function has logged, unless it is settled. From any thread."""
         future = self.future
-        if (log := future._log) is not None:
+        if (log := future._log) is not None and not future._outcomes:  # the record is final then
             log.add(lines)
             if (recorder := future._recorder) is not None:
                 recorder.on_log(future)
