@@ -710,3 +710,36 @@ def test_call_that_a_job_waits_for_runs_in_a_worker_that_is_idle(app: Flask) -> 
             until(lambda: not any(running.values()))  # a future is done before its worker is free
             outer_thread, inner_thread = executor.submit(outer).result(TIMEOUT)
             assert inner_thread != outer_thread
+
+
+def test_worker_counts_as_idle_for_a_call_only_if_no_other_call_is_queued_before_it(
+    app: Flask,
+) -> None:
+    with Executor(app) as executor:
+        backend = executor._states[app].backend(app)
+        assert isinstance(backend, thread_backend.ThreadBackend)
+        pool, busy = backend._pool, list[Any]("a call")
+        pool._running = {1: busy, 2: []}
+        pool.queue.put(None)
+        assert pool._has_idle_worker()
+        pool.queue.put(None)
+        assert not pool._has_idle_worker()
+
+
+def test_job_that_waits_with_a_time_limit_for_what_needs_its_worker_gets_a_spare(
+    one_worker: Executor,
+) -> None:
+    wanted = threading.Event()
+
+    async def wait_for(future: FutureProxy[int]) -> int:
+        waiting = asyncio.ensure_future(awaited(future))
+        await asyncio.sleep(0)  # it waits now
+        wanted.set()
+        return await waiting
+
+    def outer() -> int:
+        future = one_worker.submit(wait_for, one_worker.submit(int, "7"))
+        assert wanted.wait(TIMEOUT)  # no spare is needed yet: this worker is only busy
+        return future.result(TIMEOUT)
+
+    assert one_worker.submit(outer).result(2 * TIMEOUT) == 7
