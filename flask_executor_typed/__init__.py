@@ -11,6 +11,9 @@ This module has the public names, and nothing else. The way of a call through th
 Beside it: async_views, after_response and after_commit, stores (records of jobs that all server
 processes share), web (what browsers and clients see of them), doctor and cli, testing, and at the
 bottom runtime (threads, forks, exit).
+
+PYTEST_DONT_REWRITE: pytest marks the packages of its plugins for rewriting, and warns of those that
+were imported before it, as by a command that runs tests. There is nothing to rewrite here.
 """
 
 from collections.abc import Mapping as _Mapping

@@ -428,3 +428,9 @@ def test_a_run_that_does_not_use_it_imports_nothing_of_flask(pytester: Any) -> N
     )
     options = [f"-p no:{name}" for name in ("anyio", "xdist")]
     pytester.runpytest_subprocess(*options, timeout=300).assert_outcomes(passed=1)
+
+
+def test_a_command_that_runs_tests_may_import_the_package_first() -> None:
+    # As pytest does for each package that has a plugin. It warns of one that it cannot rewrite, and
+    # warnings are errors here.
+    pytest.register_assert_rewrite("flask_executor_typed")
