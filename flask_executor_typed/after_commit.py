@@ -84,8 +84,13 @@ class _CallsOfSession:
         savepoint = session.get_nested_transaction()
         held, self._held = self._held, []
         if savepoint is None:
-            for _, call in held:
-                call.submit()
+            try:
+                for _, call in held:
+                    call.submit()
+            except BaseException:  # of a signal handler: the commit stands all the same
+                for _, call in held:
+                    call.submit()  # once more does no harm to one that has begun
+                raise
         else:  # a SAVEPOINT was released: its calls now depend on the one around it
             around = _around(savepoint)
             self._held = [(around if on is savepoint else on, call) for on, call in held]

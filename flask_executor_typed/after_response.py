@@ -58,7 +58,10 @@ class _CallsOfResponse:
 
     def submit(self) -> None:
         while self._held:
-            self._held.popleft().submit()
+            # Removed afterwards: if a signal handler raises, the call is submitted again when the
+            # response is gone, which does no harm to one that has begun.
+            self._held[0].submit()
+            self._held.popleft()
 
     @unless_ending
     def __del__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
 
@@ -114,3 +115,35 @@ def test_shutdown_can_be_repeated_after_an_interrupt_at_any_place(
             executor.submit(int)
         assert executor.stats().workers == executor.stats().loops == 0
     assert len(executors) > 3
+
+
+# An object whose __init__ was interrupted may lack what its __del__ looks for.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_no_call_is_lost_when_a_commit_is_interrupted(app: Flask) -> None:
+    pytest.importorskip("sqlalchemy")
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.orm import Session
+
+    engine = create_engine("sqlite://")
+    futures: list[FutureProxy[int]] = []
+    with Executor(app) as executor:
+        executor.submit(int).result(TIMEOUT)
+
+        def prepare() -> tuple[Callable[[], object], Callable[[], object]]:
+            session = Session(engine)
+            session.execute(text("SELECT 1"))
+
+            def commit() -> None:
+                futures.append(executor.after_commit(session).submit(double, 1))
+                session.commit()
+
+            return commit, interrupt
+
+        for raised in at_each_call(prepare):
+            assert raised is None or isinstance(raised, KeyboardInterrupt), raised
+        gc.collect()  # sessions that did not commit are gone, and cancel their calls
+        executor.wait_idle(TIMEOUT)
+    engine.dispose()
+    assert all(future.done() for future in futures)
+    assert {future.status for future in futures} <= {"succeeded", "cancelled"}
+    assert futures[-1].result() == 2
