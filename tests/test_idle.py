@@ -21,8 +21,10 @@ from flask_executor_typed import (
     QueueFullError,
 )
 from flask_executor_typed.calls import Capacity, are_idle
+from flask_executor_typed.futures.callbacks import Callback
 
-from .conftest import TIMEOUT
+from .conftest import TIMEOUT, until
+from .helpers.steps import at_each_step
 
 Wait = Callable[[Executor, float], None]
 
@@ -234,3 +236,50 @@ def test_many_waiters_are_all_woken(executor: Executor) -> None:
     for waiter in waiters:
         waiter.join(TIMEOUT)
     assert time.monotonic() - begun < TIMEOUT
+
+
+def test_callback_that_is_added_while_its_call_ends_counts_until_it_is_over() -> None:
+    counts: list[tuple[bool, bool]] = []
+
+    def prepare() -> tuple[Callable[[], object], Callable[[], object]]:
+        future: FutureProxy[int] = FutureProxy("call")
+        capacity = Capacity("", "", None)
+        capacity.add(future)
+
+        def add() -> None:  # while the thread that settles the future is stopped
+            is_counted = future._counter is not None
+            future.add_done_callback(lambda _: counts.append((is_counted, capacity.is_empty())))
+
+        def meanwhile() -> None:
+            thread = threading.Thread(target=add, daemon=True)
+            thread.start()
+            thread.join(TIMEOUT)
+
+        return lambda: future.set_result(1), meanwhile
+
+    for raised in at_each_step(prepare, "futures", "calls"):
+        assert raised is None
+    assert (True, False) in counts
+    assert (True, True) not in counts
+
+
+def test_callback_that_another_thread_has_run_meanwhile_does_not_count() -> None:
+    future: FutureProxy[int] = FutureProxy("call")
+    capacity, callback = Capacity("", "", None), Callback(list[object]().append, None, None)
+    callback.run(future)
+    capacity.expect(callback)
+    assert capacity.is_empty()
+
+
+def test_call_that_is_refused_makes_room_for_a_submitter_that_waits() -> None:
+    capacity = Capacity("executor", "EXECUTOR_MAX_PENDING", 1)
+    first: FutureProxy[int] = FutureProxy("first")
+    second: FutureProxy[int] = FutureProxy("second")
+    capacity.admit(first, None)
+    waits = threading.Thread(target=capacity.admit, args=(second, 10 * TIMEOUT), daemon=True)
+    waits.start()
+    until(lambda: capacity._waiting)
+    capacity.remove(first)
+    waits.join(TIMEOUT)
+    assert not waits.is_alive()
+    assert capacity.calls() == [second]
