@@ -233,7 +233,7 @@ def test_worker_that_could_not_be_started_is_started_when_the_next_call_needs_on
         until_idle(executor)
         state: Any = executor._states[app]
         pool = state.opened._pool
-        assert (len(pool._idle), len(pool._workers), pool._owed) == (2, 2, 0)
+        assert (len(pool._idle), len(pool._workers), len(pool._owed)) == (2, 2, 0)
 
 
 def test_busy_worker_that_does_the_call_of_a_missing_one_does_not_count_as_idle(

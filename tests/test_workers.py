@@ -874,16 +874,22 @@ def test_time_limit_ends_the_process_of_that_job_and_no_other(
     with serving(EXECUTOR_MAX_WORKERS=2) as executor:
         paths = [tmp_path / name for name in ("late", "spared")]
         spared = executor.submit(working.write_and_wait, paths[1], tmp_path / "end")
-        late = executor.using(timeout=1).submit(working.write_and_wait, paths[0])
-        error = late.exception(START)
-        assert isinstance(error, JobTimeoutError)
+
+        def time_out(seconds: float) -> FutureProxy[int]:
+            late = executor.using(timeout=seconds).submit(working.write_and_wait, paths[0])
+            assert isinstance(late.exception(START), JobTimeoutError)
+            return late
+
+        late = time_out(1)
+        if not paths[0].exists():  # on a slow machine the job had not begun
+            late = time_out(60)
         until_dead(int(paths[0].read_text()))
         assert executor.submit(working.squared, 5).result(START) == 25
         assert spared.running()
         (tmp_path / "end").touch()
         spared.result(TIMEOUT)
     messages = [record.getMessage() for record in caplog.records]
-    assert messages == [f"Background job write_and_wait [{late.id}] took too long"]
+    assert messages[-1] == f"Background job write_and_wait [{late.id}] took too long"
 
 
 def test_time_limit_of_the_settings_counts_from_the_start_of_the_call(tmp_path: Path) -> None:
@@ -942,7 +948,7 @@ def test_call_that_waits_for_its_next_attempt_can_be_cancelled(
 
 def test_time_limit_ends_the_wait_for_the_next_attempt(tmp_path: Path, executor: Executor) -> None:
     process = executor.submit(working.pid).result(START)
-    tried = executor.using(retries=1, backoff=60.0, timeout=1)
+    tried = executor.using(retries=1, backoff=60.0, timeout=3)
     future = tried.submit(working.fail_until, tmp_path / "attempts", 2)
     assert isinstance(future.exception(TIMEOUT), JobTimeoutError)
     assert executor.submit(working.pid).result(TIMEOUT) == process  # it was idle

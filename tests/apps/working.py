@@ -57,7 +57,11 @@ def serving(**settings: object) -> Generator[Executor, None, None]:
     app = create_app(**settings)
     try:
         with Executor(app) as apart:
-            yield apart
+            try:
+                yield apart
+            except BaseException:  # a job may wait for what the failed test has not done
+                apart.shutdown(timeout=0, cancel_futures=True)
+                raise
     finally:
         executor.shutdown(app=app)  # which the factory has it serve
 
