@@ -17,10 +17,12 @@ from flask import Flask, current_app, g
 
 from flask_executor_typed import DeadlockError, Executor, FutureProxy, current_job
 from flask_executor_typed.backends import thread as thread_backend
+from flask_executor_typed.calls import pending_call_of
 from flask_executor_typed.runtime import threads
 
 from .conftest import TIMEOUT, until
 from .helpers.scripts import Ended, run_script
+from .helpers.steps import at_each_step
 
 
 @pytest.fixture
@@ -743,3 +745,27 @@ def test_job_that_waits_with_a_time_limit_for_what_needs_its_worker_gets_a_spare
         return future.result(TIMEOUT)
 
     assert one_worker.submit(outer).result(2 * TIMEOUT) == 7
+
+
+def test_call_that_begins_while_a_job_comes_to_wait_for_it_is_not_wanted(
+    app: Flask, one_worker: Executor
+) -> None:
+    release = threading.Event()
+    one_worker.submit(release.wait, TIMEOUT)
+    backend = one_worker._states[app].backend(app)
+    assert isinstance(backend, thread_backend.ThreadBackend)
+    begun: list[bool] = []
+
+    def prepare() -> tuple[Callable[[], object], Callable[[], object]]:
+        call = pending_call_of(one_worker.submit(int))
+        assert call is not None
+        begins = call.begin  # as a worker does, where the job that waits is stopped
+        return call.on_wanted, lambda: begun.append(begins())
+
+    for number, raised in enumerate(at_each_step(prepare, "calls", "backends"), 1):
+        assert raised is None
+        if len(begun) == number:
+            assert backend._pool._wanted == {}
+    assert len(begun) > 10
+    assert all(begun)
+    release.set()
