@@ -567,6 +567,35 @@ def test_a_job_that_no_worker_took_in_time_fails(store: Store) -> None:
     assert got(store, "never").status == "pending"
 
 
+def test_a_pending_job_is_handed_to_an_engine_by_its_owner(store: Store) -> None:
+    store.register(owner_of("o1"))
+    store.claim(row_of("a", key='"k"', held=1), "error")
+    store.write([row_of("running", status="running"), row_of("other", owner="o2")])
+    waiting = {"owner": None, "server": "", "step": 2, "token": b"signed", "retries": 1}
+    ids = ("a", "new", "running", "other")
+    rows = [row_of(each, **waiting) for each in ids]
+    assert [store.enqueue(row, "o1") for row in rows] == [True, True, False, False]
+    assert not store.enqueue(rows[0], "o1")  # it has no owner now
+    job = store.get(["a"])["a"]
+    assert (job.owner, job.token, job.retries, job.held, job.key) == (None, b"signed", 1, 0, '"k"')
+    found = store.find(SPACE, '"k"')
+    assert found is not None
+    assert found.id == "a"
+    assert store.write([row_of("a", step=3)]) == ["a"]  # by its former owner, too late
+    assert store.bury("o1", "gone", 1001.0).lost == ["running"]  # not what the engine has
+    taken = store.take("a", 1, owner_of("w1"), 1002.0)
+    assert taken is not None
+    assert (taken.status, taken.token) == ("running", b"signed")
+
+
+def test_an_unlisted_record_can_be_withdrawn_when_its_job_is_done(store: Store) -> None:
+    store.write([row_of("part", listed=0), row_of("whole")])
+    assert not store.withdraw("part")
+    finish(store, "part", 1001.0, listed=0)
+    finish(store, "whole", 1001.0)
+    assert [store.withdraw(each) for each in ("part", "whole")] == [True, False]
+
+
 def test_only_a_job_that_no_worker_has_taken_can_be_withdrawn(store: Store) -> None:
     store.claim(row_of("a", owner=None, key='"k"'), "error")
     store.write([row_of("taken", owner=None), row_of("owned")])

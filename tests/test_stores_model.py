@@ -98,7 +98,9 @@ def all_of(store: Store) -> Any:
         {space: (store.counts(space, None), store.count_keys(space)) for space in SPACES},
         {space: sorted(store.untold(space)) for space in SPACES},
         {owner: sorted(store.asked_to_cancel(owner)) for owner in OWNERS},
-        sorted((owner.id, owner.beats, owner.dead) for owner in store.owners()),
+        sorted(
+            (owner.id, 0 if owner.dead else owner.beats, owner.dead) for owner in store.owners()
+        ),
         {(job, number): store.piece(job, number) for job in JOBS for number in range(2)},
     )
 
@@ -211,7 +213,7 @@ class Both(RuleBasedStateMachine):
     ) -> None:
         known = self.model.get([job]).get(job)
         if known is not None:  # what does not change in a job's life
-            space, more["user"] = known.space, known.user
+            space, more["user"], more["listed"] = known.space, known.user, known.listed
         finished = self.now if status not in {"pending", "running"} else None
         size = 0 if more["result"] is None or finished is None else 5
         row = row_of(
@@ -262,6 +264,15 @@ class Both(RuleBasedStateMachine):
     @rule(space=spaces, key=keys, kill=kills)
     def pop(self, space: str, key: str, kill: Any) -> None:
         self.do(lambda store: store.pop(space, key), kill)
+
+    @rule(job=jobs, owner=owners, listed=st.integers(0, 1), retries=st.integers(0, 1), kill=kills)
+    def enqueue(self, job: str, owner: str, listed: int, retries: int, kill: Any) -> None:
+        known = self.model.get([job]).get(job)
+        more: dict[str, Any] = {"listed": listed}
+        if known is not None:  # what does not change in a job's life
+            more = {"listed": known.listed, "space": known.space, "user": known.user}
+        row = row_of(job, owner=None, step=5, retries=retries, **more)
+        self.do(lambda store: store.enqueue(row, owner), kill)
 
     @rule(job=jobs, kill=kills)
     def withdraw(self, job: str, kill: Any) -> None:

@@ -123,11 +123,14 @@ class MemoryStore:
             return True
         if old.owner != row.owner or old.done or old.step >= row.step:
             return False
+        self._update(old, row)
+        return True
+
+    def _update(self, old: Row, row: Row) -> None:
         for column in _WRITTEN:
             setattr(old, column, getattr(row, column))
         old.cancel = max(old.cancel, row.cancel)
         self._changed(old)
-        return True
 
     def _insert(self, row: Row) -> None:
         self._rows[row.id] = replace(row, version=1)
@@ -164,10 +167,23 @@ class MemoryStore:
                 del self._keys[space, key]
                 self._changes += 1
 
+    def enqueue(self, row: Row, owner_id: str) -> bool:
+        with self._lock:
+            old = self._rows.get(row.id)
+            if old is None:
+                return self._write(row)
+            if old.owner != owner_id or old.status != "pending":
+                return False
+            self._update(old, row)
+            return True
+
     def withdraw(self, job_id: str) -> bool:
         with self._lock:
             row = self._rows.get(job_id)
-            if row is None or row.owner is not None or row.status != "pending":
+            if row is None:
+                return False
+            waits = row.owner is None and row.status == "pending"
+            if not waits and (row.listed or not row.done):
                 return False
             self._remove(row)
             return True

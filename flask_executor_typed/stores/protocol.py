@@ -179,8 +179,19 @@ class Store(Protocol):
     def release(self, space: str, key: str, job_id: str) -> None:
         """Free a key if this job has it. The record stays."""
 
+    def enqueue(self, row: Row, owner_id: str) -> bool:
+        """Let an engine have a job: insert a row without an owner, or take the owner off its row.
+
+        ``False`` if the job has a record that is not a pending one of this owner. As in
+        :meth:`write`, the store controls ``version`` and the key, and ``cancel`` never decreases.
+        """
+        ...
+
     def withdraw(self, job_id: str) -> bool:
-        """Remove the record and key of a pending job without an owner. Return whether it did."""
+        """Remove a record that no process works on, and its key. Return whether it did.
+
+        That is one of a pending job without an owner, or an unlisted one of a job that is done.
+        """
         ...
 
     def add_piece(self, job_id: str, owner_id: str, number: int, data: bytes) -> bool:

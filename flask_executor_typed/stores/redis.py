@@ -132,7 +132,11 @@ end
 
 local function finish(row, ttl)
   leave(row)
-  if row.listed ~= '1' then return end
+  if row.listed ~= '1' then
+    -- Its reader withdraws it, unless that process has ended.
+    call('EXPIRE', P .. 'job:' .. row.id, 2 * ttl)
+    return
+  end
   call('ZADD', P .. 'done:' .. row.space, row.finished, row.id)
   if tonumber(row.result_size) > 0 then
     call('HSET', P .. 'sizes:' .. row.space, row.id, row.result_size)
@@ -176,6 +180,24 @@ local function insert(row, ttl)
     end
   end
   if row.finished then finish(row, ttl) else open(row) end
+  call('PUBLISH', P .. 'events:' .. row.space, row.id)
+end
+
+local function insert_with_key(row, ttl)  -- if the key is free
+  if row.key and not has_key(row.space, row.key) then
+    call('HSET', P .. 'keys:' .. row.space, row.key, row.id)
+  end
+  insert(row, ttl)
+end
+
+local function update(old, row)  -- the record is replaced by the row, but for what the store keeps
+  for _, name in ipairs({'seq', 'key', 'submitted'}) do row[name] = old[name] end
+  row.cancel = math.max(tonumber(old.cancel), tonumber(row.cancel))
+  row.version = old.version + 1
+  keep(row)
+  for _, name in ipairs(call('HKEYS', P .. 'job:' .. row.id)) do
+    if not row[name] then call('HDEL', P .. 'job:' .. row.id, name) end  -- now None
+  end
   call('PUBLISH', P .. 'events:' .. row.space, row.id)
 end
 
@@ -266,23 +288,27 @@ _WRITE = _Script("""
 local ttl, row = ARGV[1], given(2)
 local old = known(row.id)
 if not old then
-  if row.key and not has_key(row.space, row.key) then
-    call('HSET', P .. 'keys:' .. row.space, row.key, row.id)
-  end
-  insert(row, ttl)
+  insert_with_key(row, ttl)
   return 1
 end
 local is_late = tonumber(old.step) >= tonumber(row.step)
 if old.finished or old.owner ~= row.owner or is_late then return 0 end
-for _, name in ipairs({'seq', 'key', 'submitted'}) do row[name] = old[name] end
-row.cancel = math.max(tonumber(old.cancel), tonumber(row.cancel))
-row.version = old.version + 1
-keep(row)
-for _, name in ipairs(call('HKEYS', P .. 'job:' .. row.id)) do
-  if not row[name] then call('HDEL', P .. 'job:' .. row.id, name) end  -- now None
-end
+update(old, row)
 if row.finished then finish(row, ttl) end
-call('PUBLISH', P .. 'events:' .. row.space, row.id)
+return 1
+""")
+
+_ENQUEUE = _Script("""
+local ttl, owner, row = ARGV[1], ARGV[2], given(3)
+local old = known(row.id)
+if not old then
+  insert_with_key(row, ttl)
+  return 1
+end
+if old.owner ~= owner or old.status ~= 'pending' then return 0 end
+update(old, row)
+leave(old)
+open(row)
 return 1
 """)
 
@@ -309,7 +335,9 @@ _RELEASE = _Script("release(unpack(ARGV))")
 
 _WITHDRAW = _Script("""
 local row = known(ARGV[1])
-if not row or row.owner or row.status ~= 'pending' then return 0 end
+if not row then return 0 end
+local waits = not row.owner and row.status == 'pending'
+if not waits and (row.listed == '1' or not row.finished) then return 0 end
 remove(row.space, row.id)
 return 1
 """)
@@ -578,6 +606,9 @@ class RedisStore:
 
     def release(self, space: str, key: str, job_id: str) -> None:
         self._run(_RELEASE, space, key, job_id)
+
+    def enqueue(self, row: Row, owner_id: str) -> bool:
+        return bool(self._run(_ENQUEUE, self._ttl, owner_id, *_flat(row, self.url)))
 
     def withdraw(self, job_id: str) -> bool:
         return bool(self._run(_WITHDRAW, job_id))

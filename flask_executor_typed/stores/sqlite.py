@@ -129,13 +129,14 @@ _KEPT_BY_THE_STORE = {"id", "version", "cancel", "key", "submitted"}
 _SELECT = f"SELECT {', '.join(_READ)} FROM fet1_jobs"
 _SELECT_ALL = f"SELECT {', '.join(COLUMNS)} FROM fet1_jobs"
 _INSERT = f"INSERT INTO fet1_jobs ({', '.join(COLUMNS)}) VALUES ({', '.join('?' for _ in COLUMNS)})"
-_UPSERT = (
+_UPDATE = (
     _INSERT
     + " ON CONFLICT (id) DO UPDATE SET version = version + 1,"
     + " cancel = max(cancel, excluded.cancel), "
     + ", ".join(f"{name} = excluded.{name}" for name in COLUMNS if name not in _KEPT_BY_THE_STORE)
-    + " WHERE owner IS excluded.owner AND finished IS NULL AND step < excluded.step"
 )
+_UPSERT = f"{_UPDATE} WHERE owner IS excluded.owner AND finished IS NULL AND step < excluded.step"
+_ENQUEUE = f"{_UPDATE} WHERE owner = ? AND status = 'pending'"
 _FIND = (
     "SELECT " + ", ".join(f"j.{name}" for name in _READ) + " FROM fet1_keys AS k"
     " JOIN fet1_jobs AS j ON j.id = k.job WHERE k.space = ? AND k.key = ?"
@@ -417,16 +418,7 @@ class SqliteStore:
         refused: list[str] = []
         with self._writing(patient=patient) as connection:
             for row in rows:
-                if row.key is not None and not _exists(connection, row.id):
-                    connection.execute(
-                        "DELETE FROM fet1_keys WHERE space = ? AND key = ? AND NOT EXISTS"
-                        " (SELECT 1 FROM fet1_jobs WHERE id = job)",
-                        (row.space, row.key),
-                    )
-                    connection.execute(
-                        "INSERT OR IGNORE INTO fet1_keys (space, key, job) VALUES (?, ?, ?)",
-                        (row.space, row.key, row.id),
-                    )
+                _take_key(connection, row)
                 if not connection.execute(_UPSERT, _values_of(row)).rowcount:
                     refused.append(row.id)
         if patient:
@@ -474,10 +466,19 @@ class SqliteStore:
                 (space, key, job_id),
             )
 
+    def enqueue(self, row: Row, owner_id: str) -> bool:
+        with self._writing() as connection:
+            _take_key(connection, row)
+            changed = connection.execute(_ENQUEUE, (*_values_of(row), owner_id))
+            return bool(changed.rowcount)
+
     def withdraw(self, job_id: str) -> bool:
         with self._writing() as connection:
-            waits = "SELECT 1 FROM fet1_jobs WHERE id = ? AND owner IS NULL AND status = 'pending'"
-            if connection.execute(waits, (job_id,)).fetchone() is None:
+            is_free = (
+                "SELECT 1 FROM fet1_jobs WHERE id = ? AND (owner IS NULL AND status = 'pending'"
+                " OR listed = 0 AND finished IS NOT NULL)"
+            )
+            if connection.execute(is_free, (job_id,)).fetchone() is None:
                 return False
             _remove(connection, [job_id])
             return True
@@ -728,6 +729,21 @@ def _up_to(size: int, found: Iterable[tuple[str, int]]) -> list[str]:
         if size <= 0:
             break
     return chosen
+
+
+def _take_key(connection: sqlite3.Connection, row: Row) -> None:
+    """Give a row that is about to be inserted its key, if that is free."""
+    if row.key is None or _exists(connection, row.id):
+        return
+    connection.execute(
+        "DELETE FROM fet1_keys WHERE space = ? AND key = ? AND NOT EXISTS"
+        " (SELECT 1 FROM fet1_jobs WHERE id = job)",
+        (row.space, row.key),
+    )
+    connection.execute(
+        "INSERT OR IGNORE INTO fet1_keys (space, key, job) VALUES (?, ?, ?)",
+        (row.space, row.key, row.id),
+    )
 
 
 def _exists(connection: sqlite3.Connection, job_id: str) -> bool:
