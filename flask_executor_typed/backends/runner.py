@@ -38,6 +38,7 @@ __all__ = (
     "FAILED",
     "RETURNED",
     "Runner",
+    "WorkersCall",
     "become_worker",
     "is_worker",
     "settle_like",
@@ -80,6 +81,7 @@ class Runner:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._call_type: type[WorkersCall] = WorkersCall
         self._rules = ContextRules(settings.push_app, settings.push_request)
         self._loops = LoopPool(settings.name, 1)
         self._loop_services: LoopServices = self._loops
@@ -103,9 +105,13 @@ class Runner:
                 f"({type(error).__name__}: {error})"
             )
             raise ConfigError(settings.key_of_app, settings.app, expected) from error
-        self._executor, carriers = settings.executor_of(app)
-        self._carriers = Carriers(carriers)
+        self._serve(app)
         return app
+
+    def _serve(self, app: Flask) -> None:
+        """Run calls of ``app`` from now on."""
+        self._executor, carriers = self._settings.executor_of(app)
+        self._carriers = Carriers(carriers)
 
     def answer_to(self, work: Work, app: Flask | None) -> tuple[bytes, bytes]:
         """Run a call. Whatever happens, return an answer that the server process can read."""
@@ -125,6 +131,17 @@ class Runner:
             del error  # its traceback refers to this frame
 
     def _run(self, work: Work, app: Flask | None) -> FutureProxy[Any]:
+        call = self._load(work, app)
+        future = call.future
+        self._run_call(call, work.number)
+        return future
+
+    def _load(self, work: Work, app: Flask | None) -> WorkersCall:
+        """Build the call that has arrived.
+
+        Raises:
+            UnpicklableError: this worker lacks the function, say.
+        """
         try:
             fn, args, kwargs = pickle.loads(work.function)
         except Exception as error:  # most likely, the worker's modules lack it
@@ -135,19 +152,25 @@ class Runner:
         context: PortableContext | None = None
         if work.context is not None:
             context = pickle.loads(work.context)
-        snapshot, variables = self._snapshot(context, app), Context()
+        snapshot, variables = self._snapshot(context, app), self._variables()
         if context is not None:
             load_carried(self._carriers, context.carried, snapshot.app).put_into(variables)
-        call = _WorkersCall(fn, args, kwargs, snapshot, variables, future, False, self._executor)
-        del args, kwargs  # users' data: error trackers show the local variables of each frame
+        call = self._call_type(
+            *(fn, args, kwargs, snapshot, variables, future, False, self._executor)
+        )
         call.note_over = partial(self._note_over, work.name)
         call.note_look = partial(self._note_look, future)
         call.attempt = work.attempt
-        is_async = is_async_callable(fn)
         if work.keeps_log:
             catch_logs()
             call.send_log = partial(self._send_log, future)
-        is_cancelled = self._note_start(work.number, future)
+        return call
+
+    def _run_call(self, call: WorkersCall, number: int) -> None:
+        """Run a call until it is over."""
+        future = call.future
+        is_async = is_async_callable(call.fn)
+        is_cancelled = self._note_start(number, future)
         with telling(future, lambda: self._report(future)):
             if is_async:
                 self._loops.submit(call)
@@ -159,7 +182,10 @@ class Runner:
                     future.cancel()
                 call.run(self._loop_services)
             block_until_done(future)  # in case it returned another call's future
-        return future
+
+    def _variables(self) -> Context:
+        """Return the context variables that a call begins with."""
+        return Context()
 
     def _snapshot(self, context: PortableContext | None, app: Flask | None) -> ContextSnapshot:
         if app is None or context is None:
@@ -210,7 +236,7 @@ class Runner:
         return explained
 
 
-class _WorkersCall(CarryingCall[Any]):
+class WorkersCall(CarryingCall[Any]):
     """A call in a worker process. Signals, cures and logs are left to the server process."""
 
     __slots__ = ("note_look", "note_over", "over", "send_log")

@@ -284,6 +284,10 @@ class Call(Generic[R]):
         if (recorder := self.future._recorder) is not None:
             recorder.on_change(self.future)
 
+    def set_attempt(self, number: int) -> None:
+        """Note the number of the next attempt; those before it were made elsewhere."""
+        self.attempt = self.future._attempts = number
+
     def report(self, progress: Progress) -> None:
         """Publish the call's progress, unless the call is over. Thread-safe."""
         if not self.is_over:

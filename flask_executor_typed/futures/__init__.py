@@ -56,6 +56,7 @@ from .proxy import (
     recorder_of,
     submitter_of,
     wait_here_with,
+    waiting_here_by,
 )
 from .watching import telling
 
@@ -107,5 +108,6 @@ __all__ = (
     "submitter_of",
     "telling",
     "wait_here_with",
+    "waiting_here_by",
     "was_asked",
 )

@@ -6,6 +6,7 @@ The only module with the public methods of a future.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import threading
 import warnings
@@ -49,6 +50,7 @@ __all__ = (
     "recorder_of",
     "submitter_of",
     "wait_here_with",
+    "waiting_here_by",
 )
 
 R = TypeVar("R")
@@ -78,6 +80,18 @@ def wait_here_with(wait: Callable[[FutureProxy[Any], float | None], None]) -> No
     Workers use this to run the call meanwhile, and threads of event loops to refuse to wait.
     """
     _this_thread.wait = wait
+
+
+@contextlib.contextmanager
+def waiting_here_by(
+    wait: Callable[[FutureProxy[Any], float | None], None],
+) -> Generator[None, None, None]:
+    """Wait like that in this thread until the block ends; see :func:`wait_here_with`."""
+    before, _this_thread.wait = _this_thread.wait, wait
+    try:
+        yield
+    finally:
+        _this_thread.wait = before
 
 
 @in_child
