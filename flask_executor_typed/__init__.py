@@ -6,6 +6,7 @@ This module has the public names, and nothing else. The way of a call through th
 - app_state: what an executor has for one app; its ``submit`` is the only way to the workers
 - calls: the call, from its start to its end; a full executor refuses it in calls/capacity
 - backends: the threads and processes that run calls; loops: the event loops of coroutine calls
+- engines: Celery, or another queue, whose workers run calls on any machine
 - futures: the handle; futures/base decides the outcome, futures/proxy has what users do with it
 
 Beside it: async_views, after_response and after_commit, stores (records of jobs that all server
@@ -29,6 +30,7 @@ from .errors import (
     ConfigError,
     DeadlockError,
     DuplicateKeyError,
+    EngineUnreachableError,
     ExecutorBusyError,
     ExecutorClosedError,
     ExecutorError,
@@ -90,6 +92,7 @@ __all__ = (
     "CurrentJob",
     "DeadlockError",
     "DuplicateKeyError",
+    "EngineUnreachableError",
     "Executor",
     "ExecutorBusyError",
     "ExecutorClosedError",

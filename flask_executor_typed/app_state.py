@@ -22,7 +22,14 @@ from flask import Flask
 
 from . import signals
 from .async_views.hook import AsyncViews, check_hook
-from .backends import Backend, ExecutorOf, default_max_workers, import_backend, open_backend
+from .backends import (
+    Backend,
+    ExecutorOf,
+    default_max_workers,
+    import_backend,
+    open_backend,
+    worker_settings,
+)
 from .callables import is_async_callable
 from .calls import (
     Call,
@@ -35,7 +42,7 @@ from .calls import (
     stats_of,
 )
 from .carriers import Carrier, OpenTelemetry, default_carriers
-from .config import ExecutorConfig, key_of, signing_keys, warn_of_unknown_keys
+from .config import ExecutorConfig, GivenEngine, key_of, signing_keys, warn_of_unknown_keys
 from .context import ContextRules, ContextSnapshot, capture
 from .errors import ConfigError, ExecutorClosedError
 from .futures import FutureCollection, FutureProxy
@@ -47,7 +54,9 @@ from .signing import JobSigner
 from .stores import JobRecord, LocalRecords, Records, open_store
 
 if TYPE_CHECKING:
+    from .engines import Engine, Serving
     from .stores.client import StoreClient
+    from .stores.records import Row
 
 _hear_of_submitted = signals.receivers_of(signals.job_submitted)
 _hear_of_loss = signals.receivers_of(signals.job_lost)
@@ -104,6 +113,7 @@ class AppState:
         carry_g: Callable[[str, object], bool],
         carriers: Iterable[Carrier[Any]] | None,
         executor_of: ExecutorOf,
+        celery_of: Callable[[Flask], object],
         app: Flask,
         capacities: WeakSet[Capacity],
         has_users: bool = False,
@@ -126,6 +136,9 @@ class AppState:
         self._carry_g = carry_g
         self._given_carriers = carriers
         self._executor_of = executor_of
+        self._celery_of = celery_of
+        self._engine: Engine | None = None
+        self._serving: Serving | None = None
         self.views: AsyncViews | None = None
         self.opened: Backend | None = None  # set under _lock
         """The backend of this process, once a call has needed it."""
@@ -161,6 +174,7 @@ class AppState:
         app, old = self._app(), self.client
         if app is None:
             return
+        self._engine = self._open_engine(app)
         self.client = client = self._open_client(app)
         self.records = (
             LocalRecords(app, self.config.store_max_result_bytes) if client is None else client
@@ -168,11 +182,73 @@ class AppState:
         self.notes = self._has_users or client is not None or self.config.store_logs
         if self.config.store_logs:
             catch_logs()
+        self._serve_engine(app)
         if client is not None:
             close_at_exit(client, self.config.at_exit)
             finalize(self, client.close).atexit = False
         if old is not None:
             old.close()
+
+    def _open_engine(self, app: Flask) -> Engine | None:
+        """Open the engine, if calls run in one, without connecting to it."""
+        config, name = self.config, self.name
+        if not config.is_engine:
+            return None
+        key, shown = key_of("type", name=name), config.type
+        if isinstance(config.type, GivenEngine):
+            shown = type(config.type.engine).__qualname__
+        url = "" if config.store is None else config.store.value
+        if not url.startswith(("redis:", "rediss:", "unix:")):
+            expected = f"{key_of('store', name=name)} to be 'redis://...', where its jobs are kept"
+            raise ConfigError(key, shown, expected)
+        if not signing_keys(app.config, config.signing_key):
+            expected = "SECRET_KEY, or EXECUTOR_SIGNING_KEY, to be set, which signs its messages"
+            raise ConfigError(key, shown, expected)
+        if isinstance(config.type, GivenEngine):
+            engine: Engine = config.type.engine
+            return engine
+        from .engines.celery import CeleryEngine
+
+        return CeleryEngine(
+            key_of("celery_app", name=name),
+            key,
+            config.celery_app,
+            partial(_celery_of, self._app, self._celery_of),
+        )
+
+    def _serve_engine(self, app: Flask) -> None:
+        """Run what the engine brings to this process, in which the app may be a worker's."""
+        engine, client = self._engine, self.client
+        if engine is None or client is None:
+            self._serving = None
+            return
+        from .engines import EngineSetup, Serving
+
+        settings = worker_settings(self.config, self.name, self.label, self._executor_of)
+        setup = EngineSetup(
+            engine=engine,
+            settings=settings._replace(app=app.import_name),  # its contexts travel
+            client=client,
+            signer=JobSigner(signing_keys(app.config, self.config.signing_key)),
+            app=self._app,
+            app_name=app.name,
+            logs_exceptions=self.logs_exceptions,
+            keeps_logs=self.config.store_logs,
+        )
+        self._serving = Serving(setup)
+
+    def _publisher(self, app_name: str) -> Callable[[Row], object] | None:
+        # Must not refer to this object, which would never be collected.
+        return None if self._engine is None else partial(_publish_again, self._engine, app_name)
+
+    def _open_backend(self) -> Backend:
+        if self._serving is None:
+            return open_backend(self.config, self.name, self.label, self._executor_of)
+        from .engines import EngineBackend
+
+        backend = EngineBackend(self._serving.setup)
+        close_at_exit(backend, self.config.at_exit)
+        return backend
 
     def _open_client(self, app: Flask) -> StoreClient | None:
         config = self.config
@@ -213,6 +289,7 @@ class AppState:
             label=self.label,
             logger=partial(_logger_of, self._app),
             tell=partial(_tell_of_loss, self._app),
+            publish_again=self._publisher(app.name),
         )
 
     @property
@@ -323,7 +400,7 @@ class AppState:
                 raise ExecutorClosedError(self.label, exit_has_begun())
             if self.opened is None:
                 changes = self._adopt_late_settings(app)
-                backend = open_backend(self.config, self.name, self.label, self._executor_of)
+                backend = self._open_backend()
                 self._find_carriers(app, backend)  # before other threads find the backend
                 self.notes_lines = app.debug  # not in init_app(): app.run(debug=True) comes later
                 self.notes = self.notes or self.notes_lines
@@ -491,6 +568,17 @@ def _forget_parent() -> None:
 def _logger_of(app: ref[Flask]) -> logging.Logger:
     found = app()
     return logging.getLogger("flask_executor_typed") if found is None else found.logger
+
+
+def _celery_of(app: ref[Flask], celery_of: Callable[[Flask], object]) -> object:
+    found = app()
+    return None if found is None else celery_of(found)
+
+
+def _publish_again(engine: Engine, app_name: str, row: Row) -> None:
+    from .engines import publish
+
+    publish(engine, app_name, row)
 
 
 def _tell_of_loss(app: ref[Flask], future: FutureProxy[Any], record: JobRecord) -> None:

@@ -14,7 +14,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib import import_module
 from math import inf
 from operator import attrgetter
@@ -29,6 +29,7 @@ from .runtime.greenlets import check_setting
 __all__ = (
     "CARRIERS_EXPECTED",
     "ExecutorConfig",
+    "GivenEngine",
     "GivenExecutor",
     "Secret",
     "find_carriers",
@@ -57,6 +58,13 @@ class GivenExecutor:
     """The process that first saw it: in the child of a fork, its threads do not exist."""
 
 
+@dataclass(frozen=True, slots=True)
+class GivenEngine:
+    """An engine object set as ``EXECUTOR_TYPE``."""
+
+    engine: Any
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Secret:
     """A value that never appears in messages."""
@@ -81,9 +89,10 @@ class ExecutorConfig:
     Values are Python objects, or strings as they come from the environment.
     """
 
-    type: str | GivenExecutor | Callable[[], concurrent.futures.Executor] = "thread"
+    type: str | GivenEngine | GivenExecutor | Callable[[], concurrent.futures.Executor] = "thread"
     """Where calls run: ``"thread"``, ``"process"`` for work that needs its own processor,
-    ``"interpreter"``, ``"sync"``, an executor of ``concurrent.futures``, or a factory for one."""
+    ``"interpreter"``, ``"sync"``, an executor of ``concurrent.futures``, or a factory for one;
+    ``"celery"``, or another engine, for workers on any machine."""
 
     app: str | None = None
     """The app that worker processes load, as in ``flask --app``: ``"myapp:create_app"``."""
@@ -182,6 +191,15 @@ class ExecutorConfig:
     signing_key: Secret | None = None
     """The key that signs pickled data for other processes; ``None``: ``SECRET_KEY``."""
 
+    celery_app: Any = None
+    """The Celery app that carries jobs, or ``"package.module:name"``; ``None``: that of Flask's
+    recipe, in ``app.extensions``."""
+
+    @property
+    def is_engine(self) -> bool:
+        """Whether calls run in the workers of an engine, such as Celery."""
+        return self.type == "celery" or isinstance(self.type, GivenEngine)
+
     @property
     def at_exit(self) -> AtExit:
         """What happens to accepted calls when the interpreter exits."""
@@ -200,6 +218,9 @@ class ExecutorConfig:
             for field, key in _keys_with_values(config, name)
         }
         parsed = cls(**values)
+        if parsed.is_engine and "store_results" not in values:
+            # The arguments are pickled anyway, so that plain data alone would be no promise.
+            parsed = replace(parsed, store_results="pickle")
         for field, expected in _NOT_WITH_GREENLETS.items():
             value = getattr(parsed, field)
             if value != getattr(_DEFAULTS, field):
@@ -354,6 +375,8 @@ def _type(key: str, value: object) -> object:
         return value
     is_typo = isinstance(value, str) and ":" not in value
     found, reason = (None, "") if is_typo else _imported(value)
+    if callable(getattr(found, "publish", None)) and not isinstance(found, type):
+        return GivenEngine(found)
     if isinstance(found, concurrent.futures.Executor):
         return GivenExecutor(found, _given_in.setdefault(found, os.getpid()))
     made: type = found if isinstance(found, type) else concurrent.futures.Executor
@@ -368,7 +391,7 @@ def _type(key: str, value: object) -> object:
     )
 
 
-_TYPES = ("thread", "process", "interpreter", "sync")
+_TYPES = ("thread", "process", "interpreter", "sync", "celery")
 _given_in: WeakKeyDictionary[concurrent.futures.Executor, int] = WeakKeyDictionary()
 """The process that first saw each executor: the child of a fork reads the settings again."""
 
@@ -383,6 +406,12 @@ def _signing_key(key: str, value: object) -> Secret:
     if isinstance(value, (str, bytes)) and value:
         return Secret(value)
     raise ConfigError(key, Secret(value), "secret text or bytes")
+
+
+def _celery_app(key: str, value: object) -> object:
+    if callable(getattr(value, "send_task", None)) or (isinstance(value, str) and ":" in value):
+        return value
+    raise ConfigError(key, value, "a Celery app, or 'package.module:name' of one, or None")
 
 
 def _one_of(*values: str) -> Callable[[str, object], object]:
@@ -512,4 +541,5 @@ _PARSERS: dict[str, Callable[[str, object], object]] = {
     "store_logs": _boolean,
     "store_strict": _boolean,
     "signing_key": _signing_key,
+    "celery_app": _celery_app,
 }

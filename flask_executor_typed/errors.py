@@ -21,6 +21,7 @@ __all__ = (
     "ConfigError",
     "DeadlockError",
     "DuplicateKeyError",
+    "EngineUnreachableError",
     "ExecutorBusyError",
     "ExecutorClosedError",
     "ExecutorError",
@@ -521,6 +522,19 @@ class StoreError(ExecutorError, RuntimeError):
 
     def __str__(self) -> str:
         return f"the job store {self.store} cannot be used: {self.reason}"
+
+
+class EngineUnreachableError(ExecutorError, ConnectionError):
+    """An engine, or the store of job records that it needs, did not accept a job. It never runs."""
+
+    def __init__(self, name: str, engine: str, reason: str) -> None:
+        super().__init__(name, engine, reason)
+        self.name: str = name
+        self.engine: str = engine
+        self.reason: str = reason
+
+    def __str__(self) -> str:
+        return f"{self.name} was not submitted: {self.engine} cannot be reached: {self.reason}"
 
 
 class UnstorableError(StoreError):

@@ -256,6 +256,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
                 carry_g=self._carries_g,
                 carriers=self._carriers,
                 executor_of=partial(_executor_of, name=self.name),
+                celery_of=_celery_of,
                 app=app,
                 capacities=self._capacities,
                 has_users=self.user is not None,
@@ -966,8 +967,10 @@ class Executor(concurrent.futures.Executor, Generic[T]):
 
         def decorate(fn: Callable[P, R], /) -> ExecutorJob[P, R, T]:
             nested = "<locals>" in getattr(fn, "__qualname__", "")
-            kinds = [state.config.type for state in self._states.values()]
-            if nested and ("process" in kinds or "interpreter" in kinds):
+            configs = [state.config for state in self._states.values()]
+            if nested and any(
+                each.type in ("process", "interpreter") or each.is_engine for each in configs
+            ):
                 raise TypeError(
                     f"@executor.job got {fn!r}, which worker processes cannot import; define it "
                     "at the top level of a module, or use EXECUTOR_TYPE='thread'"
@@ -1114,6 +1117,12 @@ def _executor_of(app: Flask, name: str) -> tuple[object, Iterable[Carrier[Any]]]
     if not _is_executor(found) or not found.serves(app):
         return found, ()
     return found, found.state_of(app).given_carriers or ()
+
+
+def _celery_of(app: Flask) -> object:
+    """Return the Celery app that Flask's own recipe has put there, if it has."""
+    found: object = app.extensions.get("celery")
+    return found
 
 
 def itself(app: Flask) -> Flask:

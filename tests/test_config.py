@@ -55,6 +55,7 @@ OTHERS = (
     "store_lease",
     "store_results",
     "signing_key",
+    "celery_app",
 )
 
 
@@ -101,6 +102,7 @@ def test_defaults() -> None:
         store_logs=False,
         store_strict=False,
         signing_key=None,
+        celery_app=None,
     )
 
 
@@ -111,6 +113,8 @@ def test_defaults() -> None:
         ("store_record", "some", "'all' or 'keyed'"),
         ("store_results", "yaml", "'json' or 'pickle'"),
         ("signing_key", "", "secret text or bytes"),
+        ("celery_app", "celery", "a Celery app, or 'package.module:name' of one, or None"),
+        ("celery_app", object, "a Celery app, or 'package.module:name' of one, or None"),
         ("signing_key", 7, "secret text or bytes"),
         ("store_ttl", 0, "seconds, more than 0"),
         ("store_lease", "-1", "seconds, more than 0"),
@@ -252,8 +256,8 @@ LOOP_FACTORY = (
     "a function without arguments that returns an event loop, or 'package.module:function'"
 )
 TYPE = (
-    "'thread', 'process', 'interpreter', 'sync', an executor of concurrent.futures, a function "
-    "without arguments that returns one, or 'package.module:function'"
+    "'thread', 'process', 'interpreter', 'sync', 'celery', an executor of concurrent.futures, a "
+    "function without arguments that returns one, or 'package.module:function'"
 )
 BOOLEAN = "a boolean (True, False, or 'true', 'yes', 'on', '1' and so on)"
 BAD: list[tuple[str, object, str]] = [

@@ -25,6 +25,7 @@ LAYERS: tuple[set[str], ...] = (
     {"calls", "stores"},
     {"after_commit", "after_response", "loops", "options"},
     {"async_views", "backends", "map"},
+    {"engines"},
     {"app_state", "jobs"},
     {"executor"},
     {"current_job", "web"},
@@ -110,7 +111,17 @@ def test_a_relative_import_is_resolved_from_the_package_of_its_file() -> None:
     ]
 
 
-ROOMS = ["async_views", "calls", "context", "doctor", "futures", "loops", "runtime", "web"]
+ROOMS = [
+    "async_views",
+    "calls",
+    "context",
+    "doctor",
+    "engines",
+    "futures",
+    "loops",
+    "runtime",
+    "web",
+]
 
 
 @pytest.mark.parametrize("package", ROOMS)
@@ -195,6 +206,18 @@ def test_only_backends_and_signing_unpickle() -> None:
 
 def test_only_stores_talk_to_databases() -> None:
     assert importers_of("sqlite3", "redis") == {"stores"}
+
+
+def test_only_the_engines_room_knows_celery() -> None:
+    named = {
+        module_of(path)
+        for path, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and dotted(node.func) == "import_module"
+        and ast.unparse(node.args[0]).startswith("'celery")
+    }
+    assert named == {"engines"}
 
 
 def test_only_after_commit_imports_sqlalchemy() -> None:

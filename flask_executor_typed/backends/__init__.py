@@ -32,6 +32,7 @@ __all__ = (
     "default_max_workers",
     "import_backend",
     "open_backend",
+    "worker_settings",
 )
 
 
@@ -63,7 +64,7 @@ def import_backend(config: ExecutorConfig) -> None:
     """
     if config.type == "process":
         import_module(f"{__name__}.process")
-    elif config.type not in ("thread", "sync"):  # it may not be hashable
+    elif config.type not in ("thread", "sync") and not config.is_engine:  # it may not be hashable
         import_module(f"{__name__}.adapter")
 
 
@@ -93,16 +94,7 @@ def open_backend(
         backend = SyncBackend(label, config.loop_factory)
     else:
         max_workers = config.max_workers or default_max_workers("process")
-        settings = Settings(
-            label,
-            config.app,
-            config.push_app_context,
-            config.push_request_context is True,
-            key_of("app", name=name),
-            key_of("push_app_context", name=name),
-            key_of("push_request_context", name=name),
-            executor_of,
-        )
+        settings = worker_settings(config, name, label, executor_of)
         if config.type == "process":
             from .process import ProcessBackend  # multiprocessing is slow to import
 
@@ -119,6 +111,22 @@ def open_backend(
             backend = open_adapter(config, key_of("type", name=name), settings, max_workers)
     close_at_exit(backend, config.at_exit)
     return backend
+
+
+def worker_settings(
+    config: ExecutorConfig, name: str, label: str, executor_of: ExecutorOf
+) -> Settings:
+    """Return what a worker process is told of an executor; arguments as :func:`open_backend`."""
+    return Settings(
+        label,
+        config.app,
+        config.push_app_context,
+        config.push_request_context is True,
+        key_of("app", name=name),
+        key_of("push_app_context", name=name),
+        key_of("push_request_context", name=name),
+        executor_of,
+    )
 
 
 def default_max_workers(kind: object) -> int:

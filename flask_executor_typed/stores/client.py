@@ -40,7 +40,7 @@ from ..futures import (
     record_with,
     recorder_of,
 )
-from ..runtime.exit import ClosableThreads
+from ..runtime.exit import ClosableThreads, exit_has_begun
 from ..runtime.forks import in_child
 from ..runtime.logs import log_exception
 from ..runtime.threads import start_thread
@@ -108,9 +108,10 @@ class StoreClient(ClosableThreads):
         label: The executor's name, for the thread and in logs.
         logger: Where to log.
         tell: Called once for each job that another process has lost.
+        publish_again: Gives a job to the engine once more, whose process has died; it may raise.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # what it is given, once, by app_state
         self,
         store: Store,
         settings: Settings,
@@ -119,6 +120,7 @@ class StoreClient(ClosableThreads):
         label: str,
         logger: Callable[[], logging.Logger],
         tell: Callable[[FutureProxy[Any], JobRecord], object],
+        publish_again: Callable[[Row], object] | None = None,
     ) -> None:
         self.store: Store = store
         self.settings: Settings = settings
@@ -126,6 +128,7 @@ class StoreClient(ClosableThreads):
         self._label = label
         self._logger = logger
         self._tell = tell
+        self._publish_again = publish_again
         self._interval = settings.lease / 3
         self._reset()
         _clients.add(self)
@@ -152,6 +155,12 @@ class StoreClient(ClosableThreads):
         """Futures by id, of this process and of others: one for each id. Guarded by _lock."""
         self._kept: OrderedDict[str, FutureProxy[Any]] = OrderedDict()  # guarded by _lock
         self._watches: tuple[_Watch, ...] = ()  # replaced, under _lock
+        # Of an engine: jobs to be published again, and unlisted records to be removed.
+        self._again: dict[str, Row] = {}
+        self._read: dict[str, None] = {}
+        self._heard: set[str] = (
+            set()
+        )  # jobs that have changed; items are added and removed atomically
         self._asked: set[str] = set()  # that were told to cancel; the thread's
         self._look_is_due = False
         """Set by any thread; the client's own clears it, and then looks at what is waited for."""
@@ -161,7 +170,7 @@ class StoreClient(ClosableThreads):
         self._owners: Mapping[str, Owner] = {}  # as they were read last
         # Times of time.monotonic().
         self._flushed = self._polled = self._waited_since = self._progress_written = 0.0
-        self._next_beat = self._next_tell = self._next_try = 0.0
+        self._next_beat = self._next_tell = self._next_try = self._next_publish = 0.0
         self._next_purge = time.monotonic() + _PURGE_EVERY
         self._retry = _RETRY_FIRST
         self._mark: Hashable = None
@@ -287,6 +296,107 @@ class StoreClient(ClosableThreads):
                 if not self._is_registered:
                     self.store.register(self.owner)
                     self._is_registered = True
+
+    # -- jobs of an engine -----------------------------------------------------------------------
+
+    def enqueue(
+        self, future: FutureProxy[Any], *, token: bytes, retries: int, is_async: bool
+    ) -> Row:
+        """Record that an engine has a job: whichever process takes it first owns it.
+
+        Raises:
+            StoreError: it is not recorded; do not publish it.
+        """
+        recording = self._open.get(future)
+        listed = recording is not None
+        if recording is None:
+            recording = self._recording()
+            record_with(future, recording)
+        row = recording.row(future)
+        row.owner, row.server, row.held = None, "", 0
+        row.token, row.retries = token, retries
+        row.is_async, row.listed = int(is_async), int(listed)
+        with self._asking():
+            is_queued = self.store.enqueue(row, recording.owner.id)
+        if not is_queued:
+            raise StoreError(
+                self.store.url, f"the record of {row.name} was ended by another process"
+            )
+        # First: the thread may be about to note that it has written an earlier row.
+        recording.is_elsewhere = recording.is_written = True
+        for futures in (self._open, self._dirty, self._moved):
+            futures.pop(future, None)
+        with self._lock:
+            self._known[row.id] = future
+        return row
+
+    def withdraw(self, answer: RemoteFuture[Any]) -> bool:
+        """Forget a job that could not be published; ``False`` if a worker has it all the same."""
+        self._waiting.pop(id_of(answer), None)
+        is_withdrawn = True
+        with contextlib.suppress(StoreError):  # then it stays pending, and no message tells of it
+            is_withdrawn = self.store.withdraw(id_of(answer))
+        if not is_withdrawn:
+            self.wait_for(answer)
+        return is_withdrawn
+
+    def has_read(self, row: Row) -> None:
+        """Have an unlisted record removed: nothing asks for it any more."""
+        self._waiting.pop(row.id, None)
+        if not row.listed:
+            self._read[row.id] = None
+            self._awake()
+
+    def again(self, row: Row) -> None:
+        """Have a job published again, whose process has died."""
+        if self._publish_again is not None:
+            self._again[row.id] = row
+            self._awake()
+
+    def take(self, job_id: str, attempt: int, *, repeated: bool = False) -> Row | None:
+        """Make this process the owner of a job; see :meth:`Store.take`.
+
+        Args:
+            job_id: The job's id.
+            attempt: Which attempt it is, according to its message.
+            repeated: Whether an earlier call raised ``StoreError``: it may have done its work.
+        """
+        self._register()
+        row = self.store.take(job_id, attempt, self.owner, time.time())
+        if row is None and repeated and job_id not in self._known:
+            row = self.store.get([job_id], results=True).get(job_id)
+            if row is not None and (row.owner != self.owner.id or row.done):
+                row = None
+        return row
+
+    def adopt(self, future: FutureProxy[Any], row: Row) -> None:
+        """Record a job that this process has taken, and have it cancelled when that is asked."""
+        recording = self._recording(kind=row.kind, user=row.user, labels=json.loads(row.labels))
+        recording.key, recording.taken, recording.is_written = row.key, row, True
+        record_with(future, recording)
+        with self._lock:
+            self._known[row.id] = future
+        self._open[future] = recording
+        self._look_is_due = True  # it may have been asked for before we listened
+        self._awake()
+
+    def wait_until_written(self, future: FutureProxy[Any], seconds: float) -> bool:
+        """Wait until the end of a job that this process has taken is written."""
+        end, over = time.monotonic() + seconds, threading.Event()
+        if (recording := self._open.get(future)) is not None:
+            recording.on_over = over.set
+        while future in self._open and time.monotonic() < end:
+            over.wait(0.1)  # the record may also be given up, of which no event tells
+        return future not in self._open
+
+    def lose(self, job_id: str, reason: str) -> None:
+        """End a job whose process has died, or have it repeated. Starts no thread."""
+        row = self.store.get([job_id]).get(job_id)
+        if row is None or row.owner is None or row.done:
+            return
+        for again in self.store.lose(job_id, row.owner, reason, time.time()).again:
+            if self._publish_again is not None:
+                self._publish_again(again)
 
     # -- keys ------------------------------------------------------------------------------------
 
@@ -462,6 +572,9 @@ class StoreClient(ClosableThreads):
             if (recording := self._open.get(future)) is not None:
                 self.ensure(future, recording)  # the canceller may look at once
             return "cancelled" if is_cancelled else "asked"
+        return self._ask_to_cancel(job_id, timeout, kill=kill)
+
+    def _ask_to_cancel(self, job_id: str, timeout: float, *, kill: bool) -> CancelAnswer | None:
         before = self.read(job_id)
         if before is None:
             return None
@@ -506,8 +619,11 @@ class StoreClient(ClosableThreads):
             return None, error
 
     def wait_for(self, future: RemoteFuture[Any]) -> None:
-        self._waiting[future.id] = future
-        self._look_again()
+        self._waiting[id_of(future)] = future
+        if future.is_answer:  # waited for before any process can take the job
+            self._awake()
+        else:
+            self._look_again()
 
     def _look_again(self) -> None:
         self._waited_since = time.monotonic()
@@ -515,7 +631,7 @@ class StoreClient(ClosableThreads):
         self._awake()
 
     def cancel_remote(self, job_id: str, *, kill: bool) -> bool:
-        return self.cancel(job_id, 1.0, kill=kill) == "cancelled"
+        return self._ask_to_cancel(job_id, 1.0, kill=kill) == "cancelled"
 
     # -- owners ----------------------------------------------------------------------------------
 
@@ -539,6 +655,9 @@ class StoreClient(ClosableThreads):
     def _bury(self, owner: Owner, *, patient: bool = False) -> None:
         reason = f"the process that was to run it has ended: {owner.server or owner.id}"
         burial = self.store.bury(owner.id, reason, time.time(), patient=patient)
+        for row in burial.again:
+            if (row.space, row.executor) == (self.settings.space, self.settings.executor):
+                self.again(row)  # else whoever has submitted it does
         if burial.lost:
             self._next_tell = 0.0
             self._awake()
@@ -635,6 +754,8 @@ class StoreClient(ClosableThreads):
             times.append(self._flushed + _DELAY)
         if self._moved:
             times.append(self._progress_written + _PROGRESS_EVERY)
+        if self._again:
+            times.append(self._next_publish)
         if self._look_is_due:
             times.append(now)
         elif not self.store.listens:
@@ -667,6 +788,9 @@ class StoreClient(ClosableThreads):
         is_due = now >= self._flushed + (_LINGER if self._urgent else _DELAY)
         if is_due and (self._dirty or self._urgent or self._scheduled):
             self._flush()
+        while self._read:
+            self.store.withdraw(next(iter(self._read)))
+            self._read.pop(next(iter(self._read)), None)
         if now >= self._next_beat:
             self._next_beat = now + self._interval
             self._beat()
@@ -679,6 +803,19 @@ class StoreClient(ClosableThreads):
             self._next_purge = now + _PURGE_EVERY
             self._keep_bounds()
         self._look(now)
+        if self._again and now >= self._next_publish:
+            self._next_publish = now + self._interval
+            self._apart(self._publish_all_again)  # a broker may not answer
+
+    def _publish_all_again(self) -> None:
+        assert self._publish_again is not None
+        for job_id, row in list(self._again.items()):
+            try:
+                self._publish_again(row)
+            except Exception:  # of a broker; the next step tries again
+                log_exception(self._logger(), "%s [%s] cannot be published again", row.name, job_id)
+                return
+            self._again.pop(job_id, None)
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -729,7 +866,7 @@ class StoreClient(ClosableThreads):
                 self._known[row.id] = future
             if row.done:
                 self._is_over(future, row)
-            elif future not in self._open and not recording.is_over:
+            elif future not in self._open and not (recording.is_over or recording.is_elsewhere):
                 # Refused while we wrote: its end is to be written too.
                 self._open[future] = recording
                 self._dirty[future] = None
@@ -782,8 +919,10 @@ class StoreClient(ClosableThreads):
         # Else a later row was written by another thread.
 
     def _is_over(self, future: FutureProxy[Any], row: Row) -> None:
-        self._open.pop(future, None)
+        recording = self._open.pop(future, None)
         self._asked.discard(row.id)
+        if recording is not None:
+            recording.on_over()
         if row.result_state in {"local", "too_large"}:
             with self._lock:
                 self._kept[row.id] = future
@@ -887,26 +1026,33 @@ class StoreClient(ClosableThreads):
                 time.sleep(pause)
                 pause = min(2 * pause, _RETRY_LAST)
                 continue
-            if heard is None or self._matters(heard):
+            if heard is None:
                 self._look_is_due = True
+                self._wake.set()
+            elif matters := self._that_matter(heard):
+                self._heard.update(matters)
                 self._wake.set()
         if listener is not None:
             listener.close()
         self._listens = False
 
-    def _matters(self, heard: Any) -> bool:
+    def _that_matter(self, heard: Any) -> list[str]:
         ours = {self.owner.id, *(watch.job_id for watch in self._watches)}
-        return any(each in self._waiting or each in ours for each in heard)
+        return [each for each in heard if each in self._waiting or each in ours]
 
     def _look(self, now: float) -> None:
         """Settle what is waited for, and cancel what is to be cancelled."""
-        if not self._may_have_changed(now):
+        heard = {self._heard.pop() for _ in range(len(self._heard))}
+        is_due = self._may_have_changed(now)
+        if not is_due and not heard:
             return
         for job_id, cancel_hard in self.store.asked_to_cancel(self.owner.id) if self._open else ():
             if job_id not in self._asked:
                 self._asked.add(job_id)
                 self._cancel_here(job_id, kill=cancel_hard)
         waiting, watches = list(self._waiting), self._watches
+        if not is_due:  # thousands may wait, of which few have changed
+            waiting = [each for each in waiting if each in heard]
         ids = {*waiting, *(watch.job_id for watch in watches)}
         rows = self.store.get(ids) if ids else {}
         for watch in watches:
@@ -918,7 +1064,9 @@ class StoreClient(ClosableThreads):
             row = None if row is None else self._with_owner_alive(row)
             if row is not None and row.done:
                 row = self.store.get([job_id], results=True).get(job_id)
-            future = self._waiting.pop(job_id)  # after what may raise: it is waited for
+            future = self._waiting.pop(job_id, None)  # after what may raise: it is waited for
+            if future is None:  # given up meanwhile
+                continue
             if row is not None and not row.done:
                 future.adopt(row)
                 # Out of the way first: who begins to wait meanwhile puts it back, or is seen here.
@@ -958,7 +1106,12 @@ class StoreClient(ClosableThreads):
         return self._closing and (bool(self._down_since) or not self._has_unheld())
 
     def _has_unheld(self) -> bool:
-        """Return whether a call is open that is not held: what that waits for may never come."""
+        """Return whether a call is open that is not held: what that waits for may never come.
+
+        At the exit nothing waits for the jobs of an engine, which go on.
+        """
+        if not exit_has_begun() and any(each.is_answer for each in list(self._waiting.values())):
+            return True
         return any(each.done() or not facts_of(each).is_held for each in list(self._open))
 
     def _end(self) -> bool:

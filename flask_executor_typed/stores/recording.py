@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -130,13 +130,16 @@ class Recording:
     __slots__ = (
         "_steps",
         "executor",
+        "is_elsewhere",
         "is_over",
         "is_written",
         "key",
         "kind",
         "labels",
+        "on_over",
         "owner",
         "space",
+        "taken",
         "user",
         "writer",
     )
@@ -165,6 +168,12 @@ class Recording:
         """Whether other processes can find the record."""
         self.is_over: bool = False
         """Whether the end was written for a reader, and so is not the thread's to write."""
+        self.is_elsewhere: bool = False
+        """Whether an engine has the job, so that this process writes nothing about it any more."""
+        self.taken: Row | None = None
+        """The record as it was when this process took the job from an engine."""
+        self.on_over: Callable[[], object] = _nothing
+        """Called when the end of the job is written."""
         self._steps = itertools.count(1)
 
     # -- Recorder --------------------------------------------------------------------------------
@@ -185,6 +194,8 @@ class Recording:
     def encode_outcome(
         self, future: Any, result: object, exception: BaseException | None
     ) -> Outcome:
+        if self.is_elsewhere:
+            return Outcome()
         return self.writer.codec.outcome_of(id_of(future), result, exception)
 
     def __call__(self, future: Any) -> None:
@@ -240,7 +251,16 @@ class Recording:
             row.finished = finished.timestamp()
             kept = facts.recorded
             _add_outcome(row, kept if isinstance(kept, Outcome) else self._outcome_of(future))
+        if (taken := self.taken) is not None:
+            row.step += taken.step
+            row.is_async, row.listed, row.token = taken.is_async, taken.listed, taken.token
+            row.retries = max(0, taken.retries + taken.attempts - row.attempts)
+            if row.done:
+                row.token = None  # it has the arguments, which are not needed any more
         return row
+
+
+def _nothing() -> None: ...
 
 
 @in_child

@@ -45,6 +45,9 @@ class RemoteFuture(FutureProxy[R]):
         StoreError: by what reads the store, while that cannot be used.
     """
 
+    is_answer: bool = False
+    """Whether this process has submitted the job, to an engine, and waits for its end."""
+
     def __init__(self, source: Source, row: Row) -> None:
         super().__init__(row.name)
         self._id = row.id

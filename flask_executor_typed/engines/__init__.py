@@ -1,0 +1,26 @@
+"""Task queues that carry jobs to workers on any machine: Celery, or an engine of the app's own.
+
+The store of job records is the truth. An engine only carries a signed message that names a job. It
+may lose it, delay it or deliver it many times: a worker first takes the job in the store, which
+only one can, and runs it after that.
+
+- protocol: what an engine is
+- envelope: sign the message of a job, and read it
+- worker: take jobs, and run them
+- submitter: hand calls to an engine, and settle them by their records
+- celery: the engine of ``EXECUTOR_TYPE='celery'``, and its task
+"""
+
+from .protocol import Engine, Message
+from .submitter import EngineBackend, publish
+from .worker import EngineSetup, Serving, run_message
+
+__all__ = (
+    "Engine",
+    "EngineBackend",
+    "EngineSetup",
+    "Message",
+    "Serving",
+    "publish",
+    "run_message",
+)

@@ -1,0 +1,119 @@
+"""Celery as an engine. The only module that imports Celery."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from operator import attrgetter
+from typing import Any
+
+from ..backends import Capabilities
+from ..errors import ConfigError, JobFailedError
+from .protocol import Message
+from .worker import lose, run_message
+
+__all__ = ("CeleryEngine",)
+
+_TASK = "flask_executor_typed.run"
+
+
+class CeleryEngine:
+    """Sends messages through the app's own Celery, to its own workers.
+
+    Args:
+        key: The setting that names the Celery app, for messages.
+        key_of_type: That which names this engine.
+        given: Its value: a Celery app, ``"package.module:name"``, or ``None``.
+        default: Returns the Celery app if none is given.
+
+    Raises:
+        ConfigError: Celery is not installed.
+    """
+
+    name: str = "EXECUTOR_TYPE='celery'"
+
+    capabilities: Capabilities = Capabilities(
+        contexts=True,
+        coroutines=True,
+        progress=True,
+        cancel_running=True,
+        time_limits=True,
+        retries=True,
+    )
+
+    def __init__(self, key: str, key_of_type: str, given: Any, default: Callable[[], Any]) -> None:
+        self._key = key
+        self._given = given
+        self._default = default
+        _register_task(key_of_type)
+
+    def publish(self, message: Message) -> None:
+        self._celery_app().send_task(
+            _TASK,
+            args=tuple(message),
+            task_id=message.id,
+            shadow=message.name,  # what Flower and logs show
+            argsrepr=f"<{message.name}>",  # not the arguments
+            kwargsrepr="{}",
+            ignore_result=True,
+        )
+
+    def _celery_app(self) -> Any:
+        """Find the Celery app, which may have been made after ``init_app``."""
+        found: Any = self._default() if self._given is None else self._given
+        reason = ""
+        if isinstance(found, str):
+            module, _, name = found.partition(":")
+            try:
+                found = attrgetter(name)(import_module(module))
+            except Exception as error:  # a module may raise anything
+                reason = f" ({type(error).__name__}: {error})"
+        if not callable(getattr(found, "send_task", None)):
+            raise ConfigError(
+                self._key,
+                self._given,
+                "a Celery app, or 'package.module:name' of one; or None, and the Celery app in "
+                f"app.extensions['celery'], where Flask's own recipe puts it{reason}",
+            )
+        return found
+
+
+_is_registered = False  # set once
+
+
+def _register_task(key: str) -> None:
+    """Add the task that runs jobs to every Celery app of this process, now and later."""
+    global _is_registered  # noqa: PLW0603
+    if _is_registered:
+        return
+    try:
+        celery, signals = import_module("celery"), import_module("celery.signals")
+    except ImportError:
+        expected = "Celery to be installed: pip install 'flask-executor-typed[celery]'"
+        raise ConfigError(key, "celery", expected) from None
+    _is_registered = True
+    # Acknowledged early, whatever the settings of the app say: a job begins at most once for each
+    # attempt, so a message that comes again would do nothing.
+    celery.shared_task(
+        name=_TASK,
+        acks_late=False,
+        reject_on_worker_lost=False,
+        ignore_result=True,
+        track_started=False,
+        throws=(JobFailedError,),  # it is logged: see run_message()
+    )(_run)
+    signals.task_failure.connect(_note_death, weak=False)
+
+
+def _run(app: str, executor: str, name: str, job_id: str, attempt: int, token: str) -> None:
+    run_message(app, executor, name, job_id, attempt, token)
+
+
+_DEATHS = ("WorkerLostError", "TimeLimitExceeded")
+
+
+def _note_death(sender: Any = None, exception: object = None, args: Any = (), **_: object) -> None:
+    """Lose a job whose process has died, in the process that has started it."""
+    if getattr(sender, "name", "") == _TASK and type(exception).__name__ in _DEATHS:
+        app, executor, _name, job_id, *_rest = args
+        lose(app, executor, job_id, f"its worker has died: {exception}")

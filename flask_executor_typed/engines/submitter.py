@@ -1,0 +1,147 @@
+"""Hand calls to an engine, and settle their futures by the records of their jobs.
+
+The order is always: record, watch, publish. So there is no message without a record, and no change
+of a record that is missed. What cannot be published is withdrawn in the opposite order.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from ..backends.borrowed import BorrowingBackend, Unreachable
+from ..backends.capabilities import Capabilities, check
+from ..backends.pickling import ContextDumper, Work, dump_function, dump_key
+from ..callables import is_async_callable
+from ..calls import Call, Limits
+from ..errors import EngineUnreachableError, ExecutorError, StoreError, UnsupportedError
+from ..futures import Progress, follow, id_of
+from ..runtime.exit import exit_has_begun
+from ..stores.client import StoreClient
+from ..stores.records import Row
+from ..stores.remote import RemoteFuture
+from .envelope import as_text, seal
+from .protocol import Engine, Message
+from .worker import EngineSetup
+
+__all__ = ("EngineBackend", "publish")
+
+
+def publish(engine: Engine, app: str, row: Row) -> None:
+    """Publish the job of a record. Raises what the engine raises."""
+    token = as_text(row.token or b"")
+    engine.publish(Message(app, row.executor, row.name, row.id, row.attempts, token))
+
+
+class EngineBackend(BorrowingBackend):
+    """Has an engine's workers run the calls."""
+
+    def __init__(self, setup: EngineSetup) -> None:
+        super().__init__(setup.settings.name)
+        self._setup = setup
+        self._contexts = ContextDumper(setup.settings)
+        self.capabilities: Capabilities = setup.engine.capabilities
+
+    def submit(self, call: Call[Any]) -> None:
+        future, engine = call.future, self._setup.engine
+        check(call, self.capabilities, engine.name)
+        limits = call.limits or Limits()
+        work = Work(
+            0,
+            future.name,
+            id_of(future),
+            dump_key(future.key),
+            call.attempt,
+            dump_function(call),
+            self._contexts.dump(call),
+        )
+        sealed = seal(self._setup.signer, work, limits)
+        self.accept(call)
+        try:
+            # From here on, the record decides. If the future was cancelled before, nothing runs.
+            if not call.refuse():
+                self.release(call)
+                return
+            self._send(call, sealed, limits)
+        except BaseException:
+            self.release(call)
+            raise
+
+    def _send(self, call: Call[Any], sealed: bytes, limits: Limits) -> None:
+        future, client, engine = call.future, self._setup.client, self._setup.engine
+        try:
+            row = client.enqueue(
+                future,
+                token=sealed,
+                retries=limits.retries,
+                is_async=is_async_callable(call.fn),
+            )
+        except StoreError as error:
+            raise EngineUnreachableError(future.name, engine.name, str(error)) from error
+        call.interrupter = Unreachable(engine.name)
+        answer = _Answer(client, row, call, engine.name)
+        call.watch(partial(self._is_over, call, row))
+        follow(future, answer)
+        try:
+            publish(engine, self._setup.app_name, row)
+        except BaseException as error:
+            # If a worker has taken the job, it was published, whatever the engine says.
+            if client.withdraw(answer):
+                if isinstance(error, ExecutorError) or not isinstance(error, Exception):
+                    raise
+                reason = f"{type(error).__name__}: {error}"
+                raise EngineUnreachableError(future.name, engine.name, reason) from error
+
+    def _is_over(self, call: Call[Any], row: Row, future: object) -> None:
+        self._setup.client.has_read(row)
+        self.release(call)
+        call.release()
+
+    def wait(self, end: float) -> bool:
+        # The jobs go on without this process.
+        return exit_has_begun() or super().wait(end)
+
+    def sizes(self) -> tuple[int, int]:
+        return 0, 0  # unknown
+
+    def _cancel_pending(self) -> None:
+        with self._changed:
+            calls = self._accepted.copy()
+        for call in calls:
+            if call.future.status == "pending":
+                call.cancel()
+
+
+class _Answer(RemoteFuture[Any]):
+    """The future of a job's record. What that says is passed on to the call in this process."""
+
+    is_answer = True
+    _job: Call[Any] | None = None  # while the record is read for the first time
+
+    def __init__(self, client: StoreClient, row: Row, call: Call[Any], backend: str) -> None:
+        super().__init__(client, row)
+        self._client = client
+        self._backend = backend
+        self._attempt = row.attempts
+        self._job = call
+
+    def _note(self, row: Row) -> None:
+        super()._note(row)
+        call = self._job
+        if call is None or call.is_over:
+            return
+        call.set_start(row.started or 0.0)
+        if row.status == "pending" and row.attempts > self._attempt:  # the worker has died
+            self._attempt = row.attempts
+            self._client.again(row)
+
+    def _report(self, progress: Progress) -> None:
+        super()._report(progress)
+        if self._job is not None:
+            self._job.report(progress)
+
+    def cancel(self, *, kill: bool = False) -> bool:
+        if kill and self.running():
+            cure = "use EXECUTOR_TYPE='process', or cancel() and current_job.cancel_requested"
+            raise UnsupportedError(self.name, self._backend, "kill a running job", cure)
+        return super().cancel(kill=kill)

@@ -1,0 +1,253 @@
+"""Take the jobs that an engine's messages name, and run them with the app of this process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from contextvars import Context, copy_context
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakValueDictionary, ref
+
+from flask import Flask
+
+from ..backends.pickling import Settings
+from ..backends.runner import Runner, WorkersCall
+from ..errors import DeadlockError, JobFailedError, SignatureError, StoreError
+from ..futures import (
+    FutureProxy,
+    block_until_done,
+    future_with_id,
+    keep_log,
+    recorder_of,
+    waiting_here_by,
+)
+from ..runtime.exit import AtExit, ClosableThreads, close_at_exit
+from ..runtime.forks import in_child
+from ..runtime.frames import line_of_caller
+from ..runtime.logs import log_exception
+from ..signing import JobSigner
+from ..stores.client import StoreClient
+from ..stores.recording import Recording
+from ..stores.records import Row
+from ..stores.remote import RemoteFuture
+from .envelope import Envelope, open_envelope
+from .protocol import Engine
+
+__all__ = ("EngineSetup", "Serving", "lose", "run_message")
+
+_PATIENCE = 30.0
+"""Seconds that a worker tries to reach the store, before and after a job. A guess."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSetup:
+    """What an executor has in one app for its engine, on both sides."""
+
+    engine: Engine
+    settings: Settings
+    client: StoreClient
+    signer: JobSigner
+    app: ref[Flask]
+    app_name: str
+    logs_exceptions: bool
+    keeps_logs: bool
+
+
+class Serving:
+    """An executor of an app in this process that runs what an engine brings. Thread-safe."""
+
+    def __init__(self, setup: EngineSetup) -> None:
+        self.setup: EngineSetup = setup
+        self._lock = threading.Lock()
+        self._runner: _Runner | None = None  # set under _lock
+        _serving[setup.app_name, setup.client.settings.executor] = self
+
+    def runner(self) -> _Runner:
+        with self._lock:
+            if self._runner is None:
+                self._runner = _Runner(self.setup)
+            return self._runner
+
+    def forget_parent(self) -> None:
+        """In the child of a fork: the threads of the loops are the parent's."""
+        self._lock = threading.Lock()
+        self._runner = None
+
+
+_serving: WeakValueDictionary[tuple[str, str], Serving] = WeakValueDictionary()
+"""By the names of the app and of the executor. The newest counts, as in ``app.extensions``."""
+
+
+@in_child
+def _forget_parent() -> None:
+    for serving in list(_serving.values()):
+        serving.forget_parent()
+
+
+def run_message(app: str, executor: str, name: str, job_id: str, attempt: int, token: str) -> None:
+    """Run the job of a message, unless that was done. For the workers of engines; it blocks.
+
+    Returns when the end of the job is recorded, or after half a minute in which it cannot be.
+
+    Raises:
+        JobFailedError: the job failed, which its record says and this process has logged.
+        SignatureError: the message is not genuine. Nothing of it was unpickled.
+        StoreError: the store could not be reached, so that the job has not begun.
+        LookupError: this process has no such app.
+    """
+    _find(app, executor).runner().run(name, job_id, attempt, token)
+
+
+def lose(app: str, executor: str, job_id: str, reason: str) -> None:
+    """Note that the process that was running a job has died. For what watches over workers."""
+    _find(app, executor).setup.client.lose(job_id, reason)
+
+
+def _find(app: str, executor: str) -> Serving:
+    serving = _serving.get((app, executor))
+    if serving is None:
+        here = ", ".join(repr(each) for each, _ in list(_serving)) or "none"
+        raise LookupError(
+            f"this worker has no app {app!r} with an executor {executor!r} that uses an engine; "
+            f"apps here: {here}"
+        )
+    return serving
+
+
+class _Call(WorkersCall):
+    """A call that reports for itself: the submitter's process may be gone."""
+
+    __slots__ = ()
+
+    def _announce_start(self) -> None:
+        super(WorkersCall, self)._announce_start()
+
+    def explain(self, error: BaseException) -> None:
+        super(WorkersCall, self).explain(error)
+
+    @property
+    def keeps_log(self) -> bool:
+        return super(WorkersCall, self).keeps_log
+
+    def add_log(self, lines: Iterable[str]) -> None:
+        super(WorkersCall, self).add_log(lines)
+
+
+class _Runner(Runner, ClosableThreads):
+    def __init__(self, setup: EngineSetup) -> None:
+        super().__init__(setup.settings)
+        self._setup = setup
+        self._call_type = _Call
+        app = setup.app()
+        if app is None:
+            raise LookupError(f"the app {setup.app_name!r} is gone")
+        self._serve(app)
+        close_at_exit(self, AtExit())
+
+    def run(self, name: str, job_id: str, attempt: int, token: str) -> None:
+        client = self._setup.client
+        error: BaseException | None = None
+        envelope: Envelope | None = None
+        try:
+            envelope = open_envelope(self._setup.signer, token, job_id=job_id, name=name)
+        except SignatureError:
+            raise
+        except Exception as raised:  # of another release, say: the record says so
+            error = raised
+        row = self._take(job_id, attempt)
+        if row is None:  # it was begun, cancelled, or withdrawn
+            return
+        if envelope is not None:
+            future, error = self._run_job(envelope, row)
+        else:
+            future = future_with_id(name, job_id, None)
+        if error is not None and not future.done():
+            self._fail(future, row, error)
+        client.wait_until_written(future, _PATIENCE)
+        if not future.cancelled() and (failure := future.exception(0)) is not None:
+            raise JobFailedError(name, type(failure).__qualname__, _text_of(failure), "")
+
+    def _take(self, job_id: str, attempt: int) -> Row | None:
+        end, repeated = time.monotonic() + _PATIENCE, False
+        while True:
+            try:
+                return self._setup.client.take(job_id, attempt, repeated=repeated)
+            except StoreError:
+                # The message is acknowledged: nothing else would run the job.
+                if time.monotonic() > end:
+                    raise
+                repeated = True
+                time.sleep(0.5)
+
+    def _run_job(
+        self, envelope: Envelope, row: Row
+    ) -> tuple[FutureProxy[Any], BaseException | None]:
+        """Run a job that was taken. Return its future, and why it could not be run."""
+        work, limits = envelope
+        try:
+            call = self._load(work, self._setup.app())
+        except BaseException as error:
+            return future_with_id(work.name, work.id, None), error
+        future = call.future
+        call.limits = limits
+        call.logs = self._setup.logs_exceptions
+        if self._setup.keeps_logs:
+            keep_log(future)
+        call.set_attempt(row.attempts)
+        self._setup.client.adopt(future, row)
+        if row.cancel:  # while it was on its way
+            future.cancel()
+        with waiting_here_by(_wait_for_no_engine):
+            self._run_call(call, 0)
+        return future, None
+
+    def _fail(self, future: FutureProxy[Any], row: Row, error: BaseException) -> None:
+        self._setup.client.adopt(future, row)
+        future.set_exception(error)
+        if (app := self._setup.app()) is not None:
+            message = "background job %s [%s] cannot run in this worker"
+            log_exception(app.logger, message, future.name, row.id, error=error)
+
+    def _variables(self) -> Context:
+        # With what the engine has set for its task: OpenTelemetry's and Sentry's spans, say.
+        return copy_context()
+
+    # -- ClosableThreads -------------------------------------------------------------------------
+
+    def close(self, *, cancel_pending: bool) -> None:
+        """End the loops, because the worker is ending."""
+        self._loops.end()
+
+    def runs_here(self) -> bool:
+        return self._loops.serves_this_thread()
+
+    def threads(self) -> list[threading.Thread]:
+        return self._loops.threads()
+
+    def abandon(self, seconds: float) -> None:
+        self._loops.abandon(seconds)
+
+    def kill(self) -> bool:
+        return False
+
+
+def _wait_for_no_engine(future: FutureProxy[Any], timeout: float | None) -> None:
+    """Refuse to wait for ever for a job that needs a worker like the one that this job keeps."""
+    recorder = recorder_of(future)
+    is_elsewhere = isinstance(recorder, Recording) and recorder.is_elsewhere
+    if timeout is None and (is_elsewhere or isinstance(future, RemoteFuture)):
+        reason = (
+            "and needs a worker, of which this job keeps one: if all waited, none would be left; "
+            "submit what follows from the job itself, or use a done callback where you submit"
+        )
+        raise DeadlockError(line_of_caller(), future.name, reason)
+    block_until_done(future, timeout)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # of a user's class
+        return ""

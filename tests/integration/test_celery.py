@@ -1,0 +1,428 @@
+"""Jobs that run in the workers of a real Celery, with records and messages in a real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask, g
+
+from flask_executor_typed import (
+    DeadlockError,
+    Executor,
+    FutureProxy,
+    JobFailedError,
+    JobLostError,
+    JobTimeoutError,
+    UnsupportedError,
+)
+from flask_executor_typed.engines import Message
+
+from ..conftest import until
+from ..helpers.services import RedisServer, redis_server, skip_without
+from .conftest import PATIENCE, ROOT
+
+skip_without("celery")
+pytest.importorskip("celery", reason="Celery is not installed beside the oldest Flask")
+
+from ..apps import queued  # noqa: E402
+
+
+class Worker:
+    """A Celery worker with its processes, in a process group of their own."""
+
+    def __init__(self, log: Path, *options: str, **environment: str) -> None:
+        self._log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "celery", "-A", "tests.apps.queued", "worker"),
+                    *("--without-gossip", "--without-mingle", "--without-heartbeat"),
+                    *("--loglevel", "INFO", *options),
+                ],
+                cwd=ROOT,
+                env={**os.environ, "QUEUED_WORKER": "1", **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text("utf-8", errors="replace")
+
+    def is_ready(self) -> bool:
+        assert self.process.poll() is None, self.log
+        return " ready." in self.log
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(PATIENCE)
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE)
+
+
+@contextmanager
+def worker(folder: Path, name: str, *options: str, **environment: str) -> Generator[Worker]:
+    started = Worker(folder / f"{name}.log", *options, **environment)
+    try:
+        until(started.is_ready, PATIENCE)
+        yield started
+    finally:
+        if started.process.poll() is None:
+            started.kill()
+
+
+PREFORK = ("--pool", "prefork", "--concurrency", "2")
+THREADS = ("--pool", "threads", "--concurrency", "4")
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("celery")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QUEUED_REDIS", redis.url)
+        patch.setenv("QUEUED_FOLDER", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def app(folder: Path) -> Iterator[Flask]:
+    app = queued.create_app()
+    yield app
+    queued.executor.shutdown(timeout=0, app=app)
+
+
+@pytest.fixture(scope="module", params=[PREFORK, THREADS], ids=["prefork", "threads"])
+def celery(request: pytest.FixtureRequest, app: Flask, folder: Path) -> Iterator[Worker]:
+    with worker(folder, request.param[1], *request.param) as started:
+        yield started
+        assert started.stop() == 0, started.log
+
+
+@pytest.fixture
+def context(app: Flask, folder: Path) -> Iterator[None]:
+    for file in folder.iterdir():  # what another test has left
+        if file.suffix != ".log":
+            file.unlink()
+    with app.app_context():
+        g.user = "ann"
+        yield
+
+
+pytestmark = pytest.mark.usefixtures("context")
+
+
+def count_records(redis: RedisServer) -> int:
+    client: Any = import_module("redis").Redis(port=redis.port)
+    with client:
+        return len(client.keys("{fet1}:job:*"))
+
+
+def runs(folder: Path) -> list[str]:
+    file = folder / "runs"
+    return file.read_text("utf-8").splitlines() if file.exists() else []
+
+
+def count_of(prefix: str, folder: Path) -> int:
+    return sum(line.startswith(prefix) for line in runs(folder))
+
+
+def start(name: str) -> FutureProxy[str]:
+    future = queued.wait.submit(name)
+    until(lambda: future.status == "running", PATIENCE)
+    return future
+
+
+# -- with workers of their own: first, since one that others share would take their jobs -----------
+
+
+def test_a_worker_with_another_secret_key_runs_nothing(app: Flask, folder: Path) -> None:
+    with worker(folder, "other-key", "--pool", "solo", QUEUED_SECRET_KEY="other") as stranger:
+        future = queued.add.submit(1, 2)
+        until(lambda: "every process needs the same EXECUTOR_SIGNING_KEY" in stranger.log, PATIENCE)
+        assert future.status == "pending"
+        assert future.cancel()
+
+
+def test_a_job_that_is_cancelled_before_it_begins_never_runs(app: Flask, folder: Path) -> None:
+    future = queued.add.using(key="early").submit(1, 2)
+    assert future.status == "pending"
+    assert future.cancel()
+    record = queued.executor.jobs.get(future.id)
+    assert record is not None
+    assert record.status == "cancelled"
+    with worker(folder, "late", "--pool", "solo") as late:
+        assert queued.add.submit(3, 4).result(PATIENCE) == 7
+        loops = {queued.add_async.submit(n, n).result(PATIENCE)[1] for n in range(5)}
+        assert len(loops) == 1  # which lasts
+        assert late.stop() == 0, late.log
+    assert runs(folder).count("add") == 1
+
+
+def test_killed_workers_lose_what_they_ran_and_nothing_else(app: Flask, folder: Path) -> None:
+    with worker(folder, "first", "--disable-prefetch", *PREFORK) as first:
+        neighbour = start("neighbour")
+        dead = queued.die.submit("dead")
+        again = queued.die_once.using(retries=1).submit("again")
+        with pytest.raises(JobLostError, match=r"its worker has died|has ended"):
+            dead.result(PATIENCE)
+        assert dead.status == "lost"
+        assert again.result(PATIENCE) == 2
+        (folder / "neighbour-may-end").touch()
+        assert neighbour.result(PATIENCE) == "neighbour"
+        doomed = [start(f"doomed-{number}") for number in range(2)]
+        until(lambda: count_of("doomed", folder) == 2, PATIENCE)
+        waiting = [queued.add.submit(number, number) for number in range(4)]
+        first.kill()
+    for future in doomed:
+        with pytest.raises(JobLostError, match="has ended"):
+            future.result(PATIENCE)
+    with worker(folder, "second", "--disable-prefetch", *PREFORK):
+        assert [future.result(PATIENCE) for future in waiting] == [0, 2, 4, 6]
+    begun = [line for line in runs(folder) if line.startswith(("dead", "again"))]
+    assert begun == ["dead 1", "again 1", "again 2"]
+    assert count_of("doomed", folder) == 2
+
+
+# -- what works in a worker ------------------------------------------------------------------------
+
+
+def test_a_job_gives_its_result_to_its_submitter(celery: Worker) -> None:
+    future = queued.add.submit(20, 22)
+    assert future.result(PATIENCE) == 42
+    assert future.status == "succeeded"
+    record = queued.executor.jobs.get(future.id)
+    assert record is not None
+    assert (record.status, record.result, record.name) == ("succeeded", 42, "add")
+    assert record.server != ""
+
+
+def test_a_job_is_awaited(celery: Worker) -> None:
+    async def view() -> tuple[tuple[int, int], tuple[int, int]]:
+        return await asyncio.gather(queued.add_async.submit(1, 2), queued.add_async.submit(3, 4))
+
+    assert [total for total, _ in asyncio.run(view())] == [3, 7]
+
+
+def test_a_job_has_its_app_g_and_current_job(celery: Worker, context: None) -> None:
+    future = queued.describe.using(key="who", labels={"kind": "test"}, user="ann").submit()
+    assert future.result(PATIENCE) == {
+        "app": "queued",
+        "user": "ann",
+        "name": "describe",
+        "id": future.id,
+        "key": "who",
+        "attempt": 1,
+        "is ours": True,
+        "process": future.result()["process"],
+    }
+    assert future.result()["process"] != os.getpid()
+    record = queued.executor.jobs.get(future.id)
+    assert record is not None
+    assert (record.key, record.user, record.labels) == ("who", "ann", {"kind": "test"})
+    assert queued.executor.futures.pop("who") is future
+
+
+def test_a_job_is_known_in_every_process(celery: Worker, folder: Path) -> None:
+    future = queued.wait.using(key="shared").submit("shared")
+    assert queued.wait.using(key="shared", on_duplicate="join").submit("shared") is future
+    # A store client of its own, so another process as far as records are concerned.
+    app = Flask("queued")
+    app.config.from_mapping(SECRET_KEY="secret", EXECUTOR_STORE=os.environ["QUEUED_REDIS"])
+    with Executor(app) as other, app.app_context():
+        found = other.futures.get("shared")
+        assert found is not None
+        assert found.id == future.id
+        (folder / "shared-may-end").touch()
+        assert found.result(PATIENCE) == "shared"
+        by_id = other.jobs.future(future.id)
+        assert by_id is not None
+        assert by_id.result(PATIENCE) == "shared"
+    assert count_of("shared", folder) == 1
+    queued.executor.futures.pop("shared")
+
+
+def test_an_error_is_raised_as_its_class_with_the_remote_traceback(celery: Worker) -> None:
+    future = queued.fail.submit("no such trip")
+    with pytest.raises(queued.TripError, match="no such trip") as caught:
+        future.result(PATIENCE)
+    assert "raise TripError(message)" in str(caught.value.__cause__)
+    assert future.status == "failed"
+    line = f"Exception in background job fail [{future.id}]"
+    until(lambda: "raised expected" in celery.log, PATIENCE)
+    assert celery.log.count(line) == 1
+    assert celery.log.count("Traceback") == celery.log.count("Exception in background job")
+
+
+def test_results_of_map_come_in_order_and_leave_no_record(
+    celery: Worker, redis: RedisServer
+) -> None:
+    before = queued.executor.jobs.counts()
+    assert list(queued.executor.map(queued.divmod_ten, range(20))) == [
+        divmod(n, 10) for n in range(20)
+    ]
+    assert list(queued.executor.map(queued.divmod_ten, range(9), chunksize=4)) == [
+        divmod(n, 10) for n in range(9)
+    ]
+    assert queued.executor.jobs.counts() == before
+    until(lambda: count_records(redis) == sum(before.values()), PATIENCE)
+
+
+def test_callbacks_and_signals_come_in_the_process_that_submits(celery: Worker) -> None:
+    over: list[object] = []
+    future = queued.add.submit(1, 2)
+    future.add_done_callback(lambda done: over.append(done.result()))
+    until(lambda: over == [3], PATIENCE)
+
+
+def test_progress_is_seen_while_the_job_runs(celery: Worker, folder: Path) -> None:
+    future = queued.count_to.submit(5)
+    until(lambda: future.progress is not None and future.progress.done == 4, PATIENCE)
+    assert future.status == "running"
+    assert future.started_at is not None
+    (folder / "count-may-end").touch()
+    assert future.result(PATIENCE) == 5
+
+
+def test_a_running_coroutine_is_cancelled(celery: Worker, folder: Path) -> None:
+    future = queued.wait_async.submit("cancelled-coroutine")
+    until(lambda: any("cancelled-coroutine " in line for line in runs(folder)), PATIENCE)
+    until(future.cancel, PATIENCE)
+    assert future.cancelled()
+    until(lambda: "cancelled-coroutine cancelled" in runs(folder), PATIENCE)
+
+
+def test_a_running_function_is_asked_to_end(celery: Worker, folder: Path) -> None:
+    future = queued.obey.submit("obeying")
+    until(lambda: "obeying" in runs(folder), PATIENCE)
+    future.cancel()
+    until(lambda: future.status == "cancelled", PATIENCE)
+
+
+def test_killing_a_running_job_is_refused(celery: Worker, folder: Path) -> None:
+    future = queued.wait.submit("unkillable")
+    until(lambda: future.status == "running", PATIENCE)
+    with pytest.raises(UnsupportedError, match="EXECUTOR_TYPE='celery' cannot kill a running job"):
+        future.cancel(kill=True)
+    (folder / "unkillable-may-end").touch()
+    assert future.result(PATIENCE) == "unkillable"
+
+
+def test_a_job_that_raises_is_tried_again(celery: Worker) -> None:
+    future = queued.fail_twice.using(retries=2).submit()
+    assert future.result(PATIENCE) == 3
+    record = queued.executor.jobs.get(future.id)
+    assert record is not None
+    assert record.attempts == 3
+
+
+def test_a_time_limit_fails_the_job(celery: Worker, folder: Path) -> None:
+    future = queued.wait.using(timeout=0.2).submit("limited")
+    with pytest.raises(JobTimeoutError):
+        future.result(PATIENCE)
+    (folder / "limited-may-end").touch()  # it goes on, and keeps its worker
+    until(lambda: f"[{future.id}] raised expected" in celery.log, PATIENCE)
+
+
+def test_jobs_submit_jobs_and_may_not_wait_for_them(celery: Worker) -> None:
+    inner = queued.executor.jobs.future(queued.submit_another.submit().result(PATIENCE))
+    assert inner is not None
+    assert inner.result(PATIENCE) == 42
+    with pytest.raises(DeadlockError, match="needs a worker, of which this job keeps one"):
+        queued.wait_for_another.submit().result(PATIENCE)
+
+
+# -- delivery --------------------------------------------------------------------------------------
+
+
+def message_of(app: Flask, job_id: str) -> Message:
+    """Return the message of a job that is not done."""
+    client = queued.executor.state_of(app).client
+    assert client is not None
+    token = client.store.get([job_id])[job_id].token
+    assert token is not None
+    return Message(app.name, "", "wait", job_id, 1, base64.b64encode(token).decode())
+
+
+def send(app: Flask, message: Message) -> None:
+    app.extensions["celery"].send_task("flask_executor_typed.run", args=tuple(message))
+
+
+def test_a_message_that_comes_many_times_runs_its_job_once(
+    app: Flask, celery: Worker, folder: Path
+) -> None:
+    future = start("repeated")
+    message = message_of(app, future.id)
+    for _ in range(5):
+        send(app, message)
+    (folder / "repeated-may-end").touch()
+    assert future.result(PATIENCE) == "repeated"
+    for attempt in range(5):
+        send(app, message._replace(attempt=attempt))
+    until(lambda: celery.log.count("succeeded in") >= 11, PATIENCE)
+    assert count_of("repeated", folder) == 1
+
+
+class Explosive:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.file,)
+
+
+def test_a_message_that_is_not_genuine_is_not_unpickled(
+    app: Flask, celery: Worker, folder: Path
+) -> None:
+    future = start("genuine")
+    message = message_of(app, future.id)
+    explosive = pickle.dumps(Explosive(folder / "exploded"))
+    signature, _, _ = base64.b64decode(message.token).partition(b".")
+    for content in (signature + b"." + explosive, explosive):
+        send(app, message._replace(token=base64.b64encode(content).decode()))
+    send(app, message._replace(id="of another job"))
+    send(app, message._replace(token="no Base64"))
+    wrong = "the signature of the message of job {} is wrong"
+    until(lambda: celery.log.count(wrong.format(message.id)) == 3, PATIENCE)
+    until(lambda: celery.log.count(wrong.format("of another job")) == 1, PATIENCE)
+    assert not (folder / "exploded").exists()
+    (folder / "genuine-may-end").touch()
+    assert future.result(PATIENCE) == "genuine"
+
+
+def test_a_function_that_the_worker_lacks_fails_its_job(
+    celery: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def new_in_this_release() -> None: ...
+
+    new_in_this_release.__module__ = queued.__name__
+    new_in_this_release.__qualname__ = new_in_this_release.__name__
+    monkeypatch.setattr(queued, new_in_this_release.__name__, new_in_this_release, raising=False)
+    future = queued.executor.submit(new_in_this_release)
+    with pytest.raises(TypeError, match=r"in the worker: .*new_in_this_release") as caught:
+        future.result(PATIENCE)
+    assert isinstance(caught.value, JobFailedError)
+    until(lambda: f"[{future.id}] cannot run in this worker" in celery.log, PATIENCE)

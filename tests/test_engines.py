@@ -1,0 +1,342 @@
+"""Jobs that an engine carries, with an engine of the tests: a list, and whoever runs what is in it.
+
+The records are in a real Redis. tests/integration/test_celery.py has the same with Celery.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask import Flask, current_app, g
+
+from flask_executor_typed import (
+    ConfigError,
+    EngineUnreachableError,
+    Executor,
+    FutureProxy,
+    JobFailedError,
+    JobLostError,
+    SignatureError,
+    UnsupportedError,
+    current_job,
+    job_lost,
+)
+from flask_executor_typed.backends import Capabilities
+from flask_executor_typed.engines import Message, run_message
+from flask_executor_typed.signing import JobSigner
+
+from .conftest import TIMEOUT, until
+from .helpers.services import RedisServer, redis_server
+from .helpers.stores import empty_redis
+
+
+class ListEngine:
+    """Keeps messages until the test runs them."""
+
+    name = "ListEngine"
+    capabilities = Capabilities(
+        contexts=True, coroutines=True, progress=True, cancel_running=True, retries=True
+    )
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.error: Exception | None = None
+
+    def publish(self, message: Message) -> None:
+        if self.error is not None:
+            raise self.error
+        self.messages.append(message)
+
+    def run(self) -> None:
+        """Run all messages, in this thread."""
+        while self.messages:
+            with contextlib.suppress(JobFailedError):
+                run_message(*self.messages.pop(0))
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture
+def engine() -> ListEngine:
+    return ListEngine()
+
+
+@pytest.fixture
+def app(redis: RedisServer, engine: ListEngine) -> Flask:
+    empty_redis(redis)
+    app = Flask("engines")
+    app.config.from_mapping(SECRET_KEY="secret", EXECUTOR_TYPE=engine, EXECUTOR_STORE=redis.url)
+    return app
+
+
+@pytest.fixture
+def executor(app: Flask) -> Iterator[Executor[Any]]:
+    executor: Executor[Any] = Executor(app)
+    with app.app_context():
+        yield executor
+    executor.shutdown(timeout=0)
+
+
+ran: list[object] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_ran() -> None:
+    ran.clear()
+
+
+def work(value: object) -> object:
+    ran.append(value)
+    return value
+
+
+def read_g() -> tuple[str, str, int]:
+    return current_app.name, g.user, current_job.attempt
+
+
+def fail(text: str) -> None:
+    ran.append(current_job.attempt)
+    raise ValueError(text)
+
+
+async def work_async(value: object) -> object:
+    return work(value)
+
+
+def test_a_job_runs_where_its_message_is_run(executor: Executor[Any], engine: ListEngine) -> None:
+    future = executor.submit(work, (1, {2}))
+    assert future.status == "pending"
+    assert ran == []
+    (message,) = engine.messages
+    assert (message.app, message.executor, message.name) == ("engines", "", "work")
+    assert (message.id, message.attempt) == (future.id, 1)
+    engine.run()
+    assert future.result(TIMEOUT) == (1, {2})
+    record = executor.jobs.get(future.id)
+    assert record is not None
+    assert (record.status, record.result) == ("succeeded", (1, {2}))
+
+
+def test_a_coroutine_and_the_contexts_of_its_submitter(
+    executor: Executor[Any], engine: ListEngine
+) -> None:
+    g.user = "ann"
+    futures: list[FutureProxy[Any]] = [executor.submit(work_async, 1), executor.submit(read_g)]
+    engine.run()
+    assert [each.result(TIMEOUT) for each in futures] == [1, ("engines", "ann", 1)]
+
+
+def test_a_message_runs_its_job_once(executor: Executor[Any], engine: ListEngine) -> None:
+    future = executor.submit(work, 1)
+    engine.messages *= 5
+    engine.run()
+    assert future.result(TIMEOUT) == 1
+    assert ran == [1]
+
+
+def test_a_job_that_was_cancelled_does_not_run(executor: Executor[Any], engine: ListEngine) -> None:
+    future = executor.submit(work, 1)
+    assert future.cancel()
+    engine.run()
+    assert future.cancelled()
+    assert ran == []
+
+
+def test_a_job_is_tried_again_as_often_as_it_may(
+    executor: Executor[Any], engine: ListEngine
+) -> None:
+    future = executor.using(retries=2).submit(fail, "no")
+    engine.run()
+    with pytest.raises(ValueError, match="no"):
+        future.result(TIMEOUT)
+    assert ran == [1, 2, 3]
+
+
+def test_a_dead_worker_loses_its_job_or_has_it_published_again(
+    executor: Executor[Any], engine: ListEngine, app: Flask
+) -> None:
+    pytest.importorskip("blinker")
+    lost, again = executor.submit(work, 1), executor.using(retries=1).submit(work, 2)
+    client = executor.state_of(app).client
+    assert client is not None
+    for message in engine.messages:  # this process takes both, and does nothing with them
+        assert client.take(message.id, 1) is not None
+    late = engine.messages.copy()
+    engine.messages.clear()
+    heard: list[object] = []
+
+    def hear(app: Flask, record: Any, **_: object) -> None:
+        heard.append(record.id)
+
+    with job_lost.connected_to(hear, app):
+        for future in (lost, again):
+            client.lose(future.id, "it was killed")
+        with pytest.raises(JobLostError, match="it was killed"):
+            lost.result(TIMEOUT)
+    assert heard == [lost.id]
+    assert lost.status == "lost"
+    until(lambda: again.status == "pending")
+    # By each that sees it: a message too many does no harm.
+    until(lambda: {message.attempt for message in engine.messages} == {2})
+    engine.messages[:0] = late  # which come once more
+    engine.run()
+    assert again.result(TIMEOUT) == 2
+    assert ran == [2]
+
+
+def test_nothing_is_left_of_a_job_that_cannot_be_published(
+    executor: Executor[Any], engine: ListEngine
+) -> None:
+    engine.error = ConnectionRefusedError("no broker")
+    with pytest.raises(EngineUnreachableError) as caught:
+        executor.using(key="k").submit(work, 1)
+    assert str(caught.value) == (
+        "work was not submitted: ListEngine cannot be reached: ConnectionRefusedError: no broker"
+    )
+    assert executor.futures.get("k") is None
+    assert executor.jobs.list() == []
+    engine.error = None
+    future = executor.using(key="k").submit(work, 2)
+    engine.run()
+    assert future.result(TIMEOUT) == 2
+
+
+def test_a_job_whose_message_is_signed_otherwise_is_not_run(
+    executor: Executor[Any], engine: ListEngine
+) -> None:
+    executor.submit(work, 1)
+    message = engine.messages.pop()
+    for token in ("", "?", message.token[:-8], message.token.swapcase()):
+        with pytest.raises(SignatureError):
+            run_message(*message._replace(token=token))
+    with pytest.raises(SignatureError):
+        run_message(*message._replace(id="another"))
+    assert ran == []
+
+
+def test_a_message_of_another_release_fails_its_job(
+    executor: Executor[Any], engine: ListEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flask_executor_typed.engines.envelope._VERSION", 2)
+    future = executor.submit(work, 1)
+    monkeypatch.undo()
+    engine.run()
+    with pytest.raises(TypeError, match="it has version 2, and this worker reads version 1"):
+        future.result(TIMEOUT)
+
+
+def test_messages_signed_with_a_former_key_are_read(
+    app: Flask, executor: Executor[Any], engine: ListEngine
+) -> None:
+    future = executor.submit(work, 1)
+    rotated = Flask("engines")
+    rotated.config.from_mapping(app.config, SECRET_KEY="new", SECRET_KEY_FALLBACKS=["secret"])
+    with Executor(rotated):  # the newest app of that name runs messages
+        engine.run()
+        assert future.result(TIMEOUT) == 1
+
+
+def test_what_the_engine_cannot_do_is_refused(executor: Executor[Any], engine: ListEngine) -> None:
+    with pytest.raises(UnsupportedError, match="ListEngine cannot enforce time limits"):
+        executor.using(timeout=1.0).submit(work, 1)
+    with pytest.raises(TypeError, match="its backoff cannot be sent"):
+        executor.using(retries=1, backoff=lambda attempt: 0.0).submit(work, 1)
+    assert engine.messages == []
+
+
+def test_a_held_job_is_the_submitters_until_it_is_handed_over(
+    app: Flask, executor: Executor[Any], engine: ListEngine
+) -> None:
+    with app.test_request_context():
+        future = executor.after_response().using(key="late").submit(work, 1)
+        assert engine.messages == []
+        record = executor.jobs.get(future.id)
+        assert record is not None
+        assert (record.status, record.server != "") == ("pending", True)
+    until(lambda: engine.messages)
+    record = executor.jobs.get(future.id)
+    assert record is not None
+    assert (record.status, record.server, record.key) == ("pending", "", "late")
+    engine.run()
+    assert future.result(TIMEOUT) == 1
+
+
+def test_shutdown_waits_for_jobs(executor: Executor[Any], engine: ListEngine) -> None:
+    future = executor.submit(work, 1)
+    over = threading.Thread(target=executor.shutdown)
+    over.start()
+    assert not future.done()
+    engine.run()
+    over.join(TIMEOUT)
+    assert not over.is_alive()
+    assert future.done()
+    assert future.result() == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"EXECUTOR_STORE": None}, "EXECUTOR_STORE to be 'redis://...', where its jobs are kept"),
+        ({"EXECUTOR_STORE": "sqlite:///jobs.db"}, "EXECUTOR_STORE to be 'redis://...'"),
+        ({"SECRET_KEY": None}, "SECRET_KEY, or EXECUTOR_SIGNING_KEY, to be set"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["celery", ListEngine()])
+def test_what_is_missing_is_named_at_init_app(
+    app: Flask, settings: dict[str, Any], expected: str, kind: object
+) -> None:
+    app.config.from_mapping(settings, EXECUTOR_TYPE=kind)
+    shown = "celery" if kind == "celery" else "ListEngine"
+    with pytest.raises(ConfigError, match=f"EXECUTOR_TYPE='{shown}' .str.: expected {expected}"):
+        Executor(app)
+
+
+def test_a_missing_celery_is_named_at_init_app(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("celery", reason="Celery is not installed beside the oldest Flask")
+    monkeypatch.setattr("flask_executor_typed.engines.celery._is_registered", False)
+    monkeypatch.setitem(sys.modules, "celery", None)
+    app.config["EXECUTOR_TYPE"] = "celery"
+    with pytest.raises(ConfigError, match=r"pip install 'flask-executor-typed\[celery\]'"):
+        Executor(app)
+
+
+def test_a_missing_celery_app_is_named_at_the_first_job(app: Flask) -> None:
+    pytest.importorskip("celery", reason="Celery is not installed beside the oldest Flask")
+    app.config["EXECUTOR_TYPE"] = "celery"
+    with Executor(app) as executor, app.app_context():
+        with pytest.raises(
+            ConfigError, match=r"EXECUTOR_CELERY_APP=None .*: expected a Celery app"
+        ):
+            executor.submit(work, 1)
+        assert executor.jobs.list() == []
+        executor.shutdown(timeout=0)
+
+
+def test_an_app_without_an_engine_imports_nothing_of_one() -> None:
+    script = (
+        "import sys; from flask import Flask; from flask_executor_typed import Executor;"
+        "app = Flask('plain'); executor = Executor(app);"
+        "assert executor.submit(abs, -1).result() == 1;"
+        "names = ('celery', 'kombu', 'flask_executor_typed.engines');"
+        "print([each for each in sys.modules if each.startswith(names)])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=TIMEOUT
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_signer_is_bound_to_messages() -> None:
+    signer = JobSigner(["secret"])
+    with pytest.raises(SignatureError):
+        signer.loads(signer.dumps(1, kind="result", job_id="a"), kind="message", job_id="a")
