@@ -6,6 +6,7 @@ The records are in a real Redis. tests/integration/test_celery.py has the same w
 from __future__ import annotations
 
 import contextlib
+import gc
 import subprocess
 import sys
 import threading
@@ -134,6 +135,32 @@ def test_a_coroutine_and_the_contexts_of_its_submitter(
     futures: list[FutureProxy[Any]] = [executor.submit(work_async, 1), executor.submit(read_g)]
     engine.run()
     assert [each.result(TIMEOUT) for each in futures] == [1, ("engines", "ann", 1)]
+
+
+def test_the_loop_of_a_worker_ends_when_its_app_is_garbage(
+    redis: RedisServer, engine: ListEngine
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def use() -> None:
+        app = Flask("gone")
+        app.config.from_mapping(SECRET_KEY="secret", EXECUTOR_TYPE=engine, EXECUTOR_STORE=redis.url)
+        with app.app_context(), Executor[Any](app) as executor:
+            future = executor.submit(work_async, 1)
+            engine.run()
+            assert future.result(TIMEOUT) == 1
+        threads.extend(each for each in threading.enumerate() if "-loop-" in each.name)
+
+    before = [each for each in threading.enumerate() if "-loop-" in each.name]
+    use()
+    ours = [each for each in threads if each not in before]
+    assert ours
+
+    def has_ended() -> bool:
+        gc.collect()
+        return not any(each.is_alive() for each in ours)
+
+    until(has_ended)
 
 
 def test_a_message_runs_its_job_once(executor: Executor[Any], engine: ListEngine) -> None:

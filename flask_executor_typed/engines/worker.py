@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakValueDictionary, ref
+from weakref import WeakValueDictionary, finalize, ref
 
 from flask import Flask
 
@@ -145,6 +145,8 @@ class _Runner(Runner, ClosableThreads):
             raise LookupError(f"the app {setup.app_name!r} is gone")
         self._serve(app)
         close_at_exit(self, AtExit())
+        # With an app that is garbage its loops end: the exit waits for their threads.
+        finalize(self, self._loops.end).atexit = False
 
     def run(self, name: str, job_id: str, attempt: int, token: str) -> None:
         client = self._setup.client
