@@ -249,7 +249,7 @@ class WorkersCall(CarryingCall[Any]):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.send_log = None
-        self.over = threading.Event()
+        self.over: threading.Event = threading.Event()
 
     def begin(self) -> bool:
         begins = super().begin()
