@@ -610,7 +610,9 @@ def test_the_jobs_of_a_dead_process_are_lost_and_told_once(
 def test_a_page_shows_the_jobs_of_a_dead_process_as_lost(
     processes: Processes, here: StoreClient, there: StoreClient
 ) -> None:
-    lives, dies = job(there), job(here)
+    lives = job(there)
+    assert lives.id  # so it is written before the other
+    dies = job(here)
     ids = [dies.id, lives.id]
     die(here, processes)
     assert [each.status for each in there.page(Query())] == ["lost", "pending"]
