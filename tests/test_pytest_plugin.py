@@ -141,6 +141,39 @@ def test_after_response(client, executor_calls):
     )
 
 
+@pytest.mark.skipif(not importlib.util.find_spec("sqlalchemy"), reason="no SQLAlchemy")
+def test_a_call_after_a_commit_is_recorded_when_the_commit_comes(run: Run) -> None:
+    run(
+        """
+import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
+
+@pytest.fixture
+def session(app):
+    with app.app_context(), Session(create_engine("sqlite://")) as session:
+        session.connection()
+        executor.after_commit(session).submit(work)
+        yield session
+
+def test_commit(executor_calls, session):
+    executor_calls.assert_not_submitted(work)
+    session.commit()
+    executor_calls.assert_submitted(work)
+
+def test_rollback(executor_calls, session):
+    session.rollback()
+    executor_calls.assert_not_submitted(work)
+
+def test_held(executor_held, session):
+    session.commit()
+    assert executor_held.assert_submitted(work).future.status == "pending"
+    executor_held.run(60)
+""",
+        passed=3,
+    )
+
+
 def test_a_failure_that_nobody_saw_fails_the_test_with_the_jobs_traceback(run: Run) -> None:
     result = run(
         """
