@@ -6,6 +6,7 @@ Each test runs a script of its own in another interpreter. The scripts begin wit
 from __future__ import annotations
 
 import re
+import threading
 import time
 from pathlib import Path
 from textwrap import dedent
@@ -732,7 +733,7 @@ def test_child_that_a_job_forks_ends_in_the_usual_way_of_multiprocessing() -> No
 def test_call_that_a_pool_of_daemons_refused_for_lack_of_threads_never_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def no_more_threads(name: str, target: object) -> None:
+    def no_more_threads(name: str, target: object, among: object) -> None:
         raise RuntimeError("can't start new thread")
 
     ran: list[str] = []
@@ -744,3 +745,28 @@ def test_call_that_a_pool_of_daemons_refused_for_lack_of_threads_never_runs(
     pool.submit(ran.append, "accepted").result(TIMEOUT)
     pool.shutdown()
     assert ran == ["accepted"]
+
+
+def is_in(pool: threads.DaemonPool) -> bool:
+    return threading.current_thread() in pool.threads()
+
+
+def test_what_a_pool_of_daemons_runs_finds_its_thread_in_the_pool() -> None:
+    """A callback that shuts down must not wait for its own thread."""
+    for _ in range(300):
+        pool = threads.DaemonPool("pool", 1)
+        assert pool.submit(is_in, pool).result(TIMEOUT)
+        pool.shutdown()
+
+
+def test_thread_that_did_not_start_is_waited_for_by_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_more_threads(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threads.DaemonThread, "start", no_more_threads)
+    among: list[threading.Thread] = []
+    with pytest.raises(RuntimeError, match="can't start new"):
+        threads.start_thread("thread", list, among)
+    assert among == []

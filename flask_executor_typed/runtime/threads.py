@@ -85,7 +85,7 @@ class DaemonPool(ThreadPoolExecutor):
                 name = f"{self._name}-{len(self._daemons)}"
                 # Not a method: the threads must end when the last reference to the pool is gone.
                 run = partial(_run_calls, self._calls, self._free)
-                self._daemons.append(start_thread(name, run))
+                start_thread(name, run, self._daemons)
             except RuntimeError:
                 if not self._daemons:
                     future.cancel()  # otherwise the next call's thread would run it, refused or not
@@ -137,8 +137,13 @@ def _run_calls(
 _refusing = False  # set when interpreter exit has stopped waiting for threads
 
 
-def start_thread(name: str, target: Callable[[], object]) -> threading.Thread:
+def start_thread(
+    name: str, target: Callable[[], object], among: list[threading.Thread] | None = None
+) -> threading.Thread:
     """Start a daemon thread that interpreter exit waits for.
+
+    ``among`` gets the thread before it runs: code that asks whether it runs in one of the threads
+    of that list may be the first that the thread calls.
 
     Raises:
         RuntimeError: the exit is past waiting, or the system has no more threads.
@@ -146,7 +151,16 @@ def start_thread(name: str, target: Callable[[], object]) -> threading.Thread:
     if _refusing:
         raise RuntimeError("cannot start a thread: the interpreter is ending")
     thread = DaemonThread(name, target)
-    Context().run(thread.start)  # free-threaded Python gives a thread the context of its starter
+    if among is not None:
+        among.append(thread)
+    try:
+        # Free-threaded Python gives a thread the context of its starter.
+        Context().run(thread.start)
+    except BaseException:
+        if among is not None and thread.ident is None:  # it does not run
+            among.remove(thread)
+            thread.leave_behind()  # a shutdown may be waiting for it
+        raise
     return thread
 
 
