@@ -52,6 +52,7 @@ def browser(**options: Any) -> Generator[BrowserContext]:
 def start(page: Page, server: Server) -> None:
     page.goto(server.url)
     page.get_by_role("button", name="Start").click()
+    page.wait_for_url("**/jobs/*")  # the click alone does not wait for the next page
 
 
 def open_gate(page: Page, server: Server) -> None:
