@@ -77,7 +77,8 @@ class _Follower:
     def __init__(self, request: Any) -> None:
         self.calls: _CallsOfResponse | None = _CallsOfResponse()
         """``None`` once the request is over."""
-        self._responses: weakref.WeakSet[Response] = weakref.WeakSet()
+        # No WeakSet: a class of responses may have __eq__ and no __hash__, as pytest-flask's has.
+        self._responses: list[weakref.ref[Response]] = []
         after_this_request(self._follow)
         # Flask always closes a request when it is done with its contexts. Nothing else detects a
         # request without a response, except a hook in every request.
@@ -87,7 +88,7 @@ class _Follower:
     def _follow(self, response: Response) -> Response:
         # Called once more for the error page, when a later after_request function raises.
         if self.calls is not None:
-            self._responses.add(response)
+            self._responses.append(weakref.ref(response))
             if response.direct_passthrough:
                 # Then Werkzeug passes the file to the server, and never closes the response.
                 body: Any = response.response
@@ -100,7 +101,7 @@ class _Follower:
         closing = _request()
         ours = closing is self._request()  # on Flask 3.2, a job closes its copy, method included
         if ours:
-            if self.calls is not None and not self._responses:
+            if self.calls is not None and all(each() is None for each in self._responses):
                 # An exception has passed through Flask to the server, or an after_request function
                 # has replaced the response. No other event will come.
                 self.calls.submit()

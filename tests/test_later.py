@@ -208,6 +208,22 @@ def test_call_starts_at_the_end_of_the_request_when_another_response_took_the_pl
     answer.close()
 
 
+def test_call_waits_for_a_response_that_has_no_hash(app: Flask, executor: Executor) -> None:
+    class Comparable(Response):  # pytest-flask's responses are like that
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Response) and self.data == other.data
+
+        __hash__ = None  # type: ignore[assignment]  # as Python makes it for such a class
+
+    app.response_class = Comparable
+    futures = add_view(app, executor, lambda: "done")
+    answer = Answer(app, "/")
+    assert answer.status == "200 OK"
+    assert futures[0].status == "pending"
+    answer.close()
+    assert futures[0].result(TIMEOUT) == 1
+
+
 def test_call_of_a_failed_after_request_function_waits_for_its_error_page(
     app: Flask, executor: Executor
 ) -> None:
