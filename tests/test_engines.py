@@ -10,7 +10,7 @@ import gc
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -24,6 +24,7 @@ from flask_executor_typed import (
     JobFailedError,
     JobLostError,
     SignatureError,
+    StoreError,
     UnsupportedError,
     current_job,
     job_lost,
@@ -31,6 +32,7 @@ from flask_executor_typed import (
 from flask_executor_typed.backends import Capabilities
 from flask_executor_typed.engines import Message, run_message
 from flask_executor_typed.signing import JobSigner
+from flask_executor_typed.stores.client import StoreClient
 
 from .conftest import TIMEOUT, until
 from .helpers.services import RedisServer, redis_server
@@ -94,6 +96,7 @@ ran: list[object] = []
 @pytest.fixture(autouse=True)
 def nothing_ran() -> None:
     ran.clear()
+    looks.clear()
 
 
 def work(value: object) -> object:
@@ -108,6 +111,25 @@ def read_g() -> tuple[str, str, int]:
 def fail(text: str) -> None:
     ran.append(current_job.attempt)
     raise ValueError(text)
+
+
+looks: list[Callable[[str], object]] = []
+
+
+def fail_and_look() -> None:
+    (look,) = looks
+    ran.append((current_job.attempt, look(current_job.id)))
+    raise ValueError("no")
+
+
+async def fail_and_look_async() -> None:
+    fail_and_look()
+
+
+def client_of(executor: Executor[Any], app: Flask) -> StoreClient:
+    client = executor.state_of(app).client
+    assert client is not None
+    return client
 
 
 async def work_async(value: object) -> object:
@@ -187,6 +209,54 @@ def test_a_job_is_tried_again_as_often_as_it_may(
     with pytest.raises(ValueError, match="no"):
         future.result(TIMEOUT)
     assert ran == [1, 2, 3]
+
+
+def test_the_record_counts_an_attempt_before_that_begins(
+    app: Flask, executor: Executor[Any], engine: ListEngine
+) -> None:
+    client = client_of(executor, app)
+
+    def look(job_id: str) -> int:
+        return client.store.get([job_id])[job_id].attempts
+
+    looks.append(look)
+    future = executor.using(retries=2).submit(fail_and_look)
+    engine.run()
+    with pytest.raises(ValueError, match="no"):
+        future.result(TIMEOUT)
+    # If the process dies in an attempt, that one is counted: see Store.bury().
+    assert ran == [(1, 1), (2, 2), (3, 3)]
+
+
+@pytest.mark.parametrize("fn", [fail_and_look, fail_and_look_async])
+def test_an_attempt_that_cannot_be_counted_does_not_begin(
+    app: Flask,
+    executor: Executor[Any],
+    engine: ListEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    fn: Callable[[], Any],
+) -> None:
+    monkeypatch.setattr("flask_executor_typed.engines.worker._PATIENCE", 0.0)
+    client = client_of(executor, app)
+    is_away = threading.Event()
+    write = client.store.write
+
+    def write_unless_away(*args: Any, **options: Any) -> list[str]:
+        if is_away.is_set():
+            raise StoreError(client.store.url, "it is away")
+        return write(*args, **options)
+
+    monkeypatch.setattr(client.store, "write", write_unless_away)
+    looks.append(lambda job_id: is_away.set())
+    future = executor.using(retries=2).submit(fn)
+    engine.run()
+    assert ran == [(1, None)]
+    is_away.clear()
+    with pytest.raises(ValueError, match="no"):
+        future.result(TIMEOUT)
+    record = executor.jobs.get(future.id)
+    assert record is not None
+    assert record.attempts == 1
 
 
 def test_a_dead_worker_loses_its_job_or_has_it_published_again(

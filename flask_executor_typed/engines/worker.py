@@ -14,6 +14,7 @@ from flask import Flask
 
 from ..backends.pickling import Settings
 from ..backends.runner import Runner, WorkersCall
+from ..callables import is_async_callable
 from ..errors import DeadlockError, JobFailedError, SignatureError, StoreError
 from ..futures import (
     FutureProxy,
@@ -119,7 +120,21 @@ def _find(app: str, executor: str) -> Serving:
 class _Call(WorkersCall):
     """A call that reports for itself: the submitter's process may be gone."""
 
-    __slots__ = ()
+    __slots__ = ("client",)
+
+    client: StoreClient
+
+    def pause_after(self, error: BaseException) -> float | None:
+        pause = super().pause_after(error)
+        if pause is None:
+            return None
+        # If this process dies in the next attempt, the record must count that one too. A coroutine
+        # does not wait for a store that is away: it would stop the loop of all others.
+        patience = 0.0 if is_async_callable(self.fn) else _PATIENCE
+        if self.client.note_attempt(self.future, patience):
+            return pause
+        self.set_attempt(self.attempt - 1)  # it is not begun, and the job fails
+        return None
 
     def _announce_start(self) -> None:
         super(WorkersCall, self)._announce_start()
@@ -197,6 +212,8 @@ class _Runner(Runner, ClosableThreads):
         call.logs = self._setup.logs_exceptions
         if self._setup.keeps_logs:
             keep_log(future)
+        assert isinstance(call, _Call)
+        call.client = self._setup.client
         call.set_attempt(row.attempts)
         self._setup.client.adopt(future, row)
         if row.cancel:  # while it was on its way

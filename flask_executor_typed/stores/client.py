@@ -380,6 +380,38 @@ class StoreClient(ClosableThreads):
         self._look_is_due = True  # it may have been asked for before we listened
         self._awake()
 
+    def note_attempt(self, future: FutureProxy[Any], seconds: float) -> bool:
+        """Write that a job that this process has taken is about to be tried again.
+
+        Args:
+            future: The job's future, which knows the number of the attempt.
+            seconds: How long to try while the store cannot be used.
+
+        Returns:
+            Whether the record says so. If not, the job must not be tried again.
+        """
+        end = time.monotonic() + seconds
+        while (recording := self._open.get(future)) is not None and not future.done():
+            row = recording.row(future)
+            try:
+                if not self.store.write([row], patient=True):
+                    return True
+                # The thread may have written a later row; or another process has the job now.
+                found = self.store.get([row.id]).get(row.id)
+            except UnstorableError:
+                return False
+            except StoreError:
+                if time.monotonic() > end:
+                    return False
+                time.sleep(_RETRY_LAST / 4)
+            else:
+                return (
+                    found is not None
+                    and (found.owner, found.attempts) == (row.owner, row.attempts)
+                    and not found.done
+                )
+        return False
+
     def wait_until_written(self, future: FutureProxy[Any], seconds: float) -> bool:
         """Wait until the end of a job that this process has taken is written."""
         end, over = time.monotonic() + seconds, threading.Event()
