@@ -33,6 +33,7 @@ from flask_executor_typed.backends import Capabilities
 from flask_executor_typed.engines import Message, run_message
 from flask_executor_typed.signing import JobSigner
 from flask_executor_typed.stores.client import StoreClient
+from flask_executor_typed.stores.records import Row
 
 from .conftest import TIMEOUT, until
 from .helpers.services import RedisServer, redis_server
@@ -191,6 +192,36 @@ def test_a_message_runs_its_job_once(executor: Executor[Any], engine: ListEngine
     engine.run()
     assert future.result(TIMEOUT) == 1
     assert ran == [1]
+
+
+def test_of_threads_that_hear_no_answer_to_their_takes_one_runs_the_job(
+    app: Flask, executor: Executor[Any], engine: ListEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = client_of(executor, app)
+    take = client.store.take
+    rivals = 3
+    asked = threading.Barrier(rivals)
+    heard_nothing = threading.local()
+
+    def take_and_hear_nothing(*args: Any) -> Row | None:
+        row = take(*args)
+        if not hasattr(heard_nothing, "once"):
+            heard_nothing.once = True
+            asked.wait(TIMEOUT)
+            raise StoreError(client.store.url, "the answer is lost")
+        return row
+
+    monkeypatch.setattr(client.store, "take", take_and_hear_nothing)
+    for number in range(4):
+        future = executor.submit(work, number)  # in the process that runs it, too
+        message = engine.messages.pop()
+        threads = [threading.Thread(target=run_message, args=message) for _ in range(rivals)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(TIMEOUT)
+        assert future.result(TIMEOUT) == number
+    assert ran == [0, 1, 2, 3]
 
 
 def test_a_job_that_was_cancelled_does_not_run(executor: Executor[Any], engine: ListEngine) -> None:

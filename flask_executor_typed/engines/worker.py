@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable
 from contextvars import Context, copy_context
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from flask import Flask
 from ..backends.pickling import Settings
 from ..backends.runner import Runner, WorkersCall
 from ..callables import is_async_callable
-from ..errors import DeadlockError, JobFailedError, SignatureError, StoreError
+from ..errors import DeadlockError, JobFailedError, SignatureError
 from ..futures import (
     FutureProxy,
     block_until_done,
@@ -173,7 +172,8 @@ class _Runner(Runner, ClosableThreads):
             raise
         except Exception as raised:  # of another release, say: the record says so
             error = raised
-        row = self._take(job_id, attempt)
+        # The message is acknowledged: nothing else would run the job.
+        row = client.take(job_id, attempt, _PATIENCE)
         if row is None:  # it was begun, cancelled, or withdrawn
             return
         if envelope is not None:
@@ -185,18 +185,6 @@ class _Runner(Runner, ClosableThreads):
         client.wait_until_written(future, _PATIENCE)
         if not future.cancelled() and (failure := future.exception(0)) is not None:
             raise JobFailedError(name, type(failure).__qualname__, _text_of(failure), "")
-
-    def _take(self, job_id: str, attempt: int) -> Row | None:
-        end, repeated = time.monotonic() + _PATIENCE, False
-        while True:
-            try:
-                return self._setup.client.take(job_id, attempt, repeated=repeated)
-            except StoreError:
-                # The message is acknowledged: nothing else would run the job.
-                if time.monotonic() > end:
-                    raise
-                repeated = True
-                time.sleep(0.5)
 
     def _run_job(
         self, envelope: Envelope, row: Row

@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Hashable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from math import inf
+from math import inf, nextafter
 from queue import Empty, SimpleQueue
 from typing import Any, cast
 from weakref import WeakSet, WeakValueDictionary
@@ -167,6 +167,7 @@ class StoreClient(ClosableThreads):
         self._down_since = 0.0  # time.monotonic(); 0.0: the store works
         self._has_warned = False  # of a key that cannot be shared
         self._dropped = 0  # records, while it does not
+        self._last_take = 0.0  # set under _lock
         self._owners: Mapping[str, Owner] = {}  # as they were read last
         # Times of time.monotonic().
         self._flushed = self._polled = self._waited_since = self._progress_written = 0.0
@@ -353,21 +354,44 @@ class StoreClient(ClosableThreads):
             self._again[row.id] = row
             self._awake()
 
-    def take(self, job_id: str, attempt: int, *, repeated: bool = False) -> Row | None:
+    def take(self, job_id: str, attempt: int, seconds: float = 0.0) -> Row | None:
         """Make this process the owner of a job; see :meth:`Store.take`.
 
         Args:
             job_id: The job's id.
             attempt: Which attempt it is, according to its message.
-            repeated: Whether an earlier call raised ``StoreError``: it may have done its work.
+            seconds: How long to try while the store cannot be used.
+
+        Returns:
+            The job's record, to exactly one of the calls for this attempt, in any process.
+
+        Raises:
+            StoreError: it is unknown whether this process is the owner; do not run the job.
         """
-        self._register()
-        row = self.store.take(job_id, attempt, self.owner, time.time())
-        if row is None and repeated and job_id not in self._known:
-            row = self.store.get([job_id], results=True).get(job_id)
-            if row is not None and (row.owner != self.owner.id or row.done):
-                row = None
-        return row
+        end, at, is_repeated = time.monotonic() + seconds, self._time_of_take(), False
+        while True:
+            try:
+                self._register()
+                row = self.store.take(job_id, attempt, self.owner, at)
+                if row is None and is_repeated:  # an answer was lost: perhaps that we have it
+                    row = self.store.get([job_id], results=True).get(job_id)
+                    # Another thread may have taken it for this process, at another time.
+                    ours = (self.owner.id, at, attempt, "running")
+                    if row and (row.owner, row.started, row.attempts, row.status) != ours:
+                        row = None
+            except StoreError:
+                if time.monotonic() > end:
+                    raise
+                is_repeated = True
+                time.sleep(_RETRY_LAST / 4)
+            else:
+                return row
+
+    def _time_of_take(self) -> float:
+        """Return the time now, which no other take of this process has."""
+        with self._lock:
+            self._last_take = max(time.time(), nextafter(self._last_take, inf))
+            return self._last_take
 
     def adopt(self, future: FutureProxy[Any], row: Row) -> None:
         """Record a job that this process has taken, and have it cancelled when that is asked."""
