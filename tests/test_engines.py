@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ from flask_executor_typed.backends import Capabilities
 from flask_executor_typed.engines import Message, run_message
 from flask_executor_typed.signing import JobSigner
 from flask_executor_typed.stores.client import StoreClient
+from flask_executor_typed.stores.protocol import Owner
 from flask_executor_typed.stores.records import Row
 
 from .conftest import TIMEOUT, until
@@ -308,7 +310,7 @@ def test_a_dead_worker_loses_its_job_or_has_it_published_again(
 
     with job_lost.connected_to(hear, app):
         for future in (lost, again):
-            client.lose(future.id, "it was killed")
+            client.lose(future.id, 1, "it was killed", has_ended=False)
         with pytest.raises(JobLostError, match="it was killed"):
             lost.result(TIMEOUT)
     assert heard == [lost.id]
@@ -320,6 +322,47 @@ def test_a_dead_worker_loses_its_job_or_has_it_published_again(
     engine.run()
     assert again.result(TIMEOUT) == 2
     assert ran == [2]
+
+
+def test_a_death_that_is_heard_of_late_ends_no_later_attempt(
+    executor: Executor[Any], engine: ListEngine, app: Flask
+) -> None:
+    future, client = executor.using(retries=2).submit(work, 1), client_of(executor, app)
+    client.take(future.id, 1)
+    client.lose(future.id, 1, "it was killed", has_ended=False)
+    taken = client.take(future.id, 2)  # this process is the healthy one, which has the job now
+    assert taken is not None
+    for has_ended in (True, False):
+        client.lose(future.id, 1, "it was killed", has_ended=has_ended)
+    client.lose(future.id, 2, "it was killed", has_ended=True)  # which had the same message
+    assert client.store.get([future.id])[future.id] == taken
+    client.lose(future.id, 2, "it was killed", has_ended=False)
+    assert client.store.get([future.id])[future.id].attempts == 3
+
+
+def test_a_death_in_a_further_attempt_is_the_loss_of_the_job(
+    executor: Executor[Any], app: Flask
+) -> None:
+    future, client = executor.submit(work, 1), client_of(executor, app)
+    script = (
+        "import sys; from flask_executor_typed.stores.owners import this_process;"
+        "print(this_process(), flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        worker: Owner = eval(process.stdout.readline(), {"Owner": Owner})
+        client.store.register(worker)
+        taken = client.store.take(future.id, 1, worker, 1.0)
+        assert taken is not None
+        assert client.store.write([replace(taken, attempts=2, step=taken.step + 1)]) == []
+        client.lose(future.id, 1, "it was killed", has_ended=True)
+        assert future.status == "running"
+        process.communicate(timeout=TIMEOUT)
+    client.lose(future.id, 1, "it was killed", has_ended=True)
+    with pytest.raises(JobLostError, match="it was killed"):
+        future.result(TIMEOUT)
 
 
 def test_nothing_is_left_of_a_job_that_cannot_be_published(

@@ -109,11 +109,14 @@ def _run(app: str, executor: str, name: str, job_id: str, attempt: int, token: s
     run_message(app, executor, name, job_id, attempt, token)
 
 
-_DEATHS = ("WorkerLostError", "TimeLimitExceeded")
+_DEATHS = {"WorkerLostError": True, "TimeLimitExceeded": False}
+"""Errors of a task whose process dies, and whether it has ended when they are raised."""
 
 
 def _note_death(sender: Any = None, exception: object = None, args: Any = (), **_: object) -> None:
     """Lose a job whose process has died, in the process that has started it."""
-    if getattr(sender, "name", "") == _TASK and type(exception).__name__ in _DEATHS:
-        app, executor, _name, job_id, *_rest = args
-        lose(app, executor, job_id, f"its worker has died: {exception}")
+    has_ended = _DEATHS.get(type(exception).__name__)
+    if getattr(sender, "name", "") == _TASK and has_ended is not None:
+        app, executor, _name, job_id, attempt, _token = args
+        reason = f"its worker has died: {exception}"
+        lose(app, executor, job_id, attempt, reason, has_ended=has_ended)

@@ -100,9 +100,14 @@ def run_message(app: str, executor: str, name: str, job_id: str, attempt: int, t
     _find(app, executor).runner().run(name, job_id, attempt, token)
 
 
-def lose(app: str, executor: str, job_id: str, reason: str) -> None:
-    """Note that the process that was running a job has died. For what watches over workers."""
-    _find(app, executor).setup.client.lose(job_id, reason)
+def lose(
+    app: str, executor: str, job_id: str, attempt: int, reason: str, *, has_ended: bool
+) -> None:
+    """Note that the process that was running a job has died. For what watches over workers.
+
+    On the machine of that process. See :meth:`StoreClient.lose`.
+    """
+    _find(app, executor).setup.client.lose(job_id, attempt, reason, has_ended=has_ended)
 
 
 def _find(app: str, executor: str) -> Serving:

@@ -445,10 +445,27 @@ class StoreClient(ClosableThreads):
             over.wait(0.1)  # the record may also be given up, of which no event tells
         return future not in self._open
 
-    def lose(self, job_id: str, reason: str) -> None:
-        """End a job whose process has died, or have it repeated. Starts no thread."""
+    def lose(self, job_id: str, attempt: int, reason: str, *, has_ended: bool) -> None:
+        """End a job whose process has died, or have it repeated. Starts no thread.
+
+        Nothing happens if another process has the job: the loss was noted before, and the job was
+        published again, or another worker had taken it first.
+
+        Args:
+            job_id: The job's id.
+            attempt: That with which the process has begun.
+            reason: What has happened to it.
+            has_ended: Whether the process has ended already; else it is about to be killed.
+        """
         row = self.store.get([job_id]).get(job_id)
         if row is None or row.owner is None or row.done:
+            return
+        owner = self._owner_of(row)
+        is_known_dead = None if owner is None else is_dead(owner, self.owner)
+        if has_ended and is_known_dead is False:
+            return
+        # A retry in the process that has died counts too. A later attempt of another one doesn't.
+        if not is_known_dead and row.attempts != attempt:
             return
         for again in self.store.lose(job_id, row.owner, reason, time.time()).again:
             if self._publish_again is not None:
