@@ -1096,8 +1096,8 @@ def executors_of(app: Flask) -> list[Executor[Any]]:
 
 
 def open_executors() -> list[tuple[Flask, Executor[Any]]]:
-    """Return the executors that were not shut down, each with each app, but for apps set aside."""
-    apps = {state.app: None for state in states() if not (state.closed or state.is_set_aside)}
+    """Return the executors that were not shut down, each with each app."""
+    apps = {state.app: None for state in states() if not state.closed}
     return [
         (app, executor)
         for app in apps

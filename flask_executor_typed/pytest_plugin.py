@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import traceback
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from typing import Any, Protocol
 from weakref import WeakSet
 
@@ -17,8 +17,8 @@ from flask import Flask
 
 from pytest_flask_executor_typed import is_watched, uses_plugin
 
-from .app_state import AppState, backends_wrapped, settings_forced, states
-from .errors import ExecutorBusyError
+from .app_state import backends_wrapped, settings_forced, states
+from .errors import ConfigError, ExecutorBusyError
 from .executor import Executor, open_executors
 from .testing import ExecutorCalls, Recording
 
@@ -42,7 +42,7 @@ class _Watch:
         self._stack = contextlib.ExitStack()
 
     def begin(self) -> None:
-        self._states = states()
+        self._apps = _apps_in_use()
         if self._settings:
             self._stack.enter_context(_settings(self._settings))
         self._stack.enter_context(backends_wrapped(self.recording.wrap))
@@ -50,10 +50,8 @@ class _Watch:
     def close(self) -> None:
         """Put everything back, and see that the apps of this test are in the way of no other."""
         self._stack.close()
-        lasting = [state for each in _lasting.values() for state in each]
-        for state in states():
-            if state not in self._states and state not in lasting:
-                state.is_set_aside = True
+        lasting = [self._apps, *_lasting.values()]
+        _set_aside(app for app in _apps_in_use() if not any(app in each for each in lasting))
 
     def problems(self) -> list[str]:
         """Wait for the jobs, and return what is wrong with them."""
@@ -110,12 +108,38 @@ class _Watch:
 @contextlib.contextmanager
 def _settings(settings: dict[str, Any]) -> Generator[None, None, None]:
     """Let all executors have these settings, those that serve an app already included."""
-    with settings_forced(settings):
-        for app, executor in open_executors():
+    try:
+        with settings_forced(settings):
+            _read_settings()
+            yield
+    finally:
+        _read_settings()  # also those of apps that came in between
+
+
+def _read_settings() -> None:
+    """Let all executors read their settings again."""
+    for app, executor in open_executors():
+        if not executor.state_of(app).is_set_aside:
             executor.init_app(app)
-        yield
-    for app, executor in open_executors():  # with those of apps that came in between
-        executor.init_app(app)
+            continue
+        # A later test may use this app again, or it is about to go: then no error is of interest.
+        with contextlib.suppress(ConfigError):
+            executor.init_app(app)
+        executor.state_of(app).is_set_aside = True
+
+
+def _apps_in_use() -> WeakSet[Flask]:
+    """Return the apps that executors serve, but for those that are set aside."""
+    in_use = [state for state in states() if not (state.closed or state.is_set_aside)]
+    return WeakSet(app for state in in_use if (app := state.app) is not None)
+
+
+def _set_aside(apps: Iterable[Flask]) -> None:
+    """Let no later test mean one of these apps when it submits outside of an app context."""
+    apps = list(apps)
+    for state in states():
+        if state.app in apps:
+            state.is_set_aside = True
 
 
 _watch = pytest.StashKey["_Watch"]()
@@ -168,23 +192,20 @@ def pytest_fixture_setup(
 ) -> Generator[None, object, object]:
     if fixturedef.scope == "function":
         return (yield)
-    before = states()
+    before = _apps_in_use()
     try:
         return (yield)
     finally:
         # Of a wider scope: they are in use when the test that came first is over.
-        _lasting.setdefault(id(fixturedef), WeakSet()).update(
-            state for state in states() if state not in before
-        )
+        _lasting.setdefault(id(fixturedef), WeakSet()).update(_apps_in_use() - before)
 
 
 def pytest_fixture_post_finalizer(fixturedef: pytest.FixtureDef[Any]) -> None:
-    for state in _lasting.pop(id(fixturedef), ()):
-        state.is_set_aside = True
+    _set_aside(_lasting.pop(id(fixturedef), ()))
 
 
-_lasting: dict[int, WeakSet[AppState]] = {}
-"""What executors keep for apps that fixtures of a wider scope have made, by fixture."""
+_lasting: dict[int, WeakSet[Flask]] = {}
+"""The apps that fixtures of a wider scope have made, by fixture."""
 
 
 def calls_of(item: pytest.Item, *, runs: bool) -> ExecutorCalls:

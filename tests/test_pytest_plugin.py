@@ -293,6 +293,36 @@ def test_wrong(client):
     )
 
 
+@pytest.mark.parametrize(
+    "fixture",
+    [
+        "made = create_app()\n\n@pytest.fixture\ndef lasting():\n    return made",
+        "@pytest.fixture(scope='session')\ndef lasting():\n    return create_app()",
+        "make = functools.cache(create_app)\n\n@pytest.fixture\ndef lasting():\n    return make()",
+    ],
+    ids=["at the top", "for the session", "in the first test"],
+)
+def test_settings_are_those_of_each_test_for_an_app_that_lasts(run: Run, fixture: str) -> None:
+    run(
+        f"""
+import functools
+
+{fixture}
+
+sync = pytest.param(True, marks=pytest.mark.executor(type="sync"))
+
+@pytest.mark.parametrize("here", [sync, False, sync, sync, False, "override", sync, False])
+def test_where_jobs_run(lasting, here, request):
+    if here == "override":
+        request.getfixturevalue("executor_sync")(executor, lasting)
+    with lasting.app_context():
+        thread = executor.submit(threading.get_ident).result(60)
+    assert (thread == threading.get_ident()) == bool(here)
+""",
+        passed=8,
+    )
+
+
 def test_apps_of_failed_tests_are_in_the_way_of_no_other(run: Run) -> None:
     run(
         """
