@@ -62,8 +62,11 @@ class ListEngine:
     def run(self) -> None:
         """Run all messages, in this thread."""
         while self.messages:
-            with contextlib.suppress(JobFailedError):
-                run_message(*self.messages.pop(0))
+            self.run_one()
+
+    def run_one(self) -> None:
+        with contextlib.suppress(JobFailedError):
+            run_message(*self.messages.pop(0))
 
 
 @pytest.fixture(scope="module")
@@ -363,6 +366,27 @@ def test_a_death_in_a_further_attempt_is_the_loss_of_the_job(
     client.lose(future.id, 1, "it was killed", has_ended=True)
     with pytest.raises(JobLostError, match="it was killed"):
         future.result(TIMEOUT)
+
+
+def test_a_worker_does_not_wait_for_a_record_that_another_has_now(
+    executor: Executor[Any],
+    engine: ListEngine,
+    app: Flask,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("flask_executor_typed.engines.worker._PATIENCE", 0.0)
+    client = client_of(executor, app)
+    looks.append(lambda job_id: client.lose(job_id, 1, "taken for dead", has_ended=False))
+    future = executor.using(retries=1).submit(fail_and_look)
+    engine.run_one()
+    until(lambda: "another process took this one for dead" in caplog.text)
+    assert ran == [(1, None)]  # the retry is that process's
+    assert future.cancel()
+    over = threading.Thread(target=executor.shutdown)
+    over.start()
+    over.join(TIMEOUT)
+    assert not over.is_alive()
 
 
 def test_nothing_is_left_of_a_job_that_cannot_be_published(

@@ -932,7 +932,7 @@ class StoreClient(ClosableThreads):
             refused = self._write_one_by_one(rows)
         for (future, recording), row in zip(recorded, rows, strict=True):
             if row.id in refused:
-                self._was_refused(future, row)
+                self._was_refused(future, recording, row)
                 continue
             recording.is_written = True
             with self._lock:
@@ -975,9 +975,14 @@ class StoreClient(ClosableThreads):
                     refused.update(self.store.write([bare], patient=True))
         return refused
 
-    def _was_refused(self, future: FutureProxy[Any], row: Row) -> None:
+    def _was_refused(self, future: FutureProxy[Any], recording: Recording, row: Row) -> None:
         found = self.store.get([row.id]).get(row.id)
-        if found is not None and found.status == "lost" and row.status != "lost":
+        if found is None or (found.owner == row.owner and not found.done):
+            return  # a later row was written by another thread
+        if found.owner == row.owner and (found.status != "lost" or row.status == "lost"):
+            self._is_over(future, row)  # written before, by an answer that was lost
+            return
+        if found.status == "lost" or recording.taken is not None:  # else an engine has the job
             self._log(
                 logging.WARNING,
                 "job %s [%s] is %s here, but was declared lost: another "
@@ -986,10 +991,7 @@ class StoreClient(ClosableThreads):
                 row.id,
                 row.status,
             )
-            self._open.pop(future, None)
-        elif found is not None and found.done:
-            self._is_over(future, row)  # written before, by an answer that was lost
-        # Else a later row was written by another thread.
+        self._open.pop(future, None)
 
     def _is_over(self, future: FutureProxy[Any], row: Row) -> None:
         recording = self._open.pop(future, None)
