@@ -525,15 +525,26 @@ class StoreError(ExecutorError, RuntimeError):
 
 
 class EngineUnreachableError(ExecutorError, ConnectionError):
-    """An engine, or the store of job records that it needs, did not accept a job. It never runs."""
+    """An engine, or the store of job records that it needs, did not accept a job.
 
-    def __init__(self, name: str, engine: str, reason: str) -> None:
-        super().__init__(name, engine, reason)
+    It never runs, unless :attr:`may_run` says so.
+    """
+
+    def __init__(self, name: str, engine: str, reason: str, may_run: bool = False) -> None:
+        super().__init__(name, engine, reason, may_run)
         self.name: str = name
         self.engine: str = engine
         self.reason: str = reason
+        self.may_run: bool = may_run
+        """Whether a worker may have the job all the same: the engine did not say that it had
+        accepted the job, and the store, which would know, could not be reached either."""
 
     def __str__(self) -> str:
+        if self.may_run:
+            return (
+                f"{self.name} may run or not: neither {self.engine} nor the store of job records "
+                f"could be reached: {self.reason}"
+            )
         return f"{self.name} was not submitted: {self.engine} cannot be reached: {self.reason}"
 
 

@@ -34,7 +34,7 @@ from flask_executor_typed.backends import Capabilities
 from flask_executor_typed.engines import Message, run_message
 from flask_executor_typed.signing import JobSigner
 from flask_executor_typed.stores.client import StoreClient
-from flask_executor_typed.stores.protocol import Owner
+from flask_executor_typed.stores.protocol import Owner, Query
 from flask_executor_typed.stores.records import Row
 
 from .conftest import TIMEOUT, until
@@ -404,6 +404,44 @@ def test_nothing_is_left_of_a_job_that_cannot_be_published(
     future = executor.using(key="k").submit(work, 2)
     engine.run()
     assert future.result(TIMEOUT) == 2
+
+
+@pytest.mark.parametrize("is_taken", [False, True])
+def test_a_job_may_run_that_can_be_neither_published_nor_withdrawn(
+    executor: Executor[Any],
+    engine: ListEngine,
+    app: Flask,
+    monkeypatch: pytest.MonkeyPatch,
+    is_taken: bool,
+) -> None:
+    client = client_of(executor, app)
+
+    def be_away(*_: object, **__: object) -> None:
+        raise StoreError(client.store.url, "it is away")
+
+    def publish(message: Message) -> None:  # which arrives, and its answer doesn't
+        if is_taken:
+            assert client.take(message.id, 1) is not None
+        for name in ("withdraw", "get"):
+            away.setattr(client.store, name, be_away)
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr(engine, "publish", publish)
+    with monkeypatch.context() as away, pytest.raises(EngineUnreachableError) as caught:
+        executor.using(key="k").submit(work, 1)
+    assert caught.value.may_run
+    assert str(caught.value) == (
+        "work may run or not: neither ListEngine nor the store of job records could be reached: "
+        "TimeoutError: no answer"
+    )
+    assert executor.stats().pending == 0
+    expected = ["running"] if is_taken else []  # withdrawn as soon as the store can be used
+
+    def has_settled() -> bool:
+        rows = client.store.page(client.settings.space, Query())
+        return [row.status for row in rows] == expected
+
+    until(has_settled)
 
 
 def test_a_job_whose_message_is_signed_otherwise_is_not_run(

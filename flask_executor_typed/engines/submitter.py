@@ -85,12 +85,18 @@ class EngineBackend(BorrowingBackend):
         try:
             publish(engine, self._setup.app_name, row)
         except BaseException as error:
-            # If a worker has taken the job, it was published, whatever the engine says.
-            if client.withdraw(answer):
-                if isinstance(error, ExecutorError) or not isinstance(error, Exception):
-                    raise
-                reason = f"{type(error).__name__}: {error}"
-                raise EngineUnreachableError(future.name, engine.name, reason) from error
+            may_run = False
+            try:
+                # If a worker has taken the job, it was published, whatever the engine says.
+                if not client.withdraw(answer):
+                    return
+            except StoreError:
+                may_run = True
+            answer.is_given_up = True
+            if isinstance(error, ExecutorError) or not isinstance(error, Exception):
+                raise
+            reason = f"{type(error).__name__}: {error}"
+            raise EngineUnreachableError(future.name, engine.name, reason, may_run) from error
 
     def _is_over(self, call: Call[Any], row: Row, future: object) -> None:
         self._setup.client.has_read(row)
@@ -116,6 +122,8 @@ class _Answer(RemoteFuture[Any]):
     """The future of a job's record. What that says is passed on to the call in this process."""
 
     is_answer = True
+    is_given_up = False
+    """Whether the job could not be published. The store, which may be away too, is not asked."""
     _job: Call[Any] | None = None  # while the record is read for the first time
 
     def __init__(self, client: StoreClient, row: Row, call: Call[Any], backend: str) -> None:
@@ -134,6 +142,10 @@ class _Answer(RemoteFuture[Any]):
         if row.status == "pending" and row.attempts > self._attempt:  # the worker has died
             self._attempt = row.attempts
             self._client.again(row)
+
+    def _look(self) -> None:
+        if not self.is_given_up:
+            super()._look()
 
     def _report(self, progress: Progress) -> None:
         super()._report(progress)

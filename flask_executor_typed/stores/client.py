@@ -157,7 +157,7 @@ class StoreClient(ClosableThreads):
         self._watches: tuple[_Watch, ...] = ()  # replaced, under _lock
         # Of an engine: jobs to be published again, and unlisted records to be removed.
         self._again: dict[str, Row] = {}
-        self._read: dict[str, None] = {}
+        self._read: dict[str, None] = {}  # and those of jobs to be withdrawn
         self._heard: set[str] = (
             set()
         )  # jobs that have changed; items are added and removed atomically
@@ -332,11 +332,20 @@ class StoreClient(ClosableThreads):
         return row
 
     def withdraw(self, answer: RemoteFuture[Any]) -> bool:
-        """Forget a job that could not be published; ``False`` if a worker has it all the same."""
-        self._waiting.pop(id_of(answer), None)
-        is_withdrawn = True
-        with contextlib.suppress(StoreError):  # then it stays pending, and no message tells of it
-            is_withdrawn = self.store.withdraw(id_of(answer))
+        """Forget a job that could not be published; ``False`` if a worker has it all the same.
+
+        Raises:
+            StoreError: it is unknown whether a worker has it. If none has taken it once the store
+                can be used, it is withdrawn then.
+        """
+        job_id = id_of(answer)
+        self._waiting.pop(job_id, None)
+        try:
+            is_withdrawn = self.store.withdraw(job_id)
+        except StoreError:
+            self._read[job_id] = None
+            self._awake()
+            raise
         if not is_withdrawn:
             self.wait_for(answer)
         return is_withdrawn
