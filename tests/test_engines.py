@@ -22,6 +22,7 @@ from flask_executor_typed import (
     EngineUnreachableError,
     Executor,
     FutureProxy,
+    JobAbandonedError,
     JobFailedError,
     JobLostError,
     SignatureError,
@@ -514,6 +515,19 @@ def test_shutdown_waits_for_jobs(executor: Executor[Any], engine: ListEngine) ->
     assert not over.is_alive()
     assert future.done()
     assert future.result() == 1
+
+
+@pytest.mark.parametrize("record", [True, False])
+def test_a_shutdown_whose_time_is_up_leaves_jobs_to_the_engine(
+    app: Flask, executor: Executor[Any], engine: ListEngine, record: bool
+) -> None:
+    future = executor.using(record=record).submit(work, 1)
+    executor.shutdown(timeout=0)
+    with pytest.raises(JobAbandonedError):
+        future.result(TIMEOUT)
+    with Executor[Any](app):  # another process, say
+        engine.run()
+    assert ran == [1]
 
 
 @pytest.mark.parametrize(

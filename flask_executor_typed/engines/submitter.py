@@ -80,7 +80,7 @@ class EngineBackend(BorrowingBackend):
             raise EngineUnreachableError(future.name, engine.name, str(error)) from error
         call.interrupter = Unreachable(engine.name)
         answer = _Answer(client, row, call, engine.name)
-        call.watch(partial(self._is_over, call, row))
+        call.watch(partial(self._is_over, call, answer, bool(row.listed)))
         follow(future, answer)
         try:
             publish(engine, self._setup.app_name, row)
@@ -98,8 +98,8 @@ class EngineBackend(BorrowingBackend):
             reason = f"{type(error).__name__}: {error}"
             raise EngineUnreachableError(future.name, engine.name, reason, may_run) from error
 
-    def _is_over(self, call: Call[Any], row: Row, future: object) -> None:
-        self._setup.client.has_read(row)
+    def _is_over(self, call: Call[Any], answer: _Answer, listed: bool, future: object) -> None:
+        self._setup.client.is_over(answer, listed=listed)
         self.release(call)
         call.release()
 
@@ -110,12 +110,19 @@ class EngineBackend(BorrowingBackend):
     def sizes(self) -> tuple[int, int]:
         return 0, 0  # unknown
 
+    def abandon(self, seconds: float) -> None:
+        """Fail the futures. Their jobs go on, also those that wait in the engine."""
+        for call in self._calls():
+            call.abandon(seconds)
+
     def _cancel_pending(self) -> None:
-        with self._changed:
-            calls = self._accepted.copy()
-        for call in calls:
+        for call in self._calls():
             if call.future.status == "pending":
                 call.cancel()
+
+    def _calls(self) -> set[Call[Any]]:
+        with self._changed:
+            return self._accepted.copy()
 
 
 class _Answer(RemoteFuture[Any]):

@@ -350,11 +350,12 @@ class StoreClient(ClosableThreads):
             self.wait_for(answer)
         return is_withdrawn
 
-    def has_read(self, row: Row) -> None:
-        """Have an unlisted record removed: nothing asks for it any more."""
-        self._waiting.pop(row.id, None)
-        if not row.listed:
-            self._read[row.id] = None
+    def is_over(self, answer: RemoteFuture[Any], *, listed: bool) -> None:
+        """Stop watching a record. An unlisted one that was read to its end is removed."""
+        job_id = id_of(answer)
+        self._waiting.pop(job_id, None)
+        if answer.has_ended and not listed:
+            self._read[job_id] = None
             self._awake()
 
     def again(self, row: Row) -> None:

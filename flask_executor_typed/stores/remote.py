@@ -73,6 +73,11 @@ class RemoteFuture(FutureProxy[R]):
             else:
                 self._succeed(result)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the end of the job was read. Asks no store."""
+        return bool(self._outcomes)
+
     def give_up(self, error: BaseException) -> None:
         """Fail the future, whose record is not looked at any more."""
         self._fail(error)
