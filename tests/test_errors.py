@@ -18,6 +18,7 @@ from flask_executor_typed.errors import (
     ConfigError,
     DeadlockError,
     DuplicateKeyError,
+    EngineUnreachableError,
     ExecutorBusyError,
     ExecutorClosedError,
     ExecutorError,
@@ -265,6 +266,19 @@ ERRORS: list[tuple[ExecutorError, type[Exception], str]] = [
         ),
     ),
     (
+        EngineUnreachableError("f", "CeleryEngine", "no broker"),
+        ConnectionError,
+        "f was not submitted: CeleryEngine cannot be reached: no broker",
+    ),
+    (
+        EngineUnreachableError("f", "CeleryEngine", "no broker", True),
+        ConnectionError,
+        (
+            "f may run or not: neither CeleryEngine nor the store of job records could be "
+            "reached: no broker"
+        ),
+    ),
+    (
         SignatureError("result", "kE4mVfXk0m2N1nq9Yb3x5A"),
         ValueError,
         (
@@ -380,6 +394,9 @@ def test_facts_are_attributes() -> None:
     assert (store.store, store.reason) == ("sqlite:///jobs.db", "why")
     not_shared = ResultNotSharedError("f", "local", "app.Report")
     assert (not_shared.name, not_shared.state, not_shared.type) == ("f", "local", "app.Report")
+    unreachable = EngineUnreachableError("f", "CeleryEngine", "no broker", True)
+    assert (unreachable.name, unreachable.engine) == ("f", "CeleryEngine")
+    assert (unreachable.reason, unreachable.may_run) == ("no broker", True)
     unsigned = SignatureError("result", "id")
     assert (unsigned.kind, unsigned.job_id) == ("result", "id")
     unregistered = NotRegisteredError("jobs", "shop")

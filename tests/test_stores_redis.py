@@ -216,7 +216,8 @@ def test_finished_records_expire_if_no_process_purges_and_others_never(
     lives = {job: client.ttl(f"{{fet1}}:job:{job}") for job in ("done", "open", "lost", "part")}
     assert 100 < lives["done"] <= 200
     assert 100 < lives["lost"] <= 200
-    assert lives["open"] == lives["part"] == -1
+    assert 100 < lives["part"] <= 200  # its reader, which withdraws it, may have ended
+    assert lives["open"] == -1
     client.delete("{fet1}:job:done")  # as if its time were up
     assert [row.id for row in store.page(SPACE, Query())] == ["lost", "open"]
     assert store.counts(SPACE, None) == {"lost": 1, "pending": 1}
