@@ -328,6 +328,29 @@ def test_a_dead_worker_loses_its_job_or_has_it_published_again(
     assert ran == [2]
 
 
+def test_a_loss_that_another_executor_has_found_is_published_by_a_process_that_looks(
+    redis: RedisServer, executor: Executor[Any], engine: ListEngine, app: Flask
+) -> None:
+    future, client = executor.using(retries=1).submit(work, 1), client_of(executor, app)
+    job_id, late = future.id, engine.messages.pop()
+    executor.shutdown(timeout=0)  # as if the process that has submitted it had ended
+    worker = Owner(id="worker", host="elsewhere", pid=1, born="")
+    assert client.store.take(job_id, late.attempt, worker, 1.0) is not None
+    client.store.bury(worker.id, "it was killed", 2.0)
+    assert engine.messages == []
+    with Executor[Any](app) as another:
+        for _ in range(3):
+            record = another.jobs.get(job_id)
+            assert record is not None
+            assert record.status == "pending"
+        until(lambda: engine.messages)
+        assert [message.attempt for message in engine.messages] == [2]
+        engine.run()
+        record = another.jobs.get(job_id)
+    assert record is not None
+    assert (record.status, ran) == ("succeeded", [1])
+
+
 def test_a_death_that_is_heard_of_late_ends_no_later_attempt(
     executor: Executor[Any], engine: ListEngine, app: Flask
 ) -> None:

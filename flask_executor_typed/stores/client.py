@@ -60,6 +60,7 @@ _BATCH = 200  # rows in one transaction
 _PURGE_EVERY = 60.0
 _RETRY_FIRST, _RETRY_LAST = 0.1, 2.0  # seconds, while the store cannot be used
 _MAX_BACKLOG = 10_000  # finished records that wait for a store that cannot be used
+_MAX_MOVED_ON = 1000  # jobs; of older ones, a process that looks may publish a message too many
 _POLLS = ((1.0, 0.005), (10.0, 0.02), (60.0, 0.1), (inf, 0.25))
 """How often a store that does not tell of changes is asked, by the seconds since the first wait."""
 _POLL_FOR_CANCEL = 0.1  # while jobs run here
@@ -157,6 +158,8 @@ class StoreClient(ClosableThreads):
         self._watches: tuple[_Watch, ...] = ()  # replaced, under _lock
         # Of an engine: jobs to be published again, and unlisted records to be removed.
         self._again: dict[str, Row] = {}
+        self._moved_on: OrderedDict[str, int] = OrderedDict()
+        """Attempts that were published again, by id, oldest first. Guarded by _lock."""
         self._read: dict[str, None] = {}  # and those of jobs to be withdrawn
         self._heard: set[str] = (
             set()
@@ -359,10 +362,18 @@ class StoreClient(ClosableThreads):
             self._awake()
 
     def again(self, row: Row) -> None:
-        """Have a job published again, whose process has died."""
-        if self._publish_again is not None:
-            self._again[row.id] = row
-            self._awake()
+        """Have a job published again, whose process has died; once for each attempt."""
+        if self._publish_again is None or row.executor != self.settings.executor:
+            return
+        with self._lock:
+            if self._moved_on.get(row.id) == row.attempts:
+                return
+            self._moved_on[row.id] = row.attempts
+            self._moved_on.move_to_end(row.id)
+            if len(self._moved_on) > _MAX_MOVED_ON:
+                self._moved_on.popitem(last=False)
+        self._again[row.id] = row
+        self._awake()
 
     def take(self, job_id: str, attempt: int, seconds: float = 0.0) -> Row | None:
         """Make this process the owner of a job; see :meth:`Store.take`.
@@ -679,8 +690,14 @@ class StoreClient(ClosableThreads):
         self._catch_up(job_id)
         with self._asking():
             row = self.store.get([job_id], results=with_result).get(job_id)
-            is_ours = row is not None and row.space == self.settings.space
-            return self._with_owner_alive(row) if row is not None and is_ours else None
+            if row is None or row.space != self.settings.space:
+                return None
+            row = self._with_owner_alive(row)
+        if row is not None and row.owner is None and row.status == "pending" and row.attempts > 1:
+            # Perhaps the process that has found the loss could not publish it, and that which has
+            # submitted it is gone.
+            self.again(row)
+        return row
 
     def outcome_of(self, row: Row) -> tuple[Any, BaseException | None]:
         if row.status == "lost":
