@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any
+from urllib.parse import quote
 
 from flask import Response, current_app, jsonify, request
 from markupsafe import Markup
@@ -49,10 +51,22 @@ def _response_with(job: JobRecord, value: Any) -> Response:
         return current_app.response_class(value, mimetype="text/html")
     if isinstance(value, bytes):
         response: Response = current_app.response_class(value, mimetype="application/octet-stream")
-        options = {"filename": f"{name_of(job)}.bin"}
-        response.headers["Content-Disposition"] = dump_options_header("attachment", options)
+        response.headers["Content-Disposition"] = _attachment(f"{name_of(job)}.bin")
         return response
     return jsonify(value)
+
+
+def _attachment(name: str) -> str:
+    """Return a ``Content-Disposition`` with a file's name, as ``send_file`` writes it.
+
+    A job's name may be any text, so what cannot be in a header or a file's name is replaced.
+    """
+    name = "".join(each if each.isprintable() and each not in r"\/" else "_" for each in name)
+    simple = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    names = {"filename": simple}
+    if simple != name:
+        names["filename*"] = f"UTF-8''{quote(name, safe='')}"  # RFC 5987
+    return dump_options_header("attachment", names)
 
 
 def _keep_from_shared_caches(response: Response) -> None:

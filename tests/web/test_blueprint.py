@@ -155,6 +155,26 @@ def test_values_are_json_bytes_or_markup(
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "disposition"),
+    [
+        ("report", "filename=report.bin"),
+        ("Büro 1", "filename=\"Buro 1.bin\"; filename*=UTF-8''B%C3%BCro%201.bin"),
+        ("報告", "filename=.bin; filename*=UTF-8''%E5%A0%B1%E5%91%8A.bin"),
+        ("a\r\nX-Evil: 1", "filename=\"a__X-Evil: 1.bin\""),
+        ("../a", "filename=.._a.bin"),
+    ],
+)
+def test_bytes_are_a_file_whatever_the_job_is_called(
+    shop: Shop, name: str, disposition: str
+) -> None:
+    with shop.app.test_request_context():
+        future = shop.executor.using(name=name).submit(lambda: b"x")
+        answer = shop.jobs.accepted(future, wait=TIMEOUT)
+    assert answer.get_data() == b"x"
+    assert answer.headers["Content-Disposition"] == f"attachment; {disposition}"
+
+
 def test_a_value_that_json_cannot_hold_is_an_error_that_is_logged(
     shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
