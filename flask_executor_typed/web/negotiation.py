@@ -11,11 +11,17 @@ __all__ = ("Wanted", "vary", "wanted_by")
 Wanted = Literal["json", "html", "fragment"]
 """``"fragment"``: a part of a page, for htmx."""
 
+_FOR_WHOLE_PAGES = ("HX-Boosted", "HX-History-Restore-Request")
+
 
 def wanted_by(request: Request) -> Wanted:
-    """Return what to answer: JSON, unless HTML is preferred to it."""
-    if request.headers.get("HX-Request") == "true" and "HX-Boosted" not in request.headers:
-        return "fragment"
+    """Return what to answer: JSON, unless HTML is preferred to it.
+
+    htmx accepts anything. It wants a fragment, unless it opens a page in place of the browser.
+    """
+    if request.headers.get("HX-Request") == "true":
+        is_for_page = any(request.headers.get(name) == "true" for name in _FOR_WHOLE_PAGES)
+        return "html" if is_for_page else "fragment"
     accepted = request.accept_mimetypes
     html = accepted.quality("text/html")
     json = max(accepted.quality("application/json"), accepted.quality("application/problem+json"))

@@ -161,7 +161,7 @@ def test_values_are_json_bytes_or_markup(
         ("report", "filename=report.bin"),
         ("Büro 1", "filename=\"Buro 1.bin\"; filename*=UTF-8''B%C3%BCro%201.bin"),
         ("報告", "filename=.bin; filename*=UTF-8''%E5%A0%B1%E5%91%8A.bin"),
-        ("a\r\nX-Evil: 1", "filename=\"a__X-Evil: 1.bin\""),
+        ("a\r\nX-Evil: 1", 'filename="a__X-Evil: 1.bin"'),
         ("../a", "filename=.._a.bin"),
     ],
 )
@@ -463,8 +463,23 @@ def test_htmx_gets_a_fragment_that_stops_polling_when_the_job_is_done(shop: Shop
     shop.finish(address)
     fragment = shop.client.get(f"{address}/fragment").get_data(as_text=True)
     assert "hx-trigger" not in fragment
-    boosted = {"HX-Request": "true", "HX-Boosted": "true", "Accept": "text/html"}
-    assert b"<html" in shop.client.get(address, headers=boosted).get_data()
+
+
+@pytest.mark.parametrize("header", ["HX-Boosted", "HX-History-Restore-Request"])
+def test_htmx_gets_pages_where_it_opens_them_in_place_of_the_browser(
+    shop: Shop, header: str
+) -> None:
+    @shop.app.post("/reports")
+    def reports() -> Response:
+        return shop.jobs.accepted(shop.executor.submit(shop.work))
+
+    headers = {**HTMX, header: "true", "Accept": "*/*"}
+    answer = shop.client.post("/reports", headers=headers)
+    assert answer.status_code == 303
+    for url in (answer.headers["Location"], "/jobs/"):
+        page = shop.client.get(url, headers=headers)
+        assert page.get_data(as_text=True).startswith("<!doctype html>")
+    assert shop.client.get("/jobs/none", headers=headers).mimetype == "text/html"
 
 
 def test_the_list_has_ones_own_jobs_and_for_operators_all(shop: Shop) -> None:
