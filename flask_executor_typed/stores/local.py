@@ -27,7 +27,7 @@ from ..futures import (
     record_late,
     recorder_of,
 )
-from .encoding import failure_of
+from .encoding import clean_text, failure_of
 from .protocol import Query
 from .records import CancelAnswer, JobRecord, JobStatus, error_of
 
@@ -224,12 +224,15 @@ def _record_of(future: FutureProxy[Any]) -> JobRecord:
     elif status in {"failed", "lost"} and (raised := future.exception(0)) is not None:
         failure = failure_of(raised)
         error = error_of(failure.type, failure.message, failure.traceback, failure.problem)
+    progress, log = future.progress, log_of(future)
+    if progress is not None:
+        progress = progress._replace(message=clean_text(progress.message))
     return JobRecord(
         id=id_of(future),
-        name=future.name,
+        name=clean_text(str(future.name)),
         key=future.key,
         status=status,
-        progress=future.progress,
+        progress=progress,
         attempts=facts.attempts,
         submitted_at=future.submitted_at,
         started_at=future.started_at,
@@ -243,5 +246,5 @@ def _record_of(future: FutureProxy[Any]) -> JobRecord:
         cancel_requested=facts.cancel_requested,
         kind=note.kind,
         version=version,
-        log_tail=log_of(future),
+        log_tail=None if log is None else clean_text(log),
     )

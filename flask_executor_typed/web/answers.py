@@ -19,6 +19,7 @@ from werkzeug.exceptions import (
 )
 
 from ..stores import JobRecord
+from ..stores.encoding import clean_text
 from .access import Access
 from .negotiation import vary, wanted_by
 from .pages import ShownJob
@@ -145,7 +146,7 @@ class Answers:
         text = render_template(
             f"executor/{template}.html", texts=TEXTS, words=WORDS, asset=self._asset, **context
         )
-        response: Response = current_app.response_class(text, status)
+        response: Response = current_app.response_class(clean_text(text), status)
         response.headers["Content-Security-Policy"] = _CSP
         response.headers["Referrer-Policy"] = "same-origin"  # with less, our forms have no Origin
         return response

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from werkzeug.http import dump_options_header
 
 from ..stores import JobRecord
+from ..stores.encoding import clean_text
 from ..stores.responses import RecordedResponse
 from .schema import name_of
 
@@ -48,7 +49,7 @@ def _response_with(job: JobRecord, value: Any) -> Response:
             body.close()
         return current_app.response_class(data, value.status, value.headers)
     if isinstance(value, Markup):
-        return current_app.response_class(value, mimetype="text/html")
+        return current_app.response_class(clean_text(value), mimetype="text/html")
     if isinstance(value, bytes):
         response: Response = current_app.response_class(value, mimetype="application/octet-stream")
         response.headers["Content-Disposition"] = _attachment(f"{name_of(job)}.bin")

@@ -163,6 +163,7 @@ def test_values_are_json_bytes_or_markup(
         ("報告", "filename=.bin; filename*=UTF-8''%E5%A0%B1%E5%91%8A.bin"),
         ("a\r\nX-Evil: 1", 'filename="a__X-Evil: 1.bin"'),
         ("../a", "filename=.._a.bin"),
+        ("caf\udce9", "filename=caf.bin; filename*=UTF-8''caf%EF%BF%BD.bin"),
     ],
 )
 def test_bytes_are_a_file_whatever_the_job_is_called(
@@ -421,6 +422,35 @@ def test_script_in_names_messages_and_errors_is_escaped(shop: Shop) -> None:
             assert script not in page.get_data(as_text=True)
             assert "default-src 'none'" in page.headers["Content-Security-Policy"]
         shop.finish(address)
+
+
+def test_half_a_surrogate_pair_is_shown_as_a_replacement_character(shop: Shop) -> None:
+    for_operators = JobsBlueprint(shop.executor, operator=lambda: True, name="all")
+    shop.app.register_blueprint(for_operators, url_prefix="/all")
+    file = "caf\udce9.csv"  # as os.listdir() returns a name that is not UTF-8
+
+    def work() -> Markup:
+        shop.app.logger.warning("logged %s", file)
+        current_job.progress(1, 2, f"Reading {file}")
+        assert shop.go.wait(TIMEOUT)
+        return Markup(f"<b>{file}</b>")
+
+    with shop.app.test_request_context():
+        future = shop.executor.using(name=file, labels={"file": file}).submit(work)
+        address = shop.jobs.accepted(future).headers["Location"]
+    until(lambda: future.progress)
+    document = json_of(shop.client.get(address))
+    assert (document["name"], document["progress"]["message"]) == (
+        "caf\ufffd.csv",
+        "Reading caf\ufffd.csv",
+    )
+    for _ in range(2):
+        for url in (address, f"{address}?user=root", f"{address}/fragment", "/jobs/", "/all/"):
+            page = shop.client.get(url, headers=HTML)
+            assert "caf\ufffd.csv" in page.get_data(as_text=True)
+        shop.finish(address)
+    result = shop.client.get(f"{address}/result")
+    assert result.get_data(as_text=True) == "<b>caf\ufffd.csv</b>"
 
 
 def test_addresses_have_no_host_and_no_other_page_is_followed(shop: Shop) -> None:
