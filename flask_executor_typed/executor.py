@@ -97,7 +97,7 @@ from .helpers import InstanceProxy, get_current_app_context, push_app_context, s
 from .jobs import ExecutorJob, JobDecorator, no_attribute
 from .loops import LoopResource
 from .map import MapOptions, Results
-from .options import NO_OPTIONS, carriers_given, carry_predicate, check_seconds
+from .options import NO_OPTIONS, carriers_given, carry_predicate, check_seconds, user_of
 from .runtime.exit import drain
 from .runtime.frames import line_of_caller
 from .runtime.logs import log_exception
@@ -608,12 +608,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             return
         user = options.user
         if user is None and self.user is not None and has_request_context():
-            given: object = self.user()
-            if given is not None and type(given) is not str:
-                raise TypeError(
-                    f"the executor's user function returned {given!r}: expected text, or None"
-                )
-            user = given
+            user = user_of(self.user)
         client = state.client
         if client is None:
             if user is not None or options.labels:

@@ -13,7 +13,14 @@ from .config import CARRIERS_EXPECTED, find_carriers
 from .context import CarryG
 from .futures import OnDuplicate, plain_key
 
-__all__ = ("NO_OPTIONS", "carriers_given", "carry_predicate", "check_count", "check_seconds")
+__all__ = (
+    "NO_OPTIONS",
+    "carriers_given",
+    "carry_predicate",
+    "check_count",
+    "check_seconds",
+    "user_of",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +99,18 @@ def carriers_given(given: Iterable[Carrier[Any] | str]) -> tuple[Carrier[Any], .
     if problem:
         raise ValueError(f"carriers={given!r}: expected {CARRIERS_EXPECTED}; {problem}")
     return found
+
+
+def user_of(ask: Callable[[], object]) -> str | None:
+    """Return the user of this request, whom an executor's ``user`` function knows.
+
+    Raises:
+        TypeError: it returned neither text nor ``None``.
+    """
+    user = ask()
+    if user is None or type(user) is str:
+        return user
+    raise TypeError(f"the executor's user function returned {user!r}: expected text, or None")
 
 
 def check_count(name: str, value: object) -> None:

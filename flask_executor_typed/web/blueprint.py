@@ -15,6 +15,7 @@ from ..callables import is_async_callable, name_of
 from ..errors import JobAbandonedError, StoreError, UnpicklableError, UnsupportedError
 from ..executor import Executor
 from ..futures import FutureProxy
+from ..options import user_of
 from ..stores import JobRecord, records_of
 from ..stores.responses import RecordedResponse
 from .access import Access
@@ -103,7 +104,7 @@ class JobsBlueprint(Blueprint):
             access,
             self._answers,
             Events(self._answers, streams=streams, stream_time=stream_time, heartbeat=heartbeat),
-            user=executor.user if authorize is None else None,
+            user=self._user if authorize is None else None,
             is_mine=self.is_mine,
             long_polls=long_polls,
             max_wait=max_wait,
@@ -125,7 +126,7 @@ class JobsBlueprint(Blueprint):
         return user is not None and user == job.user
 
     def _user(self) -> str | None:
-        return None if self._executor.user is None else self._executor.user()
+        return None if self._executor.user is None else user_of(self._executor.user)
 
     # -- for views -------------------------------------------------------------------------------
 
@@ -185,6 +186,8 @@ class JobsBlueprint(Blueprint):
         Raises:
             NotRegisteredError: by the view: the app does not have this blueprint.
             UnsupportedError: by the view: the executor runs jobs in other processes.
+            TypeError: by the view, when it is late: the executor's ``user`` function returned
+                neither text nor ``None``.
         """
         longest = self._max_wait if max_wait is None else max_wait
 
@@ -241,9 +244,11 @@ class JobsBlueprint(Blueprint):
     def _late(self, future: FutureProxy[Any], preferences: Preferences, longest: float) -> Response:
         try:
             job = self._recorded(future, "view")
-        except StoreError as error:
+        except Exception as error:
             future.cancel()  # whose answer could not be asked for
-            raise self._routes.unavailable(error) from error
+            if isinstance(error, StoreError):
+                raise self._routes.unavailable(error) from error
+            raise
         return self._answers.pending(job, preferences, longest)
 
     def _recorded(self, future: FutureProxy[Any], kind: str) -> JobRecord:

@@ -773,6 +773,26 @@ def test_a_store_that_is_down_is_a_503_and_a_late_view_is_cancelled(
         shop.go.set()
 
 
+def test_a_user_that_is_no_text_is_an_error_of_the_late_view_which_is_cancelled() -> None:
+    app = Flask("numbers")
+    app.testing = True
+    ended: list[str] = []
+    with Executor(app, user=lambda: 7) as executor:  # type: ignore[arg-type, return-value]
+        jobs = JobsBlueprint(executor)
+        app.register_blueprint(jobs)
+
+        @app.get("/view")
+        @jobs.respond_async(wait=0)
+        async def view() -> str:
+            await asyncio.sleep(TIMEOUT)
+            ended.append("by itself")
+            return ""
+
+        with pytest.raises(TypeError, match="user function returned 7: expected text, or None"):
+            app.test_client().get("/view")
+    assert ended == []
+
+
 def test_a_late_view_may_not_be_larger_than_results(caplog: pytest.LogCaptureFixture) -> None:
     shop = Shop()
     shop.app.config["EXECUTOR_STORE_MAX_RESULT_BYTES"] = 1000
