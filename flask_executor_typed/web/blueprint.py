@@ -96,6 +96,9 @@ class JobsBlueprint(Blueprint):
             )
         self._executor = executor
         self._max_wait = max_wait
+        self._shows_users_their_own = authorize is None
+        self._lose_answers: set[str | None] = set()
+        """Endpoints that have warned of it. Items are added atomically."""
         self._urls = Urls(name)
         access = Access(self.is_mine if authorize is None else authorize, operator)
         self._answers = Answers(self._urls, access, retry_after=retry_after, streams=streams)
@@ -161,7 +164,7 @@ class JobsBlueprint(Blueprint):
                 error,
             )
             raise self._routes.unavailable(error) from error
-        return self._answers.pending(job, preferences, self._max_wait)
+        return self._pending(job, preferences, self._max_wait)
 
     def respond_async(
         self,
@@ -249,6 +252,18 @@ class JobsBlueprint(Blueprint):
             if isinstance(error, StoreError):
                 raise self._routes.unavailable(error) from error
             raise
+        return self._pending(job, preferences, longest)
+
+    def _pending(self, job: JobRecord, preferences: Preferences, longest: float) -> Response:
+        endpoint = request.endpoint
+        # Of two requests at once, both may warn.
+        if self._shows_users_their_own and job.user is None and endpoint not in self._lose_answers:
+            self._lose_answers.add(endpoint)
+            current_app.logger.warning(
+                "%s answers 202, but its client cannot ask for the job: the executor's user "
+                "function has returned None, and a job without a user is no one's",
+                endpoint,
+            )
         return self._answers.pending(job, preferences, longest)
 
     def _recorded(self, future: FutureProxy[Any], kind: str) -> JobRecord:

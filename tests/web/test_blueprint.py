@@ -382,15 +382,32 @@ def test_only_true_itself_allows(answer: object) -> None:
         shop.go.set()
 
 
-def test_a_job_without_a_user_is_nobodys() -> None:
+def test_a_job_without_a_user_is_nobodys_and_its_view_warns_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     app = Flask("anonymous")
+    go = threading.Event()
     with Executor(app, user=lambda: None) as executor:
         jobs = JobsBlueprint(executor)
         app.register_blueprint(jobs)
-        with app.test_request_context():
-            go = threading.Event()
-            address = jobs.accepted(executor.submit(go.wait, TIMEOUT)).headers["Location"]
-        assert app.test_client().get(address).status_code == 404
+
+        @app.get("/accepted")
+        def accepted() -> Response:
+            return jobs.accepted(executor.submit(go.wait, TIMEOUT))
+
+        @app.get("/late")
+        @jobs.respond_async(wait=0)
+        def late() -> str:
+            assert go.wait(TIMEOUT)
+            return ""
+
+        client = app.test_client()
+        for view in ("accepted", "late"):
+            addresses = [client.get(f"/{view}").headers["Location"] for _ in range(2)]
+            assert [client.get(address).status_code for address in addresses] == [404, 404]
+            (message,) = caplog.messages
+            assert message.startswith(f"{view} answers 202, but its client cannot ask for the job")
+            caplog.clear()
         go.set()
 
 
