@@ -187,11 +187,17 @@ class JobsBlueprint(Blueprint):
                 sent to the user of the job only.
 
         Raises:
+            TypeError: it is written without parentheses.
             NotRegisteredError: by the view: the app does not have this blueprint.
             UnsupportedError: by the view: the executor runs jobs in other processes.
             TypeError: by the view, when it is late: the executor's ``user`` function returned
                 neither text nor ``None``.
         """
+        if callable(wait):
+            raise TypeError(
+                f"@respond_async was given {wait!r} as wait: write @jobs.respond_async(), with "
+                "parentheses"
+            )
         longest = self._max_wait if max_wait is None else max_wait
 
         def decorate(view: View[P]) -> Callable[P, Response]:

@@ -738,6 +738,13 @@ def test_a_view_without_the_blueprint_is_refused_before_it_runs() -> None:
     assert ran == []
 
 
+def test_a_decorator_without_parentheses_is_refused() -> None:
+    shop = Shop()
+    decorate: Any = shop.jobs.respond_async
+    with shop.executor, pytest.raises(TypeError, match=r"write @jobs.respond_async\(\), with"):
+        decorate(lambda: "")
+
+
 def test_a_view_cannot_run_in_another_process() -> None:
     app = Flask("processes")
     app.config["EXECUTOR_TYPE"] = "process"
