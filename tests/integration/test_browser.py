@@ -108,6 +108,17 @@ def test_a_phone_needs_no_sideways_scrolling(server: Server) -> None:
         open_gate(page, server)
 
 
+def test_nothing_moves_for_readers_who_want_less_motion(server: Server) -> None:
+    with browser(reduced_motion="reduce") as context:
+        page = context.new_page()
+        start(page, server)
+        expect(page.locator(".ex-running")).to_be_visible()
+        for element, part in ((".ex-state", "::before"), (".ex-bar", "")):
+            style = f"getComputedStyle(document.querySelector('{element}'), '{part}')"
+            assert page.evaluate(f"{style}.animationName") == "none"
+        open_gate(page, server)
+
+
 def test_four_processes_show_one_job(
     serve: ServerFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +164,10 @@ def test_axe_finds_nothing_that_keeps_people_out(server: Server, scheme: Any) ->
     script = axe_core_path().read_text("utf-8")
     with browser(color_scheme=scheme, bypass_csp=True) as context:
         page = context.new_page()
+        page.request.post(f"{server.url}/attack")  # a failure, and a time, for operators
+        ended = page.request.post(f"{server.url}/start/b").headers["location"]
+        page.request.post(f"{server.url}/open/b")
+        page.request.get(f"{server.url}{ended}", headers={"Prefer": "wait=10"})
         start(page, server)
         for url in (page.url, f"{server.url}/jobs/", f"{server.url}/jobs/?root"):
             page.goto(url)
