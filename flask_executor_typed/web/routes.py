@@ -107,8 +107,7 @@ class Routes:
         """Answer with the state of a job, as JSON or as a page."""
         if request.method == "DELETE":
             return self.cancel(job_id)
-        preferences = _preferences()
-        job = self._when_done(self._find(job_id), preferences)
+        job, preferences = self._when_done(self._find(job_id))
         wanted = wanted_by(request)
         follows = request.args.get("follow") == "1"
         if follows and "result" in self._answers.links(job):
@@ -132,8 +131,7 @@ class Routes:
 
     def result(self, job_id: str) -> Response:
         """Answer with what the job has returned, or what its view has answered."""
-        preferences = _preferences()
-        job = self._when_done(self._find(job_id), preferences)
+        job, preferences = self._when_done(self._find(job_id))
         if not job.done:
             return self._answers.pending(job, preferences, self._max_wait)
         return prefer(self.outcome_of(job), preferences, self._max_wait)
@@ -207,16 +205,22 @@ class Routes:
             raise self._answers.missing()
         return job
 
-    def _when_done(self, job: JobRecord, preferences: Preferences) -> JobRecord:
-        """Wait for a job as long as the client asks for, and return what it is then."""
+    def _when_done(self, job: JobRecord) -> tuple[JobRecord, Preferences]:
+        """Wait for a job as long as the client prefers, and return what it is then.
+
+        Also returns the preferences, without those that could not be followed.
+        """
+        preferences = Preferences.parse(request.headers.get("Prefer", ""))
         seconds = min(preferences.wait or 0, self._max_wait)
         if job.done or not seconds:
-            return job
+            return job, preferences
         with self._long_poll() as may_wait:
-            future = self._jobs.future(job.id) if may_wait else None
+            if not may_wait:
+                return job, replace(preferences, wait=None)
+            future = self._jobs.future(job.id)
             if future is not None:
                 wait([future], seconds)
-        return self._records.get(job.id, with_result=False) or job
+        return self._records.get(job.id, with_result=False) or job, preferences
 
     @contextmanager
     def _long_poll(self) -> Generator[bool]:
@@ -334,10 +338,6 @@ class Routes:
             "window": len(jobs),
             "list_url": partial(self._list_url, no_query),
         }
-
-
-def _preferences() -> Preferences:
-    return Preferences.parse(request.headers.get("Prefer", ""))
 
 
 def _kind(name: str) -> str:

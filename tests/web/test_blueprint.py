@@ -676,6 +676,18 @@ def test_prefer_decides_when_a_view_is_late(shop: Shop) -> None:
     assert (now.get_data(), now.headers["Preference-Applied"]) == (b"done", "wait=10")
 
 
+def test_a_long_poll_that_cannot_wait_does_not_say_that_it_has() -> None:
+    shop = Shop(long_polls=0)
+    shop.app.register_blueprint(shop.jobs)
+    with shop.executor:
+        address, answers = shop.start(), list[TestResponse]()
+        for url in (address, f"{address}/result"):
+            answers.append(shop.client.get(url, headers={"Prefer": "respond-async, wait=1"}))
+        shop.go.set()
+    for answer in answers:
+        assert answer.headers["Preference-Applied"] == "respond-async"
+
+
 def test_an_exception_in_time_is_the_requests_and_logged_once(
     shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
