@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from typing import Any
 from urllib.parse import quote
@@ -28,6 +29,7 @@ def response_of(job: JobRecord, result: Any) -> Response:
 
     Raises:
         TypeError: ``result`` is a value that the app's JSON cannot hold.
+        ValueError: it has a number that no JSON can hold.
     """
     if isinstance(result, RecordedResponse):
         response = result.response(current_app.response_class)
@@ -54,7 +56,19 @@ def _response_with(job: JobRecord, value: Any) -> Response:
         response: Response = current_app.response_class(value, mimetype="application/octet-stream")
         response.headers["Content-Disposition"] = _attachment(f"{name_of(job)}.bin")
         return response
-    return jsonify(value)
+    return _json_of(value)
+
+
+def _json_of(value: Any) -> Response:
+    response = jsonify(value)
+    text = response.get_data(as_text=True)
+    if "NaN" in text or "Infinity" in text:  # perhaps a text: then it is JSON
+        json.loads(text, parse_constant=_refuse)
+    return response
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"JSON has no {constant}")
 
 
 def _attachment(name: str) -> str:

@@ -188,6 +188,21 @@ def test_a_value_that_json_cannot_hold_is_an_error_that_is_logged(
     assert [message[:13] for message in caplog.messages] == ["The result of"]
 
 
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+def test_a_number_that_json_cannot_hold_is_an_error_that_is_logged(
+    shop: Shop, caplog: pytest.LogCaptureFixture, number: str
+) -> None:
+    address = shop.start({"numbers": [1.5, float(number)]})
+    shop.finish(address)
+    problem = json_of(shop.client.get(f"{address}/result"), 500)
+    assert problem["type"].endswith(":failed")
+    assert "ValueError: JSON has no " in caplog.text
+    shop.go.clear()
+    text = shop.start(["NaN", "-Infinity"])
+    shop.finish(text)
+    assert shop.client.get(f"{text}/result").get_json() == ["NaN", "-Infinity"]
+
+
 @pytest.mark.parametrize("in_a_file", [False, True])
 def test_a_response_that_a_job_returns_is_its_result(
     shop: Shop, tmp_path: Path, in_a_file: bool
