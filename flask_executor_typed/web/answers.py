@@ -34,6 +34,7 @@ _CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
+_STOP_POLLING = 286  # to htmx, which shows no 404; to anything else it is as good as 200
 _LONGEST_PAUSE = 30  # seconds, between two polls
 _ASSETS = Path(__file__).with_name("static")
 
@@ -82,6 +83,10 @@ class Answers:
 
     def fragment(self, job: JobRecord, status: int = 200) -> Response:
         return self._said(self._html("fragment", status, **self._of(job), is_fragment=True), job)
+
+    def gone(self) -> Response:
+        """Tell htmx that a job does not exist, or is not this user's to see."""
+        return self.html("gone", _STOP_POLLING)
 
     def page(self, job: JobRecord, *, follow: bool, reloads: bool) -> Response:
         """Return the page of a job.

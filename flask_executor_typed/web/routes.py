@@ -123,7 +123,12 @@ class Routes:
 
     def fragment(self, job_id: str) -> Response:
         """Answer with a part of a page, for htmx, or a script."""
-        return self._answers.fragment(self._find(job_id))
+        job = self._visible(job_id)
+        if job is not None:
+            return self._answers.fragment(job)
+        if wanted_by(request) == "fragment":
+            return self._answers.gone()
+        raise self._answers.missing()
 
     def events(self, job_id: str) -> Response:
         """Answer with a stream of what happens to a job."""
@@ -199,9 +204,13 @@ class Routes:
             raise self._answers.problem(409, "The job is over.", job=job)
         return self._answers.json(job, 202 if answer == "asked" and not job.done else 200)
 
-    def _find(self, job_id: str) -> JobRecord:
+    def _visible(self, job_id: str) -> JobRecord | None:
         job = self._records.get(job_id, with_result=False)
-        if job is None or not self._access.allows(job):
+        return job if job is not None and self._access.allows(job) else None
+
+    def _find(self, job_id: str) -> JobRecord:
+        job = self._visible(job_id)
+        if job is None:
             raise self._answers.missing()
         return job
 

@@ -29,6 +29,7 @@ TEXTS: Mapping[str, str] = {
     "failures": "Failures",
     "finished": "Finished",
     "function": "Function",
+    "gone": "This job is no longer known here.",
     "job": "Job",
     "jobs": "Jobs",
     "key": "Key",

@@ -14,7 +14,7 @@ from .conftest import PATIENCE, Server, ServerFactory
 
 pytest.importorskip("playwright", reason="the browser is driven by playwright")
 
-from playwright.sync_api import BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import BrowserContext, Page, Route, expect, sync_playwright
 
 skip_without("chromium")
 
@@ -105,6 +105,31 @@ def test_a_phone_needs_no_sideways_scrolling(server: Server) -> None:
         for url in (page.url, f"{server.url}/jobs/?root"):
             page.goto(url)
             assert page.evaluate("document.documentElement.scrollWidth") == 375
+        open_gate(page, server)
+
+
+@pytest.mark.parametrize("status", [404, 302])
+def test_a_page_says_that_its_job_is_gone_and_asks_no_more(server: Server, status: int) -> None:
+    asked: list[str] = []
+
+    def answer(route: Route) -> None:
+        asked.append(route.request.url)
+        route.fulfill(status=status, headers={"Location": "/"})
+
+    with browser() as context:
+        page = context.new_page()
+        page.route("**/events", lambda route: route.fulfill(status=503))
+        start(page, server)
+        expect(page.locator("[data-ex-figure]")).to_have_text("40 %")
+        page.get_by_role("button", name="Cancel").focus()
+        page.route("**/jobs/*", answer)
+        gone = "This job is no longer known here."
+        expect(page.locator(".ex-job")).to_have_text(gone)
+        expect(page.get_by_role("status")).to_have_text(gone)
+        assert page.title() == "<script>alert(1)</script>"
+        assert page.evaluate("document.activeElement.tagName") == "SECTION"
+        page.evaluate("document.dispatchEvent(new Event('ex-look'))")  # wakes what still waits
+        assert len(asked) == 1
         open_gate(page, server)
 
 

@@ -374,7 +374,8 @@ def test_unknown_and_forbidden_look_the_same(shop: Shop) -> None:
 
     for headers in ({}, HTML, HTMX):
         forbidden = answers(address, "bob", headers)
-        assert {status for status, _, _ in forbidden} == {404}
+        fragment = 286 if headers is HTMX else 404
+        assert [status for status, _, _ in forbidden] == [*[404] * 4, fragment, 404]
         assert forbidden == answers("/jobs/AAAAAAAAAAAAAAAAAAAAAA", "bob", headers)
     assert shop.client.get(f"{address}?user=root").status_code == 200
 
@@ -525,6 +526,14 @@ def test_htmx_gets_a_fragment_that_stops_polling_when_the_job_is_done(shop: Shop
     shop.finish(address)
     fragment = shop.client.get(f"{address}/fragment").get_data(as_text=True)
     assert "hx-trigger" not in fragment
+
+
+def test_htmx_is_shown_that_a_job_is_gone_and_asks_no_more(shop: Shop) -> None:
+    gone = shop.client.get("/jobs/AAAAAAAAAAAAAAAAAAAAAA/fragment", headers=HTMX)
+    assert gone.status_code == 286  # htmx swaps in no 404, and would go on polling
+    text = gone.get_data(as_text=True)
+    assert "This job is no longer known here." in text
+    assert "hx-" not in text
 
 
 @pytest.mark.parametrize("header", ["HX-Boosted", "HX-History-Restore-Request"])

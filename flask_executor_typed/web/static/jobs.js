@@ -42,12 +42,32 @@
     }
   };
 
+  // Say that a job is gone, instead of what it was. Returns false: there is nothing to ask for.
+  const giveUp = (element) => {
+    const text = element.dataset.exGone;
+    if (!text) return false; // a list
+    const said = document.createElement("p");
+    said.className = "ex-said";
+    said.textContent = text;
+    const hadFocus = element.contains(document.activeElement);
+    element.replaceChildren(said);
+    if (hadFocus) element.focus();
+    const announced = document.getElementById("ex-status");
+    if (announced) {
+      announced.textContent = text;
+      document.title = document.title.replace(/^[^·]*· /, "");
+    }
+    return false;
+  };
+
   // Bring what is shown up to date. Returns whether to ask again.
   const refresh = async (element) => {
-    const response = await fetch(element.dataset.exUrl, { headers: { Accept: "text/html" } });
-    if (response.redirected || (response.status >= 400 && response.status < 500)) return false; // logged out, or gone
+    const response = await fetch(element.dataset.exUrl, { headers: { Accept: "text/html" }, redirect: "manual" });
+    const isElsewhere = response.type === "opaqueredirect"; // a login, say
+    if (isElsewhere || [401, 403, 404, 410].includes(response.status)) return giveUp(element);
     if (!response.ok) throw new Error(response.statusText);
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
+    if (!page.getElementById(element.id)) return giveUp(element);
     const focused = document.activeElement;
     localise(page);
     for (const part of page.querySelectorAll("[data-ex-live]")) {
