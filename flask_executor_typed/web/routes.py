@@ -308,7 +308,7 @@ class Routes:
             },
         }
         if is_operator:
-            context |= self._figures(page.counts or {}, all_urls, now)
+            context |= self._figures(page.counts or {}, query["user"], all_urls, now)
         return self._answers.html("list", **context)
 
     def _filters(
@@ -326,18 +326,32 @@ class Routes:
                     "url": self._list_url(query, status=status, before=None),
                 }
 
+    def _oldest_waits(self, pending: int, user: str | None, now: datetime) -> str:
+        """Return for how long the oldest of the pending jobs has waited, or longer than how long.
+
+        A store reads them newest first.
+        """
+        looked_at = min(pending, _WINDOW)
+        jobs = self._jobs.list(status="pending", user=user, limit=looked_at) if pending else []
+        oldest = min((job.submitted_at for job in jobs), default=now)
+        waits = duration(round((now - oldest).total_seconds()))
+        return waits if looked_at == pending else f"> {waits}"
+
     def _figures(
-        self, counts: Mapping[JobStatus, int], no_query: dict[str, Any], now: datetime
+        self,
+        counts: Mapping[JobStatus, int],
+        user: str | None,
+        no_query: dict[str, Any],
+        now: datetime,
     ) -> dict[str, Any]:
         jobs = self._jobs.list(limit=_WINDOW)
         failures = failures_of(jobs, now)
-        waiting = [job.submitted_at for job in jobs if job.status == "pending"]
-        oldest = (now - min(waiting)).total_seconds() if waiting else 0
+        pending = counts.get("pending", 0)
         failed = sum(each.counts[0] for each in failures)
         return {
             "tiles": [
-                {"label": WORDS["pending"], "value": f"{counts.get('pending', 0):,}"},
-                {"label": TEXTS["oldest"], "value": duration(round(oldest))},
+                {"label": WORDS["pending"], "value": f"{pending:,}"},
+                {"label": TEXTS["oldest"], "value": self._oldest_waits(pending, user, now)},
                 {"label": WORDS["running"], "value": f"{counts.get('running', 0):,}"},
                 {"label": TEXTS["failed_lately"], "value": f"{failed:,}", "alarms": failed > 0},
             ],

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from werkzeug.exceptions import UnprocessableEntity
 from werkzeug.test import TestResponse
 
 from flask_executor_typed import Executor, NotRegisteredError, UnsupportedError, current_job
-from flask_executor_typed.web import JobsBlueprint, job_schema, problem_schema
+from flask_executor_typed.web import JobsBlueprint, job_schema, problem_schema, routes
 
 from ..conftest import TIMEOUT, until
 
@@ -568,6 +569,37 @@ def test_the_list_has_ones_own_jobs_and_for_operators_all(shop: Shop) -> None:
     operators = shop.client.get("/jobs/", query_string={"user": "root"}, headers=HTML)
     assert "Times" in operators.get_data(as_text=True)
     assert "Times" not in shop.client.get("/jobs/", headers=HTML).get_data(as_text=True)
+
+
+def test_operators_see_how_long_the_oldest_job_has_waited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class InAnHour(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + timedelta(hours=1)
+
+    monkeypatch.setattr(routes, "datetime", InAnHour)
+    monkeypatch.setattr(routes, "_WINDOW", 1)
+    shop = Shop(operator=lambda: True)
+    shop.app.config["EXECUTOR_MAX_WORKERS"] = 1
+    shop.executor.init_app(shop.app)
+    shop.app.register_blueprint(shop.jobs)
+
+    def oldest() -> str:
+        page = shop.client.get("/jobs/", headers=HTML).get_data(as_text=True)
+        return page.partition("<dt>Oldest waits</dt><dd>")[2].partition("</dd>")[0]
+
+    with shop.executor:
+        running = shop.start()
+        until(lambda: shop.client.get(running).get_json()["status"] == "running")
+        assert oldest() == "0 s"
+        shop.start()
+        shop.client.delete(shop.start())  # it fills the window of the other figures
+        assert oldest() == "1 h"
+        shop.start()
+        assert oldest() == "&gt; 1 h"
+        shop.go.set()
 
 
 def test_assets_are_kept_under_an_address_that_changes_with_them(shop: Shop) -> None:
