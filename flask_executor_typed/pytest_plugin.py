@@ -31,8 +31,15 @@ class _Watch:
     """What is done for one test."""
 
     def __init__(self, item: pytest.Item) -> None:
-        self._marker = item.get_closest_marker("executor")
-        settings: dict[str, Any] = {} if self._marker is None else dict(self._marker.kwargs)
+        settings: dict[str, Any] = {}
+        for marker in item.iter_markers("executor"):  # the closest first
+            if marker.args:
+                given = ", ".join(map(repr, marker.args))
+                raise pytest.UsageError(
+                    f"@pytest.mark.executor({given}): expected settings by name, such as "
+                    'type="sync"'
+                )
+            settings = {**marker.kwargs, **settings}
         self._allows_failures: bool = settings.pop("allow_failures", False)
         names: tuple[str, ...] = getattr(item, "fixturenames", ())
         self.recording: Recording = Recording(runs="executor_held" not in names, portable=False)
@@ -45,6 +52,8 @@ class _Watch:
         self._apps = _apps_in_use()
         if self._settings:
             self._stack.enter_context(_settings(self._settings))
+        # In the end: when no more are held, and also if a fixture fails and there is no test.
+        self._stack.callback(self.recording.drop_held)
         self._stack.enter_context(backends_wrapped(self.recording.wrap))
 
     def close(self) -> None:

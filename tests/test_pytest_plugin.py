@@ -237,6 +237,37 @@ def test_after_it(executor_calls):
     )
 
 
+def test_what_is_held_when_there_is_no_test_is_cancelled(run: Run) -> None:
+    run(
+        """
+futures = []
+
+@pytest.fixture
+def fails(client, executor_held):
+    client.get("/work")
+    futures.append(executor_held[0].future)
+    raise LookupError("of a fixture")
+
+@pytest.fixture
+def submits_late(client, executor_held):
+    yield
+    client.get("/work")
+    futures.append(executor_held[0].future)
+
+def test_error(fails):
+    pass
+
+def test_late(submits_late):
+    pass
+
+def test_they_are_over():
+    assert [future.status for future in futures] == ["cancelled", "cancelled"]
+""",
+        passed=2,
+        errors=1,
+    )
+
+
 def test_ini_options_check_all_tests_or_none(run: Run) -> None:
     tests = """
 def test_unseen(client):
@@ -321,6 +352,32 @@ def test_where_jobs_run(lasting, here, request):
 """,
         passed=8,
     )
+
+
+def test_markers_of_a_class_and_its_tests_are_one_and_the_closest_wins(run: Run) -> None:
+    result = run(
+        """
+@pytest.mark.executor(type="sync", allow_failures=True)
+class TestMarked:
+    @pytest.mark.executor(max_workers=3)
+    def test_both(self, app, client):
+        client.get("/fail")
+        with app.app_context():
+            assert executor.submit(threading.get_ident).result() == threading.get_ident()
+
+    @pytest.mark.executor(type="thread")
+    def test_closest(self, app):
+        with app.app_context():
+            assert executor.submit(threading.get_ident).result() != threading.get_ident()
+
+@pytest.mark.executor("sync")
+def test_without_a_name(client):
+    pass
+""",
+        passed=2,
+        errors=1,
+    )
+    result.stdout.fnmatch_lines(["*@pytest.mark.executor('sync'): expected settings by name*"])
 
 
 def test_apps_of_failed_tests_are_in_the_way_of_no_other(run: Run) -> None:
