@@ -151,10 +151,12 @@ from sqlalchemy.orm import Session
 
 @pytest.fixture
 def session(app):
-    with app.app_context(), Session(create_engine("sqlite://")) as session:
+    engine = create_engine("sqlite://")
+    with app.app_context(), Session(engine) as session:
         session.connection()
         executor.after_commit(session).submit(work)
         yield session
+    engine.dispose()
 
 def test_commit(executor_calls, session):
     executor_calls.assert_not_submitted(work)
