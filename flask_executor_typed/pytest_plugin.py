@@ -53,7 +53,7 @@ class _Watch:
         if self._settings:
             self._stack.enter_context(_settings(self._settings))
         # In the end: when no more are held, and also if a fixture fails and there is no test.
-        self._stack.callback(self.recording.drop_held)
+        self._stack.callback(self.recording.end)
         self._stack.enter_context(backends_wrapped(self.recording.wrap))
 
     def close(self) -> None:

@@ -242,6 +242,7 @@ class Recording:
         self._unportable: list[BaseException] = []
         self._held: list[tuple[Backend, Call[Any]]] = []
         self._is_releasing = False
+        self._is_over = False
         self._labels: dict[str, None] = {}
         self._capacities: list[WeakSet[Capacity]] = []
 
@@ -258,6 +259,10 @@ class Recording:
         Raises:
             UnpicklableError: it could not be sent to a worker process, and must be portable.
         """
+        if self._is_over:
+            # In a recording that began later: that one passes its calls on to this one.
+            backend.submit(call)
+            return
         future, name = call.future, call.future.name
         if self._portable:
             try:
@@ -328,6 +333,11 @@ class Recording:
         capacities = [capacity for each in self._capacities for capacity in each]
         wait_until_idle(capacities, timeout, ", ".join(self._labels))
 
+    def end(self) -> None:
+        """Record and hold no more, and cancel the calls that are held."""
+        self._is_over = True
+        self.drop_held()
+
     def drop_held(self) -> None:
         """Cancel the calls that are held."""
         while self._held:
@@ -356,7 +366,7 @@ def recording(*, runs: bool, portable: bool = False) -> Generator[Recording, Non
         with backends_wrapped(record.wrap):
             yield record
     finally:
-        record.drop_held()
+        record.end()
 
 
 class _RecordingBackend:

@@ -63,6 +63,20 @@ def held(executor: Executor) -> Iterator[ExecutorCalls]:
 # -- what was submitted ----------------------------------------------------------------------------
 
 
+def test_a_recording_lasts_longer_than_the_one_in_which_it_began(executor: Executor) -> None:
+    first, second = record(runs=False), record()
+    with first as held:
+        executor.submit(mail, "ada")
+        calls = second.__enter__()
+    try:
+        future = executor.submit(mail, "bob")
+        assert future.result(TIMEOUT) == "hello, bob"
+        assert len(held) == 1
+        calls.assert_submitted(mail, "bob")
+    finally:
+        second.__exit__(None, None, None)
+
+
 def test_calls_are_recorded_in_order_with_their_arguments(
     executor: Executor, calls: ExecutorCalls
 ) -> None:
