@@ -527,7 +527,7 @@ class StoreError(ExecutorError, RuntimeError):
 class EngineUnreachableError(ExecutorError, ConnectionError):
     """An engine, or the store of job records that it needs, did not accept a job.
 
-    It never runs, unless :attr:`may_run` says so.
+    It never runs, unless ``may_run`` says so.
     """
 
     def __init__(self, name: str, engine: str, reason: str, may_run: bool = False) -> None:
