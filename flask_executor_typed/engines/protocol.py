@@ -1,4 +1,4 @@
-"""What an engine is: something that carries messages to workers. Provisional."""
+"""The protocol of engines, which carry messages to workers. Provisional."""
 
 from __future__ import annotations
 

@@ -757,7 +757,7 @@ class StoreClient(ClosableThreads):
         burial = self.store.bury(owner.id, reason, time.time(), patient=patient)
         for row in burial.again:
             if (row.space, row.executor) == (self.settings.space, self.settings.executor):
-                self.again(row)  # else whoever has submitted it does
+                self.again(row)  # otherwise its submitter does
         if burial.lost:
             self._next_tell = 0.0
             self._awake()
