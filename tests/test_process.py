@@ -24,7 +24,7 @@ from flask_executor_typed import (
     UnpicklableError,
     WorkerError,
 )
-from flask_executor_typed.backends import pickling, process_call
+from flask_executor_typed.backends.pickling import Work
 from flask_executor_typed.calls import Call
 
 from .apps import processes
@@ -285,18 +285,18 @@ def test_callback_may_submit_to_worker_processes_and_shut_them_down(fn: str, sta
 def test_call_cancelled_by_its_key_before_it_reaches_the_pool_never_runs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    pickled = pickling.dump_function
+    pickled = Work.of
 
-    def cancel_first(call: Call[Any]) -> bytes:
+    def cancel_first(call: Call[Any], context: bytes | None) -> Work:
         cancelled.append(executor.futures.cancel("key"))
-        return pickled(call)
+        return pickled(call, context)
 
     cancelled: list[bool | None] = []
     app = Flask("cancelled")
     app.config["EXECUTOR_TYPE"] = "process"
     app.config["EXECUTOR_MAX_WORKERS"] = 1
     with Executor(app) as executor:
-        monkeypatch.setattr(process_call, "dump_function", cancel_first)
+        monkeypatch.setattr(Work, "of", cancel_first)
         future = executor.submit_stored("key", (tmp_path / "ran").touch)
         monkeypatch.undo()
         assert executor.submit(processes.fib, 3).result(TIMEOUT) == 2

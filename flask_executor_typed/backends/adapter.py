@@ -20,12 +20,12 @@ from typing import Any
 from ..calls import Call
 from ..config import ExecutorConfig, GivenExecutor
 from ..errors import ConfigError, JobLostError, NestedProcessError
-from ..futures import call_back_by, id_of
+from ..futures import call_back_by
 from ..runtime.threads import DaemonPool
 from .adapter_worker import Told, home, run_call
 from .borrowed import BackendInThreads, BorrowingBackend, Unreachable
 from .capabilities import Capabilities, check
-from .pickling import ContextDumper, Settings, Work, dump_function, dump_key
+from .pickling import ContextDumper, Settings, Work
 from .runner import is_worker, settle_like
 
 __all__ = ("LocalBackend", "RemoteBackend", "open_adapter")
@@ -205,19 +205,10 @@ class RemoteBackend(BorrowingBackend):
         self._contexts = ContextDumper(told.settings)
 
     def submit(self, call: Call[Any]) -> None:
-        future = call.future
         if is_worker():
-            raise NestedProcessError(future.name)
+            raise NestedProcessError(call.future.name)
         check(call, self.capabilities, self._backend)
-        message = Work(
-            0,
-            future.name,
-            id_of(future),
-            dump_key(future.key),
-            call.attempt,
-            dump_function(call),
-            self._contexts.dump(call),
-        )
+        work = Work.of(call, self._contexts.dump(call))
         self.accept(call)
         try:
             # From here on, cancelling is up to the executor's future, because no message says when
@@ -226,7 +217,7 @@ class RemoteBackend(BorrowingBackend):
                 self.release(call)
                 return
             call.interrupter = Unreachable(self._backend)
-            running = self._pool.submit(run_call, self._told, pickle.dumps(tuple(message)))
+            running = self._pool.submit(run_call, self._told, pickle.dumps(tuple(work)))
         except BaseException:
             self.release(call)
             raise

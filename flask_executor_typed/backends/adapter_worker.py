@@ -18,9 +18,8 @@ from flask import Flask
 
 from ..errors import ConfigError, UnsupportedError
 from ..futures import FutureProxy
-from ..runtime.exit import AtExit, ClosableThreads, close_at_exit
 from .pickling import Settings, Work, dump_error
-from .runner import FAILED, Runner, become_worker
+from .runner import FAILED, ClosableRunner, become_worker
 
 __all__ = ("Told", "home", "run_call")
 
@@ -78,11 +77,10 @@ def _runner_of(pickled: bytes) -> tuple[_Runner, Flask | None]:
             become_worker()
             runner = _Runner(told)
             _runners[pickled] = runner, runner.load_app()
-            close_at_exit(runner, AtExit())
         return _runners[pickled]
 
 
-class _Runner(Runner, ClosableThreads):
+class _Runner(ClosableRunner):
     def __init__(self, told: Told) -> None:
         super().__init__(told.settings)
         self._told = told
@@ -92,22 +90,6 @@ class _Runner(Runner, ClosableThreads):
     def _report(self, future: FutureProxy[Any]) -> None:
         cure = "use EXECUTOR_TYPE='process' or 'thread', or remove progress() and track()"
         raise UnsupportedError(future.name, self._told.backend, "report progress", cure)
-
-    def close(self, *, cancel_pending: bool) -> None:
-        """End the loops, because the worker is ending."""
-        self._loops.end()
-
-    def runs_here(self) -> bool:
-        return self._loops.serves_this_thread()
-
-    def threads(self) -> list[threading.Thread]:
-        return self._loops.threads()
-
-    def abandon(self, seconds: float) -> None:
-        self._loops.abandon(seconds)
-
-    def kill(self) -> bool:
-        return False
 
 
 class _NoLoops:

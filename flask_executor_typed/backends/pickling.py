@@ -24,6 +24,7 @@ from ..calls import Call, Carried, Carriers, CarryingCall
 from ..carriers import Carrier
 from ..context import PortableContext
 from ..errors import RemoteTracebackError, UnpicklableError, UploadsLeftBehindError, WorkerError
+from ..futures import id_of
 from ..runtime.logs import fields_of
 
 __all__ = (
@@ -34,7 +35,6 @@ __all__ = (
     "dump_context",
     "dump_error",
     "dump_function",
-    "dump_key",
     "dump_result",
     "load_carried",
     "load_error",
@@ -66,6 +66,8 @@ class Work(NamedTuple):
     """One call, as it is sent to a worker process."""
 
     number: int
+    """Among the calls of its worker process; 0 where a worker knows only one."""
+
     name: str
     id: str
     key: bytes | None
@@ -79,6 +81,24 @@ class Work(NamedTuple):
 
     def __repr__(self) -> str:
         return fields_of(self)
+
+    @classmethod
+    def of(cls, call: Call[Any], context: bytes | None) -> Work:
+        """Pickle the function of a call, with its arguments and its key.
+
+        Raises:
+            UnpicklableError: names the part that cannot be pickled.
+        """
+        future = call.future
+        return cls(
+            0,
+            future.name,
+            id_of(future),
+            _dump_key(future.key),
+            call.attempt,
+            dump_function(call),
+            context,
+        )
 
 
 class _Pickler(pickle.Pickler):
@@ -236,7 +256,7 @@ def dump_result(name: str, result: object) -> bytes:
     return pickled
 
 
-def dump_key(key: object) -> bytes | None:
+def _dump_key(key: object) -> bytes | None:
     """Pickle the key of a call; ``None`` if there is none, or it cannot be pickled."""
     if key is not None:
         with contextlib.suppress(Exception):

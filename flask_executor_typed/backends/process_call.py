@@ -17,8 +17,8 @@ from .. import signals
 from ..callables import is_async_callable
 from ..calls import Call
 from ..errors import JobLostError
-from ..futures import FutureProxy, Progress, id_of
-from .pickling import Work, dump_function, dump_key
+from ..futures import FutureProxy, Progress
+from .pickling import Work
 from .runner import CANCELLED, settle_like
 from .wire import CALL, LOG, LOOKS, PROGRESS, Message
 from .worker_process import Trouble, WorkerProcess
@@ -48,8 +48,7 @@ class ProcessCall:
             UnpicklableError: names the part that cannot be pickled.
         """
         self.call = call
-        self._function = dump_function(call)
-        self._context = context
+        self._work = Work.of(call, context)
         self._interrupter = _Interrupter(is_async_callable(call.fn))
         self.has_begun: bool = False
         self._end = inf  # when its time is up, once it has begun
@@ -149,15 +148,8 @@ class ProcessCall:
         if time.monotonic() >= self._end:
             return Trouble.LATE
         number = worker.next_number()
-        work = Work(
-            number,
-            future.name,
-            id_of(future),
-            dump_key(future.key),
-            self.call.attempt,
-            self._function,
-            self._context,
-            self.call.keeps_log,
+        work = self._work._replace(
+            number=number, attempt=self.call.attempt, keeps_log=self.call.keeps_log
         )
         interrupter = self._interrupter
         interrupter.attach(worker, number)

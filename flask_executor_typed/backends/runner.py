@@ -31,12 +31,14 @@ from ..futures import (
     telling,
 )
 from ..loops import LoopPool
+from ..runtime.exit import AtExit, ClosableThreads, close_at_exit
 from .pickling import Settings, Work, dump_error, dump_result, load_carried, load_error
 
 __all__ = (
     "CANCELLED",
     "FAILED",
     "RETURNED",
+    "ClosableRunner",
     "Runner",
     "WorkersCall",
     "become_worker",
@@ -234,6 +236,30 @@ class Runner:
         explained = OutsideContextError(name, reason, cure)
         explained.__cause__ = error
         return explained
+
+
+class ClosableRunner(Runner, ClosableThreads):
+    """A runner in a process that is not ours to end: its loops end when the interpreter exits."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        close_at_exit(self, AtExit())
+
+    def close(self, *, cancel_pending: bool) -> None:
+        """End the loops, because the process is ending."""
+        self._loops.end()
+
+    def runs_here(self) -> bool:
+        return self._loops.serves_this_thread()
+
+    def threads(self) -> list[threading.Thread]:
+        return self._loops.threads()
+
+    def abandon(self, seconds: float) -> None:
+        self._loops.abandon(seconds)
+
+    def kill(self) -> bool:
+        return False
 
 
 class WorkersCall(CarryingCall[Any]):

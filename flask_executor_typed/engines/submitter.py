@@ -11,11 +11,11 @@ from typing import Any
 
 from ..backends.borrowed import BorrowingBackend, Unreachable
 from ..backends.capabilities import Capabilities, check
-from ..backends.pickling import ContextDumper, Work, dump_function, dump_key
+from ..backends.pickling import ContextDumper, Work
 from ..callables import is_async_callable
 from ..calls import Call, Limits
 from ..errors import EngineUnreachableError, ExecutorError, StoreError, UnsupportedError
-from ..futures import Progress, follow, id_of
+from ..futures import Progress, follow
 from ..runtime.exit import exit_has_begun
 from ..stores.client import StoreClient
 from ..stores.records import Row
@@ -43,18 +43,10 @@ class EngineBackend(BorrowingBackend):
         self.capabilities: Capabilities = setup.engine.capabilities
 
     def submit(self, call: Call[Any]) -> None:
-        future, engine = call.future, self._setup.engine
+        engine = self._setup.engine
         check(call, self.capabilities, engine.name)
         limits = call.limits or Limits()
-        work = Work(
-            0,
-            future.name,
-            id_of(future),
-            dump_key(future.key),
-            call.attempt,
-            dump_function(call),
-            self._contexts.dump(call),
-        )
+        work = Work.of(call, self._contexts.dump(call))
         sealed = seal(self._setup.signer, work, limits)
         self.accept(call)
         try:

@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary, finalize, ref
 from flask import Flask
 
 from ..backends.pickling import Settings
-from ..backends.runner import Runner, WorkersCall
+from ..backends.runner import ClosableRunner, WorkersCall
 from ..callables import is_async_callable
 from ..errors import DeadlockError, JobFailedError, SignatureError
 from ..futures import (
@@ -23,7 +23,6 @@ from ..futures import (
     recorder_of,
     waiting_here_by,
 )
-from ..runtime.exit import AtExit, ClosableThreads, close_at_exit
 from ..runtime.forks import in_child
 from ..runtime.frames import line_of_caller
 from ..runtime.logs import log_exception
@@ -154,7 +153,7 @@ class _Call(WorkersCall):
         super(WorkersCall, self).add_log(lines)
 
 
-class _Runner(Runner, ClosableThreads):
+class _Runner(ClosableRunner):
     def __init__(self, setup: EngineSetup) -> None:
         super().__init__(setup.settings)
         self._setup = setup
@@ -163,7 +162,6 @@ class _Runner(Runner, ClosableThreads):
         if app is None:
             raise LookupError(f"the app {setup.app_name!r} is gone")
         self._serve(app)
-        close_at_exit(self, AtExit())
         # With an app that is garbage its loops end: the exit waits for their threads.
         finalize(self, self._loops.end).atexit = False
 
@@ -225,24 +223,6 @@ class _Runner(Runner, ClosableThreads):
     def _variables(self) -> Context:
         # With what the engine has set for its task: OpenTelemetry's and Sentry's spans, say.
         return copy_context()
-
-    # -- ClosableThreads -------------------------------------------------------------------------
-
-    def close(self, *, cancel_pending: bool) -> None:
-        """End the loops, because the worker is ending."""
-        self._loops.end()
-
-    def runs_here(self) -> bool:
-        return self._loops.serves_this_thread()
-
-    def threads(self) -> list[threading.Thread]:
-        return self._loops.threads()
-
-    def abandon(self, seconds: float) -> None:
-        self._loops.abandon(seconds)
-
-    def kill(self) -> bool:
-        return False
 
 
 def _wait_for_no_engine(future: FutureProxy[Any], timeout: float | None) -> None:
