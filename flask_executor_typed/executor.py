@@ -597,10 +597,11 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         return future
 
     def _note(self, state: AppState, call: Call[Any], key: object) -> None:
-        """Have the call recorded, and note its submitter in debug mode."""
+        """Have the call recorded, and note its submitter if that may be asked for."""
         options, future = self._options, call.future
-        if state.notes_lines:
+        if state.notes_lines or name_of(call.fn) in state.lines_wanted:
             note_submitter(future, line_of_caller())
+        if state.notes_lines:
             call.watch(partial(warn_of_generator, call.snapshot.app.logger))
         if state.config.store_logs:
             keep_log(future)  # whether or not it has a record: it may get one later

@@ -33,7 +33,7 @@ from .backends import Backend
 from .backends.capabilities import Capabilities
 from .backends.pickling import dump_function, dump_result
 from .backends.sync import SyncBackend
-from .callables import name_of
+from .callables import check_function, name_of
 from .calls import Call, Capacity, wait_until_idle
 from .config import key_of
 from .context import ContextRules, ContextSnapshot, active_app_context, capture
@@ -137,7 +137,9 @@ class ExecutorCalls(Sequence[SubmittedCall]):
 
         Raises:
             AssertionError: there was one.
+            TypeError: ``fn`` is no function, and was not submitted for that reason alone.
         """
+        check_function(_function_of(fn))
         if self.of(fn):
             raise AssertionError(f"{name_of(_function_of(fn))} was submitted; {self._list()}")
 

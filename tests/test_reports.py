@@ -426,6 +426,29 @@ def test_job_that_misses_a_request_says_where_it_was_submitted(debugged: Executo
     assert notes_of(error)[1] == WHERE
 
 
+def test_second_job_that_misses_a_request_says_where_it_was_submitted_in_production_too(
+    executor: Executor,
+) -> None:
+    first = executor.submit(reads_request).exception(TIMEOUT)
+    others = submitted_here(executor, buy, 0).exception(TIMEOUT)
+    second = submitted_here(executor, reads_request).exception(TIMEOUT)
+    assert len(notes_of(first)) == 1
+    assert notes_of(others) == []  # the calls of other functions do not pay for it
+    assert notes_of(second)[1:] == [WHERE]
+
+
+def test_job_that_misses_a_request_has_no_effect_on_other_apps(
+    app: Flask, executor: Executor
+) -> None:
+    other = Flask("other")
+    executor.init_app(other)
+    with other.app_context():
+        executor.submit(reads_request).exception(TIMEOUT)
+    with app.app_context():
+        error = executor.submit(reads_request).exception(TIMEOUT)
+    assert len(notes_of(error)) == 1
+
+
 def test_job_without_a_request_by_setting_names_the_setting(app: Flask) -> None:
     app.config["EXECUTOR_PUSH_REQUEST_CONTEXT"] = False
     with Executor(app) as executor, app.test_request_context():

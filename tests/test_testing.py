@@ -8,7 +8,7 @@ import threading
 import unittest
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
-from typing import Any
+from typing import Any, cast
 from unittest.mock import ANY
 
 import pytest
@@ -111,6 +111,13 @@ def test_an_assertion_that_fails_lists_what_was_submitted(
     assert str(caught.value) == ("mail('bob') was not submitted; these calls were:\n  mail('ada')")
     with pytest.raises(AssertionError, match=r"^mail was submitted; these calls were:"):
         calls.assert_not_submitted(mail)
+
+
+def test_what_is_no_function_is_not_taken_for_one_that_was_not_submitted(
+    calls: ExecutorCalls,
+) -> None:
+    with pytest.raises(TypeError, match=r"^expected a function to run, got 'mail' \(str\)"):
+        calls.assert_not_submitted(cast("Any", "mail"))
 
 
 def test_jobs_builtins_and_items_of_map_are_found(executor: Executor, calls: ExecutorCalls) -> None:

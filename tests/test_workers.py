@@ -286,8 +286,11 @@ def test_without_push_app_context_the_error_names_the_setting() -> None:
     app.config["PLAIN_EXECUTOR_PUSH_APP_CONTEXT"] = False
     with Executor(app, name="plain") as executor:
         error = executor.submit(working.greeting).exception(START)
+        second = executor.submit(working.greeting).exception(START)
     assert isinstance(error, OutsideContextError)
     assert error.cure == "set PLAIN_EXECUTOR_PUSH_APP_CONTEXT = True"
+    (note,) = getattr(second, "__notes__", [])
+    assert note.startswith(f"submitted at {__file__}:")
 
 
 def test_request_travels_without_g_if_the_app_context_is_not_to() -> None:

@@ -32,7 +32,7 @@ from .carrying import Carried, Carriers, CarryingCall
 from .held import HeldCall, Hold, Until
 from .limits import Backoff, Deadline, Limits
 from .logs import catch_logs
-from .reports import warn_of_generator
+from .reports import warn_of_generator, when_context_is_missed
 
 __all__ = (
     "Backoff",
@@ -59,4 +59,5 @@ __all__ = (
     "warn_of_generator",
     "watching_for_idle",
     "what_runs",
+    "when_context_is_missed",
 )

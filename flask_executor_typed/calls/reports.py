@@ -8,13 +8,23 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from flask import Flask
+
 from ..callables import missing_await
 from ..context import ContextSnapshot, missing_context
+from ..errors import OutsideContextError
 from ..futures import FutureProxy, id_of, submitter_of
 from ..runtime.frames import Place, place_of
 from ..runtime.logs import log_as_if_from
 
-__all__ = ("FAILED", "add_cures", "explain", "log_call", "warn_of_generator")
+__all__ = (
+    "FAILED",
+    "add_cures",
+    "explain",
+    "log_call",
+    "warn_of_generator",
+    "when_context_is_missed",
+)
 
 FAILED = "Exception in background job %s [%s]"
 """The message about a call that has failed in the end."""
@@ -66,13 +76,22 @@ def add_cures(
     error: BaseException, name: str, fn: Callable[..., object], snapshot: ContextSnapshot
 ) -> None:
     """Add notes to what the function of a call raised: why, and what to do."""
-    # Where the call was submitted is not known here: to look that up costs each submit 11 bytecodes
-    # and 90 bytes, of some 540 and 670, even if the line is only worked out now.
-    if missing := missing_context(error):
-        if why := _why_missing(missing, snapshot):
-            _add_note(error, f"{name}{_defined_at(fn)} {why}")
+    missing = missing_context(error)
+    if missing and (why := _why_missing(missing, snapshot)):
+        _add_note(error, f"{name}{_defined_at(fn)} {why}")
     elif cure := missing_await(error):
         _add_note(error, cure)
+    if missing or isinstance(error, OutsideContextError):
+        for listener in _listeners:
+            listener(snapshot.app, fn)
+
+
+_listeners: list[Callable[[Flask, Callable[..., object]], None]] = []  # filled at import
+
+
+def when_context_is_missed(listener: Callable[[Flask, Callable[..., object]], None]) -> None:
+    """Call ``listener(app, fn)`` when a job of ``fn`` has failed for want of a context."""
+    _listeners.append(listener)
 
 
 def _why_missing(missing: str, snapshot: ContextSnapshot) -> str:
