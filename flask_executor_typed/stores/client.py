@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Hashable, Mapping
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +24,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 from ..errors import (
     DuplicateKeyError,
+    JobFailedError,
     JobLostError,
     ResultNotSharedError,
     StoreError,
@@ -707,9 +708,8 @@ class StoreClient(ClosableThreads):
             error = job_failed(
                 row.name, row.error_type, row.error_message or "", row.error_traceback or ""
             )
-            if row.problem is not None:  # for Flask's error handlers
-                with contextlib.suppress(AttributeError):
-                    vars(error).update(description=json.loads(row.problem)["detail"], response=None)
+            if row.problem is not None:
+                self._complete(error, row, row.problem)
             return None, error
         if row.status == "succeeded" and (row.result_state != "stored" or row.result is None):
             return None, ResultNotSharedError(row.name, row.result_state, row.result_type or "")
@@ -717,6 +717,15 @@ class StoreClient(ClosableThreads):
             return self._result_of(row), None
         except Exception as error:
             return None, error
+
+    def _complete(self, error: JobFailedError, row: Row, problem: str) -> None:
+        """Give an ``HTTPException`` what Flask needs to answer with it."""
+        found = json.loads(problem)
+        attributes = vars(error)
+        attributes["description"] = found["detail"]
+        attributes["response"] = self._result_of(row)
+        # Its class's own method would need attributes that it has not been made with.
+        attributes["get_headers"] = partial(_headers, found.get("headers", ()))
 
     def wait_for(self, future: RemoteFuture[Any]) -> None:
         self._waiting[id_of(future)] = future
@@ -1264,6 +1273,13 @@ class StoreClient(ClosableThreads):
 def _cancel(future: FutureProxy[Any], *, kill: bool) -> None:
     with contextlib.suppress(Exception):  # such as that it cannot be killed
         future.cancel(kill=kill)
+
+
+def _headers(
+    own: Sequence[Sequence[str]], environ: object = None, scope: object = None
+) -> list[tuple[str, str]]:
+    """Implement ``HTTPException.get_headers``."""
+    return [("Content-Type", "text/html; charset=utf-8"), *((name, text) for name, text in own)]
 
 
 _clients: WeakSet[StoreClient] = WeakSet()  # listed only where there is one thread, after a fork

@@ -19,6 +19,8 @@ from uuid import UUID
 
 from markupsafe import Markup
 from werkzeug.exceptions import HTTPException
+from werkzeug.http import HTTP_STATUS_CODES
+from werkzeug.wrappers import Response
 
 from ..errors import JobFailedError
 
@@ -207,8 +209,8 @@ class Failure:
     message: str
     traceback: str
     problem: str | None = None
-    """The answer for the user, if the job raised an ``HTTPException``: a JSON object of ``status``,
-    ``title`` and ``detail``."""
+    """The answer for the user, if the job raised an ``HTTPException``: a JSON object of the fields of
+    ``JobProblem``."""
 
 
 def failure_of(error: BaseException) -> Failure:
@@ -230,10 +232,32 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def _problem_of(error: BaseException) -> str | None:
-    if not isinstance(error, HTTPException) or not isinstance(error.code, int):
+    if not isinstance(error, HTTPException):
+        return None
+    own: object = error.response
+    # The exception that abort(response) raises has no code.
+    status = own.status_code if isinstance(own, Response) else error.code
+    if not isinstance(status, int):
         return None
     detail = None if error.description is None else clean_text(_text(error.description))
-    return json.dumps({"status": error.code, "title": error.name, "detail": detail})
+    title = error.name if status == error.code else HTTP_STATUS_CODES.get(status, "Unknown Error")
+    problem: dict[str, Any] = {"status": status, "title": title, "detail": detail}
+    if own is None and (headers := _headers_of(error)):
+        problem["headers"] = headers
+    return json.dumps(problem)
+
+
+def _headers_of(error: HTTPException) -> list[tuple[str, str]]:
+    """Return ``Retry-After``, ``WWW-Authenticate`` and the like, which any representation needs."""
+    try:
+        headers = [(name, _line(str(value))) for name, value in error.get_headers()]
+    except Exception:  # a class may have a method of its own
+        return []
+    return [each for each in headers if each[0].lower() not in {"content-type", "set-cookie"}]
+
+
+def _line(text: str) -> str:
+    return clean_text(" ".join(text.splitlines()))
 
 
 def _text(value: object) -> str:

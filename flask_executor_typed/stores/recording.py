@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 from flask import Response
 from werkzeug.datastructures import Headers
+from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response as BaseResponse
 
 from ..errors import JobLostError
 from ..futures import FutureProxy, facts_of, id_of, log_of
@@ -58,7 +60,7 @@ class Codec:
         if error is not None:
             if isinstance(error, JobLostError):
                 return Outcome(failure=Failure(LOST, clean_text(error.reason), ""))
-            return Outcome(failure=failure_of(error))
+            return self._failed(error)
         if isinstance(result, RecordedResponse):  # whose size was limited where it was read
             return Outcome("stored", _LATE, result.encoded())
         kind = full_name(type(result))
@@ -78,6 +80,22 @@ class Codec:
             if len(data) > self.max_bytes
             else Outcome("stored", how, data)
         )
+
+    def _failed(self, error: BaseException) -> Outcome:
+        """Return a failure, with the response that ``abort(response)`` has put into it."""
+        failure = failure_of(error)
+        own = error.response if isinstance(error, HTTPException) else None
+        if not isinstance(own, BaseResponse):
+            return Outcome(failure=failure)
+        try:
+            data = encode_response(own, self.max_bytes)
+        except Exception:  # a body may raise anything
+            data = None
+        if data is None:
+            return Outcome("local", failure=failure)
+        if len(data) > self.max_bytes:
+            return Outcome("too_large", failure=failure)
+        return Outcome("stored", _RESPONSE, data, failure)
 
     def result_of(self, row: Row) -> Any:
         """Return the result that a row holds.

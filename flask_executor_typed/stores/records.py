@@ -52,6 +52,8 @@ class JobProblem:
     status: int
     title: str
     detail: str | None
+    headers: tuple[tuple[str, str], ...] = ()
+    """Names and values that any answer should have, such as ``Retry-After``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,10 @@ class JobRecord:
     labels: Mapping[str, str]
     error: JobError | None
     result: Any
-    """``None`` as long as ``result_state`` is not ``"stored"``, and in lists."""
+    """``None`` as long as ``result_state`` is not ``"stored"``, and in lists.
+
+    Of a failed job, the response that its ``HTTPException`` had, if it had one: ``abort(response)``.
+    """
 
     result_state: ResultState
     cancel_requested: bool
@@ -236,8 +241,11 @@ def record_of(row: Row, result: Any = None) -> JobRecord:
 
 def error_of(kind: str, message: str, traceback: str, problem: str | None) -> JobError:
     """Return an error with its problem, which is a JSON object."""
-    parsed = None if problem is None else JobProblem(**json.loads(problem))
-    return JobError(kind, message, traceback, parsed)
+    if problem is None:
+        return JobError(kind, message, traceback)
+    fields: dict[str, Any] = json.loads(problem)
+    headers = tuple((name, value) for name, value in fields.pop("headers", ()))
+    return JobError(kind, message, traceback, JobProblem(**fields, headers=headers))
 
 
 def utc(seconds: float) -> datetime:

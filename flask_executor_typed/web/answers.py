@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from functools import cache
 from math import ceil
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flask import Response, current_app, jsonify, redirect, render_template, request
+from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import (
     HTTPException,
     InternalServerError,
@@ -174,6 +176,7 @@ class Answers:
         title: str | None = None,
         job: JobRecord | None = None,
         cause: BaseException | None = None,
+        headers: Iterable[tuple[str, str]] = (),
     ) -> HTTPException:
         """Return an error to raise. It answers itself, unless the app handles such errors.
 
@@ -184,6 +187,7 @@ class Answers:
             title: Instead of the status in words.
             job: The job that it is about.
             cause: What the job has raised.
+            headers: More of them, or others.
         """
         error = _exception_for(status, detail, cause)
         document: dict[str, Any] = {
@@ -203,9 +207,10 @@ class Answers:
             response = self._html(
                 "problem", status, title=document["title"], detail=detail, links=links
             )
+        response.headers.update(MultiDict(headers))
         response.headers["Cache-Control"] = "no-store"
         if status == ServiceUnavailable.code:
-            response.headers["Retry-After"] = str(ceil(max(1, self.retry_after)))
+            response.headers.setdefault("Retry-After", str(ceil(max(1, self.retry_after))))
         vary(response, "Accept", "HX-Request")
         error.response = response
         return error

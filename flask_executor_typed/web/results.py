@@ -9,7 +9,9 @@ from urllib.parse import quote
 
 from flask import Response, current_app, jsonify, request
 from markupsafe import Markup
+from werkzeug.datastructures import Headers
 from werkzeug.http import dump_options_header
+from werkzeug.wrappers import Response as BaseResponse
 
 from ..stores import JobRecord
 from ..stores.encoding import clean_text
@@ -43,13 +45,13 @@ def response_of(job: JobRecord, result: Any) -> Response:
 
 
 def _response_with(job: JobRecord, value: Any) -> Response:
-    if isinstance(value, Response):
+    if isinstance(value, BaseResponse):
         body: Any = value.response
         value.direct_passthrough = False
         data = value.get_data()  # which keeps what it reads
         if hasattr(body, "close"):
             body.close()
-        return current_app.response_class(data, value.status, value.headers)
+        return current_app.response_class(data, value.status, Headers(value.headers))  # not its own
     if isinstance(value, Markup):
         return current_app.response_class(clean_text(value), mimetype="text/html")
     if isinstance(value, bytes):

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from flask import Blueprint, Response, current_app, jsonify, request
 from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response as BaseResponse
 
 from ..errors import ResultNotSharedError, StoreError
 from ..futures import FutureProxy
@@ -28,7 +29,7 @@ from .origin import comes_from_elsewhere
 from .pages import duration
 from .preferences import Preferences
 from .results import response_of
-from .schema import error_of
+from .schema import ErrorDocument, error_of
 from .texts import TEXTS, WORDS
 
 __all__ = ("Routes",)
@@ -151,19 +152,7 @@ class Routes:
         if job.status == "cancelled":
             raise problem(410, TEXTS["cancelled"], kind=_kind("cancelled"), job=job)
         if (error := error_of(job)) is not None:
-            status = 500 if job.error is None or job.error.problem is None else error["status"]
-            future = future or self._jobs.future(job.id)
-            # Recorded as lost, it may still run here: this process was taken for dead.
-            is_over = future is not None and future.done() and not future.cancelled()
-            cause = future.exception() if future is not None and is_over else None
-            raise problem(
-                status,
-                error["detail"],
-                kind=_kind(job.status),
-                title=error["title"],
-                job=job,
-                cause=cause,
-            )
+            return self._failure_of(job, error, future or self._jobs.future(job.id))
         try:
             result = self._stored_result(job) if future is None else future.result()
         except LookupError:
@@ -174,6 +163,30 @@ class Routes:
         except (TypeError, ValueError) as error:
             log_exception(current_app.logger, "The result of %s [%s] is not JSON", job.name, job.id)
             raise problem(500, None, kind=_kind("failed"), job=job, cause=error) from error
+        return self._without_others_cookies(response, job)
+
+    def _failure_of(
+        self, job: JobRecord, error: ErrorDocument, future: FutureProxy[Any] | None
+    ) -> Response:
+        """Return the response of an ``HTTPException`` that has one, and raise all else."""
+        # Recorded as lost, it may still run here: this process was taken for dead.
+        is_over = future is not None and future.done() and not future.cancelled()
+        cause = future.exception() if future is not None and is_over else None
+        said = None if job.error is None else job.error.problem
+        own = getattr(cause, "response", None)
+        if said is not None and isinstance(own, BaseResponse):
+            return self._without_others_cookies(response_of(job, own), job)
+        raise self._answers.problem(
+            500 if said is None else said.status,
+            error["detail"],
+            kind=_kind(job.status),
+            title=error["title"],
+            job=job,
+            cause=cause,
+            headers=() if said is None else said.headers,
+        )
+
+    def _without_others_cookies(self, response: Response, job: JobRecord) -> Response:
         if not self._is_mine(job):
             response.headers.remove("Set-Cookie")  # it is for who asked the view, and no operator
         return response
