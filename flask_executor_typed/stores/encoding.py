@@ -209,8 +209,8 @@ class Failure:
     message: str
     traceback: str
     problem: str | None = None
-    """The answer for the user, if the job raised an ``HTTPException``: a JSON object of the fields of
-    ``JobProblem``."""
+    """The answer for the user, if the job raised an ``HTTPException``: the fields of ``JobProblem``
+    as a JSON object."""
 
 
 def failure_of(error: BaseException) -> Failure:

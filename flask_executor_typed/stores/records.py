@@ -95,7 +95,7 @@ class JobRecord:
     result: Any
     """``None`` as long as ``result_state`` is not ``"stored"``, and in lists.
 
-    Of a failed job, the response that its ``HTTPException`` had, if it had one: ``abort(response)``.
+    Of a failed job, the response in its ``HTTPException``, as ``abort(response)`` puts it there.
     """
 
     result_state: ResultState

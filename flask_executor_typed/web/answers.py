@@ -167,7 +167,7 @@ class Answers:
         """Return the error for a job that does not exist, or is not this user's to see."""
         return self.problem(404, "There is no such job.")
 
-    def problem(
+    def problem(  # noqa: PLR0913  # an error has so many parts
         self,
         status: int,
         detail: str | None,
