@@ -24,6 +24,7 @@ from . import signals
 from .async_views.hook import AsyncViews, check_hook
 from .backends import (
     Backend,
+    Capabilities,
     ExecutorOf,
     default_max_workers,
     import_backend,
@@ -198,8 +199,10 @@ class AppState:
         if not config.is_engine:
             return None
         key, shown = key_of("type", name=name), config.type
+        engine: Engine | None = None
         if isinstance(config.type, GivenEngine):
-            shown = type(config.type.engine).__qualname__
+            engine = _open_given_engine(key, config.type)
+            shown = type(engine).__qualname__
         url = "" if config.store is None else config.store.value
         if not url.startswith(("redis:", "rediss:", "unix:")):
             expected = f"{key_of('store', name=name)} to be 'redis://...', where its jobs are kept"
@@ -207,8 +210,7 @@ class AppState:
         if not signing_keys(app.config, config.signing_key):
             expected = "SECRET_KEY, or EXECUTOR_SIGNING_KEY, to be set, which signs its messages"
             raise ConfigError(key, shown, expected)
-        if isinstance(config.type, GivenEngine):
-            engine: Engine = config.type.engine
+        if engine is not None:
             return engine
         from .engines.celery import CeleryEngine
 
@@ -586,6 +588,20 @@ def _logger_of(app: ref[Flask]) -> logging.Logger:
 def _celery_of(app: ref[Flask], celery_of: Callable[[Flask], object]) -> object:
     found = app()
     return None if found is None else celery_of(found)
+
+
+def _open_given_engine(key: str, given: GivenEngine) -> Engine:
+    engine: Any = given.open()
+    if (
+        isinstance(getattr(engine, "name", None), str)
+        and isinstance(getattr(engine, "capabilities", None), Capabilities)
+        and callable(getattr(engine, "publish", None))
+    ):
+        found: Engine = engine
+        return found
+    shown = getattr(given.given, "__qualname__", type(engine).__qualname__)
+    expected = "an engine, or what returns one: an object with a name, capabilities and publish()"
+    raise ConfigError(key, shown, f"{expected}, and not one of {type(engine)}")
 
 
 def _publish_again(engine: Engine, app_name: str, row: Row) -> None:

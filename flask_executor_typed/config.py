@@ -60,9 +60,14 @@ class GivenExecutor:
 
 @dataclass(frozen=True, slots=True)
 class GivenEngine:
-    """An engine object set as ``EXECUTOR_TYPE``."""
+    """An engine set as ``EXECUTOR_TYPE``, or a class or function without arguments for one."""
 
-    engine: Any
+    given: Any
+
+    def open(self) -> Any:
+        """Return the engine, which is unchecked. Raises what the class or function raises."""
+        is_engine = hasattr(self.given, "publish") and not isinstance(self.given, type)
+        return self.given if is_engine else self.given()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -379,16 +384,26 @@ def _type(key: str, value: object) -> object:
         return GivenEngine(found)
     if isinstance(found, concurrent.futures.Executor):
         return GivenExecutor(found, _given_in.setdefault(found, os.getpid()))
-    made: type = found if isinstance(found, type) else concurrent.futures.Executor
-    is_other = not issubclass(made, concurrent.futures.Executor)
-    if not reason and not is_other and callable(found) and _takes_no_arguments(found):
-        return found
+    if not reason and callable(found) and _takes_no_arguments(found):
+        kind: Any = found if isinstance(found, type) else _annotated_result(found)
+        if callable(getattr(kind, "publish", None)):
+            return GivenEngine(found)
+        if kind is not found or issubclass(kind, concurrent.futures.Executor):
+            return found
     raise ConfigError(
         key,
         value,
-        f"{', '.join(map(repr, _TYPES))}, an executor of concurrent.futures, a function without "
-        f"arguments that returns one, or 'package.module:function'{reason}",
+        f"{', '.join(map(repr, _TYPES))}, an executor of concurrent.futures, an engine, a function "
+        f"without arguments that returns one of these, or 'package.module:name'{reason}",
     )
+
+
+def _annotated_result(function: Any) -> object:
+    """Return the class that a function says to return, without calling it."""
+    try:
+        return inspect.signature(function, eval_str=True).return_annotation
+    except Exception:  # it has no signature, or names in it mean nothing at run time
+        return None
 
 
 _TYPES = ("thread", "process", "interpreter", "sync", "celery")

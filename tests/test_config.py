@@ -256,8 +256,8 @@ LOOP_FACTORY = (
     "a function without arguments that returns an event loop, or 'package.module:function'"
 )
 TYPE = (
-    "'thread', 'process', 'interpreter', 'sync', 'celery', an executor of concurrent.futures, a "
-    "function without arguments that returns one, or 'package.module:function'"
+    "'thread', 'process', 'interpreter', 'sync', 'celery', an executor of concurrent.futures, an "
+    "engine, a function without arguments that returns one of these, or 'package.module:name'"
 )
 BOOLEAN = "a boolean (True, False, or 'true', 'yes', 'on', '1' and so on)"
 BAD: list[tuple[str, object, str]] = [

@@ -571,6 +571,53 @@ def test_what_is_missing_is_named_at_init_app(
         Executor(app)
 
 
+def make_engine() -> ListEngine:
+    return ListEngine()
+
+
+def make_no_engine() -> ListEngine:
+    return None  # type: ignore[return-value]  # the mistake
+
+
+@pytest.mark.parametrize("given", [ListEngine, make_engine, f"{__name__}:make_engine"])
+def test_an_engine_may_be_made_by_a_class_or_a_function(app: Flask, given: object) -> None:
+    app.config["EXECUTOR_TYPE"] = given
+    with Executor[Any](app) as executor, app.app_context():
+        future = executor.submit(work, 1)
+        engine = executor.state_of(app)._engine
+        assert isinstance(engine, ListEngine)
+        engine.run()
+        assert future.result(TIMEOUT) == 1
+
+
+class Incomplete:
+    """An engine that does not say what it can do."""
+
+    name = "Incomplete"
+
+    def publish(self, message: Message) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("given", "shown", "found"),
+    [
+        (make_no_engine, "make_no_engine", "NoneType"),
+        (Incomplete, "Incomplete", "Incomplete"),
+        (Incomplete(), "Incomplete", "Incomplete"),
+    ],
+)
+def test_what_is_no_engine_is_refused_at_init_app(
+    app: Flask, given: object, shown: str, found: str
+) -> None:
+    app.config["EXECUTOR_TYPE"] = given
+    expected = (
+        f"EXECUTOR_TYPE='{shown}' .str.: expected an engine, or what returns one: an object with a "
+        rf"name, capabilities and publish\(\), and not one of <class '.*{found}'>"
+    )
+    with pytest.raises(ConfigError, match=expected):
+        Executor(app)
+
+
 def test_a_missing_celery_is_named_at_init_app(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("celery", reason="Celery is not installed beside the oldest Flask")
     monkeypatch.setattr("flask_executor_typed.engines.celery._is_registered", False)

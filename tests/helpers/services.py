@@ -1,7 +1,7 @@
 """The services that tests use, and their installation: Redis, Chromium, axe-core.
 
 ``python3 dev.py services`` installs the missing ones. The tests of a missing service fail, unless
-``CI_WITHOUT``, a comma-separated list, names it. The list may also name Celery and Dask.
+``CI_WITHOUT``, a comma-separated list, names it. The list may also name Celery, Dask and RQ.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = (
     "without",
 )
 
-NAMES = frozenset({"redis", "chromium", "npm", "celery", "dask"})
+NAMES = frozenset({"redis", "chromium", "npm", "celery", "dask", "rq"})
 """The names allowed in ``CI_WITHOUT``."""
 
 PATIENCE = 60.0
