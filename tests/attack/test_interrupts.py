@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from flask import Flask
 
-from flask_executor_typed import Executor, ExecutorClosedError, FutureProxy
+from flask_executor_typed import Executor, ExecutorClosedError, FutureProxy, current_job
+from flask_executor_typed.calls import Call
 
 from ..conftest import TIMEOUT
 from ..helpers.steps import EVERY, at_each_call
@@ -89,6 +91,37 @@ def test_executor_works_after_an_interrupt_at_any_place(
             assert executor.submit(double, 1).result(TIMEOUT) == 2
             assert executor.submit(double_async, 1).result(TIMEOUT) == 2
         assert interrupted > 0
+
+
+def test_call_that_has_begun_keeps_its_key_if_its_submit_is_interrupted(
+    app: Flask, executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, released = threading.Event(), threading.Event()
+    runs: list[str] = []
+
+    def work() -> int:
+        runs.append(current_job.id)
+        begun.set()
+        assert released.wait(TIMEOUT)
+        return len(runs)
+
+    backend = executor.state_of(app).backend(app)
+    submit = backend.submit
+
+    def submit_and_interrupt(call: Call[Any]) -> None:
+        submit(call)
+        assert begun.wait(TIMEOUT)
+        interrupt()
+
+    monkeypatch.setattr(backend, "submit", submit_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        executor.using(key="key").submit(work)
+    monkeypatch.undo()
+    try:
+        joined = executor.using(key="key", on_duplicate="join").submit(work)
+    finally:
+        released.set()
+    assert (joined.result(TIMEOUT), runs) == (1, [joined.id])
 
 
 @pytest.mark.parametrize("fn", [double, double_async])
