@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet, finalize, ref
+from weakref import finalize, ref
 
 from flask import Flask
 
@@ -52,6 +52,7 @@ from .runtime.exit import Closable, close_at_exit, drain, exit_has_begun
 from .runtime.forks import in_child
 from .runtime.frames import levels_to_caller
 from .runtime.threads import start_thread, threads_are_refused
+from .runtime.weak import WeakListing
 from .signing import JobSigner
 from .stores import JobRecord, LocalRecords, Records, open_store
 
@@ -117,14 +118,14 @@ class AppState:
         executor_of: ExecutorOf,
         celery_of: Callable[[Flask], object],
         app: Flask,
-        capacities: WeakSet[Capacity],
+        capacities: WeakListing[Capacity],
         has_users: bool = False,
     ) -> None:
         self.name = name
         self.label = label
         self._app = ref(app)
         self._has_users = has_users
-        self.capacities: WeakSet[Capacity] = capacities
+        self.capacities: WeakListing[Capacity] = capacities
         """The capacities of the executor, for all its apps."""
         self.client: StoreClient | None = None
         """Writes and reads the records of jobs, if ``EXECUTOR_STORE`` is set."""
@@ -152,8 +153,7 @@ class AppState:
         """Whether the app is left over from a test, and is meant only if there is no other."""
         self._lock = threading.RLock()  # reentrant: a finalizer may submit while it is held
         self._use(config)
-        with _listing:
-            _states.add(self)
+        _states.add(self)
 
     def _use(self, config: ExecutorConfig) -> None:
         import_backend(config)
@@ -324,7 +324,8 @@ class AppState:
         self._capacity_of_loops = (
             Capacity(self.label, key, bound) if self._counts_apart else self.capacity
         )
-        self.capacities.update((self.capacity, self._capacity_of_loops))
+        self.capacities.add(self.capacity)
+        self.capacities.add(self._capacity_of_loops)
 
     def _capacity_for(self, fn: Callable[..., object]) -> Capacity:
         """Return the capacity that counts a call of ``fn``, if there are two."""
@@ -449,7 +450,7 @@ class AppState:
             and state._app() is self._app()
             and state.opened is not None
             and not state.closed
-            for state in _all_states()
+            for state in _states
         )
 
     def _find_carriers(self, app: Flask, backend: Backend) -> None:
@@ -503,7 +504,8 @@ class AppState:
             self._finalizer.detach()
         self.opened = None
         self._lock = threading.RLock()  # the parent may have held it
-        self.capacities.difference_update((self.capacity, self._capacity_of_loops))
+        self.capacities.discard(self.capacity)
+        self.capacities.discard(self._capacity_of_loops)
         self._count_anew()
         if self.views is not None:
             self.views.forget_parent()
@@ -512,22 +514,14 @@ class AppState:
             close_at_exit(self.client, self.config.at_exit)
 
 
-_listing = threading.RLock()  # reentrant: a finalizer may use an executor for the first time
-_states: WeakSet[AppState] = WeakSet()  # guarded by _listing
-
-
-def _all_states() -> list[AppState]:
-    # Before Python 3.14, listing a WeakSet raises if another thread adds to it meanwhile. With the
-    # lock, that thread waits; its state is not in this list.
-    with _listing:
-        return list(_states)
+_states: WeakListing[AppState] = WeakListing()
 
 
 @when_context_is_missed
 def _note_lines_of(app: Flask, fn: Callable[..., object]) -> None:
     # Too late for this call. To note the line of every call would cost each submit 11 bytecodes and
     # 90 bytes, of some 540 and 670; a call that misses a context is seldom the last.
-    for state in _all_states():
+    for state in _states:
         if state.app is app:
             state.lines_wanted.add(name_of(fn))
             state.notes = True
@@ -560,7 +554,7 @@ def backends_wrapped(wrap: Wrap) -> Generator[None, None, None]:
     replaced: Replaced = []  # also what opens until the end
     _wraps.append((wrap, replaced))
     try:
-        for state in _all_states():
+        for state in _states:
             if (backend := state.opened) is not None:
                 state.opened = wrapped = wrap(state, backend)
                 replaced.append((state, backend, wrapped))
@@ -574,9 +568,7 @@ def backends_wrapped(wrap: Wrap) -> Generator[None, None, None]:
 
 @in_child
 def _forget_parent() -> None:
-    global _listing  # noqa: PLW0603
-    _listing = threading.RLock()  # a thread of the parent may have held the other one
-    for state in _all_states():
+    for state in _states:
         state.forget_parent()
 
 

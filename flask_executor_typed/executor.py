@@ -35,7 +35,7 @@ from typing import (
     overload,
 )
 from uuid import UUID
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 from flask import Flask, copy_current_request_context, current_app, g, has_request_context
 from flask.signals import got_request_exception
@@ -102,6 +102,7 @@ from .runtime.exit import drain
 from .runtime.frames import line_of_caller
 from .runtime.logs import log_exception
 from .runtime.loop_inbox import inbox_of_running_loop
+from .runtime.weak import WeakListing
 from .stores import JobRecords, LocalNote
 
 # The rest is what Flask-Executor's module of this name has, for code that imports it from here.
@@ -205,7 +206,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         self._without_options: Self | None = None
         self._states: WeakKeyDictionary[Flask, AppState] = WeakKeyDictionary()
         # Also those of apps that are gone and of replaced settings, while calls are left.
-        self._capacities: WeakSet[Capacity] = WeakSet()
+        self._capacities: WeakListing[Capacity] = WeakListing()
         if app is not None:
             self.init_app(app)
 

@@ -23,7 +23,6 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, TypeVar, cast, overload
-from weakref import WeakSet
 
 from flask import Flask
 from typing_extensions import Self
@@ -52,6 +51,7 @@ from .futures import (
 )
 from .jobs import ExecutorJob
 from .map import calls_in
+from .runtime.weak import WeakListing
 
 __all__ = ("ExecutorCalls", "JobEnvironment", "SubmittedCall", "override", "record")
 
@@ -246,7 +246,7 @@ class Recording:
         self._is_releasing = False
         self._is_over = False
         self._labels: dict[str, None] = {}
-        self._capacities: list[WeakSet[Capacity]] = []
+        self._capacities: list[WeakListing[Capacity]] = []
 
     def wrap(self, state: AppState, backend: Backend) -> Backend:
         """Return a backend that records what it passes on to ``backend``."""

@@ -11,4 +11,5 @@ from those before it:
 - greenlets: detect gevent and eventlet
 - frames: the user's line that led here, or that failed
 - logs: logging that cannot fail
+- weak: weak references that are listed while other threads add to them
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import os
 import sys
@@ -21,6 +22,7 @@ from flask import Flask
 
 from flask_executor_typed import Executor, ExecutorClosedError, FutureProxy
 from flask_executor_typed.runtime.loop_inbox import LoopInbox
+from flask_executor_typed.runtime.weak import WeakListing
 
 from ..conftest import TIMEOUT
 
@@ -401,6 +403,37 @@ def test_every_awaiter_on_two_loops_is_woken_by_what_is_done_meanwhile() -> None
             partial(asyncio.run, await_all()),
             partial(asyncio.run, await_one_by_one()),
         )
+
+
+class Listed:
+    pass
+
+
+@racing
+def test_weak_listing_is_listed_while_other_threads_add_to_it() -> None:
+    listing, kept, is_over = WeakListing[Listed](), list[Listed](), threading.Event()
+
+    def add() -> None:
+        try:
+            for number in range(20_000):
+                item = Listed()
+                listing.add(item)
+                if number % 10 == 0:
+                    kept.append(item)
+        finally:
+            is_over.set()
+
+    def list_them() -> None:
+        while not is_over.is_set():
+            before = kept.copy()
+            assert set(before) <= set(listing)
+
+    at_once(add, list_them, list_them)
+    gc.collect()
+    assert list(listing) == kept
+    listing.discard(kept[0])
+    listing.discard(kept[0])
+    assert list(listing) == kept[1:]
 
 
 @racing
