@@ -14,7 +14,7 @@ from rq import Queue
 
 from flask_executor_typed import Executor, current_job
 from flask_executor_typed.backends import Capabilities
-from flask_executor_typed.engines import Message, run_message
+from flask_executor_typed.engines import Message, Route, run_message
 
 REDIS = os.environ.get("SHOP_REDIS", "redis://localhost:6379/0")
 
@@ -36,7 +36,7 @@ class RqEngine:
         redis = Redis.from_url(REDIS, socket_timeout=3)  # pyright: ignore[reportUnknownMemberType]
         self._queue: Any = Queue("shop", redis, serializer="json")  # RQ's default is pickle
 
-    def publish(self, message: Message) -> None:
+    def publish(self, message: Message, route: Route) -> None:
         self._queue.enqueue_call(
             f"{__name__}.run",
             args=tuple(message),

@@ -26,6 +26,7 @@ from .backends import (
     Backend,
     Capabilities,
     ExecutorOf,
+    check_route,
     default_max_workers,
     import_backend,
     open_backend,
@@ -44,7 +45,14 @@ from .calls import (
     when_context_is_missed,
 )
 from .carriers import Carrier, OpenTelemetry, default_carriers
-from .config import ExecutorConfig, GivenEngine, key_of, signing_keys, warn_of_unknown_keys
+from .config import (
+    ExecutorConfig,
+    GivenEngine,
+    GivenExecutor,
+    key_of,
+    signing_keys,
+    warn_of_unknown_keys,
+)
 from .context import ContextRules, ContextSnapshot, capture
 from .errors import ConfigError, ExecutorClosedError
 from .futures import FutureCollection, FutureProxy
@@ -392,9 +400,26 @@ class AppState:
     def max_workers(self) -> int:
         return self.config.max_workers or default_max_workers(self.config.type)
 
-    def limits_with(self, given: Limits) -> Limits:
-        """Complete the limits given for a call with those of the settings."""
+    def limits_with(self, given: Limits, name: str, app: Flask) -> Limits:
+        """Complete the limits given for a call with those of the settings.
+
+        Raises:
+            UnsupportedError: they are for an engine, and this executor has none, or a lesser one.
+        """
+        if given.need_engine:
+            # Here, and not in the backend: one that is no engine need not know of it, and a call
+            # that waits for a response is refused before it waits.
+            check_route(name, given, self.backend(app).capabilities, self._shown_type())
         return replace(given, timeout=self.config.job_timeout) if given.timeout is None else given
+
+    def _shown_type(self) -> str:
+        kind: Any = self.config.type
+        if self._engine is not None:
+            return self._engine.name
+        if isinstance(kind, GivenExecutor):
+            kind = type(kind.executor)
+        shown = repr(kind) if isinstance(kind, str) else getattr(kind, "__qualname__", kind)
+        return f"{key_of('type', name=self.name)}={shown}"
 
     def backend(self, app: Flask) -> Backend:
         """Return the backend of this process, which is created when it is first needed."""

@@ -261,7 +261,10 @@ class JobLostError(ExecutorError, BrokenExecutor):
 
 
 class JobExpiredError(ExecutorError, TimeoutError):
-    """A call was not started in time, and never will be. No backend of this release raises it."""
+    """No worker started a call within the seconds of ``using(expires=...)``, and none will.
+
+    If a worker has died in an earlier attempt, that one may have done anything.
+    """
 
     def __init__(self, name: str) -> None:
         super().__init__(name)

@@ -97,7 +97,14 @@ from .helpers import InstanceProxy, get_current_app_context, push_app_context, s
 from .jobs import ExecutorJob, JobDecorator, no_attribute
 from .loops import LoopResource
 from .map import MapOptions, Results
-from .options import NO_OPTIONS, carriers_given, carry_predicate, check_seconds, user_of
+from .options import (
+    NO_OPTIONS,
+    EngineOptions,
+    carriers_given,
+    carry_predicate,
+    check_seconds,
+    user_of,
+)
 from .runtime.exit import drain
 from .runtime.frames import line_of_caller
 from .runtime.logs import log_exception
@@ -318,6 +325,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         user: str | None = None,
         labels: Mapping[str, str] | None = None,
         record: bool | None = None,
+        **engine: Unpack[EngineOptions],
     ) -> Self:
         """Return this executor with options for the calls that are submitted through it.
 
@@ -348,6 +356,17 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             labels: Texts to find the record by: ``{"tenant": "acme"}``.
             record: Whether the job has a record that other processes can read; instead of
                 ``EXECUTOR_STORE_RECORD``.
+            engine: For calls that an engine carries, such as Celery; other backends refuse them:
+
+                - ``queue``: the queue that the call waits in.
+                - ``priority``: 0 to 9, as the engine and its broker understand it.
+                - ``delay``: seconds before a worker may begin the call.
+                - ``expires``: seconds after which no worker begins it any more: it fails with
+                  ``JobExpiredError``.
+
+        Raises:
+            TypeError: an option has the wrong type.
+            ValueError: an option has an unusable value.
         """
         return self._with(
             key=key,
@@ -360,6 +379,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             user=user,
             labels=labels,
             record=record,
+            **engine,
         )
 
     def after_response(self) -> Self:
@@ -643,6 +663,9 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             fn = carried_function(snapshot.app, name, fn)
         if args or kwargs:
             args, kwargs = job_arguments(snapshot.app, name, args, kwargs)
+        limits = state.limits
+        if self._limits is not None:
+            limits = state.limits_with(self._limits, name, snapshot.app)
         future: FutureProxy[Any] = FutureProxy(name, snapshot, variables)
         for callback in self._default_done_callbacks:
             add_default_callback(future, callback)
@@ -657,7 +680,7 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             future,
             state.logs_exceptions,
             self._without_options or self,
-            state.limits if self._limits is None else state.limits_with(self._limits),
+            limits,
         )
 
     def _claim_or_hold(self, state: AppState, call: Call[Any], key: Any) -> FutureProxy[Any] | None:

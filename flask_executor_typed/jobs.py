@@ -31,6 +31,7 @@ from .callables import check_function
 from .calls import Backoff
 from .futures import FutureKey, FutureProxy, OnDuplicate
 from .map import MapOptions, Results
+from .options import EngineOptions
 from .runtime.logs import without_data
 
 __all__ = ("ExecutorJob", "JobDecorator", "Submitter", "no_attribute")
@@ -99,6 +100,7 @@ class Submitter(Protocol):
         user: str | None = None,
         labels: Mapping[str, str] | None = None,
         record: bool | None = None,
+        **engine: Unpack[EngineOptions],
     ) -> Submitter: ...
 
     def after_response(self) -> Submitter: ...
@@ -263,6 +265,7 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
         user: str | None = None,
         labels: Mapping[str, str] | None = None,
         record: bool | None = None,
+        **engine: Unpack[EngineOptions],
     ) -> Self:
         """Return this job with options for its calls; see :meth:`Executor.using`."""
         return self._submitting_to(
@@ -277,6 +280,7 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
                 user=user,
                 labels=labels,
                 record=record,
+                **engine,
             )
         )
 

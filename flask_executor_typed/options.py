@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from math import inf
-from typing import Any
+from typing import Any, TypedDict
 
-from .calls import Backoff, Limits, Until
+from .calls import Backoff, Limits, Route, Until
 from .carriers import Carrier
 from .config import CARRIERS_EXPECTED, find_carriers
 from .context import CarryG
@@ -15,12 +15,22 @@ from .futures import OnDuplicate, plain_key
 
 __all__ = (
     "NO_OPTIONS",
+    "EngineOptions",
     "carriers_given",
     "carry_predicate",
     "check_count",
     "check_seconds",
     "user_of",
 )
+
+
+class EngineOptions(TypedDict, total=False):
+    """The options of ``using()`` that only engines have, for executors and jobs."""
+
+    queue: str | None
+    priority: int | None
+    delay: float | None
+    expires: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,23 +49,35 @@ class Options:
     user: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     record: bool | None = None
+    queue: str | None = None
+    priority: int | None = None
+    delay: float = 0.0
+    expires: float | None = None
 
     notes: bool = False
     """Whether ``user``, ``labels`` or ``record`` was given."""
 
     @property
     def limits(self) -> Limits | None:
-        if self.timeout is None and not self.retries:
-            return None
-        return Limits(timeout=self.timeout, retries=self.retries, backoff=self.backoff)
+        limits = Limits(
+            timeout=self.timeout,
+            retries=self.retries,
+            backoff=self.backoff,
+            route=Route(queue=self.queue, priority=self.priority, delay=self.delay),
+            expires=self.expires,
+        )
+        return None if limits == Limits(backoff=self.backoff) else limits
 
     def changed(self, **given: Any) -> Options:
         """Return a copy with the given options replaced; ``None`` leaves an option as it is.
 
         Raises:
-            TypeError: an option has the wrong type, or cannot be combined with another.
+            TypeError: an option has the wrong type or is unknown, or cannot be combined with
+                another.
             ValueError: an option has an unusable value.
         """
+        for name in given.keys() - _NAMES:
+            raise TypeError(f"using() got an unexpected keyword argument {name!r}")
         given = {name: value for name, value in given.items() if value is not None}
         for name, check in _CHECKS.items():
             if name in given:
@@ -65,6 +87,11 @@ class Options:
                 "a call waits for one event: use after_response() or one after_commit(), not both"
             )
         changed = replace(self, **given)
+        if changed.expires is not None and changed.expires < changed.delay:
+            raise ValueError(
+                f"expires={changed.expires!r} with delay={changed.delay!r}: the call would expire "
+                "before it may begin"
+            )
         if given.keys() & {"user", "labels", "record"}:
             changed = replace(changed, notes=True, labels=dict(changed.labels))
         if changed.until is not None and changed.on_duplicate == "join":
@@ -77,6 +104,7 @@ class Options:
 
 
 NO_OPTIONS = Options()
+_NAMES = frozenset(each.name for each in fields(Options))
 
 
 def carry_predicate(carry_g: CarryG) -> Callable[[str, object], bool]:
@@ -165,6 +193,28 @@ def _check_backoff(name: str, value: Any) -> None:
         _check_number(name, value, lambda seconds: 0 <= seconds < inf, seconds_or_function)
 
 
+_PRIORITIES = range(10)  # as in Celery
+
+
+def _check_queue(name: str, value: object) -> None:
+    if type(value) is not str:
+        raise TypeError(f"{name}={value!r}: expected the name of a queue")
+    if not value:
+        raise ValueError(f"{name}={value!r}: expected the name of a queue, which is not empty")
+
+
+def _check_priority(name: str, value: object) -> None:
+    expected = f"a whole number from {_PRIORITIES[0]} to {_PRIORITIES[-1]}"
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name}={value!r}: expected {expected}")
+    if value not in _PRIORITIES:
+        raise ValueError(f"{name}={value!r}: expected {expected}")
+
+
+def _check_finite_seconds(name: str, value: object) -> None:
+    _check_number(name, value, lambda seconds: 0 <= seconds < inf, "seconds, 0 or more, and finite")
+
+
 def _check_number(
     name: str, value: object, is_right: Callable[[float], bool], expected: str
 ) -> None:
@@ -184,5 +234,9 @@ _CHECKS: dict[str, Callable[[str, object], None]] = {
     "user": _check_user,
     "labels": _check_labels,
     "record": _check_record,
+    "queue": _check_queue,
+    "priority": _check_priority,
+    "delay": _check_finite_seconds,
+    "expires": _check_finite_seconds,
 }
 """The check of each option, in the order in which they are made."""

@@ -63,8 +63,9 @@ TYPES: dict[str, object] = {
 }
 """Each backend, as ``EXECUTOR_TYPE`` gives it."""
 
-_OF_THREADS = {field.name for field in fields(Capabilities)} - {"kill"}
-_OF_PROCESSES = {field.name for field in fields(Capabilities)} - {"shared_memory"}
+_OF_ENGINES = {"routing", "delay"}
+_OF_THREADS = {field.name for field in fields(Capabilities)} - {"kill"} - _OF_ENGINES
+_OF_PROCESSES = {field.name for field in fields(Capabilities)} - {"shared_memory"} - _OF_ENGINES
 DECLARED: dict[str, set[str]] = {
     "thread": _OF_THREADS,
     "sync": _OF_THREADS,
@@ -564,3 +565,25 @@ def test_retries_run_a_failed_call_again(contract: Contract, tmp_path: Path) -> 
 def test_retries_lack_is_refused_at_submit(contract: Contract, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match=refusal(contract, "fail_until", "retry a job")):
         contract.executor.using(retries=2).submit(working.fail_until, tmp_path / "a", 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "capability"),
+    [
+        ({"queue": "gpu"}, "route a job or let it expire"),
+        ({"priority": 0}, "route a job or let it expire"),
+        ({"expires": 60}, "route a job or let it expire"),
+        ({"delay": 1}, "delay a job"),
+    ],
+)
+def test_what_only_engines_can_do_is_refused_at_submit(
+    contract: Contract, options: dict[str, Any], capability: str
+) -> None:
+    special = contract.executor.using(key="special", **options)
+    pattern = rf"^add: EXECUTOR_TYPE=.* cannot {capability}; use EXECUTOR_TYPE='celery', or submit "
+    with pytest.raises(UnsupportedError, match=pattern):
+        special.submit(working.add, 1)
+    with contract.app.test_request_context(), pytest.raises(UnsupportedError):
+        special.after_response().submit(working.add, 1)
+    assert contract.executor.futures.get("special") is None
+    assert contract.executor.using(delay=0).submit(working.add, 1).result(START) == 1

@@ -411,6 +411,38 @@ def test_options_that_make_no_sense_are_refused(
         executor.job(**options)
 
 
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"queue": ""}, ValueError, "queue='': expected the name of a queue, which is not empty"),
+        ({"queue": b"q"}, TypeError, "queue=b'q': expected the name of a queue"),
+        ({"priority": 10}, ValueError, "priority=10: expected a whole number from 0 to 9"),
+        ({"priority": -1}, ValueError, "priority=-1: expected a whole number from 0 to 9"),
+        ({"priority": 1.0}, TypeError, "priority=1.0: expected a whole number from 0 to 9"),
+        ({"priority": True}, TypeError, "priority=True: expected a whole number from 0 to 9"),
+        ({"delay": -1}, ValueError, "delay=-1: expected seconds, 0 or more, and finite"),
+        ({"delay": math.inf}, ValueError, "delay=inf: expected seconds, 0 or more, and finite"),
+        ({"delay": "1"}, TypeError, "delay='1': expected seconds, 0 or more, and finite"),
+        ({"expires": math.nan}, ValueError, "expires=nan: expected seconds, 0 or more, and finite"),
+        (
+            {"delay": 2, "expires": 1},
+            ValueError,
+            "expires=1 with delay=2: the call would expire before it may begin",
+        ),
+        ({"queu": "gpu"}, TypeError, "using() got an unexpected keyword argument 'queu'"),
+        ({"queu": None}, TypeError, "using() got an unexpected keyword argument 'queu'"),
+    ],
+)
+def test_options_for_engines_that_make_no_sense_are_refused(
+    executor: Executor, options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error) as caught:
+        executor.using(**options)
+    assert str(caught.value) == message
+    with pytest.raises(error):
+        executor.job(seen).using(**options)
+
+
 # Retries
 
 

@@ -23,6 +23,7 @@ from flask_executor_typed import (
     Executor,
     FutureProxy,
     JobAbandonedError,
+    JobExpiredError,
     JobFailedError,
     JobLostError,
     SignatureError,
@@ -32,7 +33,7 @@ from flask_executor_typed import (
     job_lost,
 )
 from flask_executor_typed.backends import Capabilities
-from flask_executor_typed.engines import Message, run_message
+from flask_executor_typed.engines import Message, Route, run_message
 from flask_executor_typed.signing import JobSigner
 from flask_executor_typed.stores.client import StoreClient
 from flask_executor_typed.stores.protocol import Owner, Query
@@ -48,17 +49,26 @@ class ListEngine:
 
     name = "ListEngine"
     capabilities = Capabilities(
-        contexts=True, coroutines=True, progress=True, cancel_running=True, retries=True
+        contexts=True,
+        coroutines=True,
+        progress=True,
+        cancel_running=True,
+        retries=True,
+        routing=True,
+        delay=True,
     )
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
+        self.routes: list[Route] = []
+        """Those of all messages that were published."""
         self.error: Exception | None = None
 
-    def publish(self, message: Message) -> None:
+    def publish(self, message: Message, route: Route) -> None:
         if self.error is not None:
             raise self.error
         self.messages.append(message)
+        self.routes.append(route)
 
     def run(self) -> None:
         """Run all messages, in this thread."""
@@ -443,7 +453,7 @@ def test_a_job_may_run_that_can_be_neither_published_nor_withdrawn(
     def be_away(*_: object, **__: object) -> None:
         raise StoreError(client.store.url, "it is away")
 
-    def publish(message: Message) -> None:  # which arrives, and its answer doesn't
+    def publish(message: Message, route: Route) -> None:  # which arrives, and its answer doesn't
         if is_taken:
             assert client.take(message.id, 1) is not None
         for name in ("withdraw", "get"):
@@ -508,6 +518,119 @@ def test_what_the_engine_cannot_do_is_refused(executor: Executor[Any], engine: L
         executor.using(timeout=1.0).submit(work, 1)
     with pytest.raises(TypeError, match="its backoff cannot be sent"):
         executor.using(retries=1, backoff=lambda attempt: 0.0).submit(work, 1)
+    assert engine.messages == []
+
+
+@pytest.mark.parametrize(
+    ("options", "route"),
+    [
+        ({}, Route()),
+        ({"queue": "gpu"}, Route(queue="gpu")),
+        ({"priority": 0, "delay": 2}, Route(priority=0, delay=2)),
+        ({"expires": 60.0}, Route()),
+    ],
+)
+def test_the_engine_is_told_the_route(
+    executor: Executor[Any], engine: ListEngine, options: dict[str, Any], route: Route
+) -> None:
+    future = executor.using(**options).submit(work, 1)
+    assert engine.routes == [route]
+    engine.run()
+    assert future.result(TIMEOUT) == 1
+
+
+def test_a_route_survives_a_loss_and_the_delay_does_not(
+    app: Flask, executor: Executor[Any], engine: ListEngine
+) -> None:
+    client = client_of(executor, app)
+    routed = executor.using(queue="gpu", priority=3, delay=9.0, expires=60.0)
+    future = routed.using(retries=1).submit(work, 1)
+    expires = client.store.get([future.id])[future.id].expires
+    assert expires == future.submitted_at.timestamp() + 60.0
+    message = engine.messages.pop()
+    assert client.take(message.id, 1) is not None
+    client.lose(message.id, 1, "it was killed", has_ended=False)
+    assert engine.messages
+    assert engine.routes == [
+        Route(queue="gpu", priority=3, delay=9.0),
+        *[Route(queue="gpu", priority=3)] * (len(engine.routes) - 1),
+    ]
+    assert client.store.get([future.id])[future.id].expires == expires
+
+
+def test_a_worker_keeps_the_route_in_the_record(
+    app: Flask, executor: Executor[Any], engine: ListEngine
+) -> None:
+    client = client_of(executor, app)
+    rows: list[Row] = []
+    looks.append(lambda job_id: rows.append(client.store.get([job_id])[job_id]))
+    future = executor.using(retries=1, queue="gpu", expires=60.0).submit(fail_and_look)
+    engine.run()
+    with pytest.raises(ValueError, match="no"):
+        future.result(TIMEOUT)
+    assert [(row.attempts, row.route, row.expires) for row in rows] == [
+        (1, rows[0].route, rows[0].expires),
+        (2, rows[0].route, rows[0].expires),  # which the worker wrote
+    ]
+    assert rows[0].route is not None
+    assert rows[0].expires is not None
+
+
+@pytest.mark.parametrize("record", [True, False])
+def test_a_job_that_no_worker_takes_in_time_expires(
+    executor: Executor[Any], engine: ListEngine, record: bool
+) -> None:
+    future = executor.using(expires=0, record=record).submit(work, 1)
+    engine.run()
+    with pytest.raises(JobExpiredError, match="work expired: no worker started it in time"):
+        future.result(TIMEOUT)
+    assert (future.status, ran) == ("failed", [])
+
+
+@pytest.mark.parametrize("look", ["future", "record", "list", "another future"])
+def test_a_job_that_no_worker_ever_takes_expires_for_whoever_looks(
+    executor: Executor[Any], engine: ListEngine, look: str
+) -> None:
+    future = executor.using(expires=0, key="k").submit(work, 1)
+    late = executor.using(expires=3600).submit(work, 2)
+    if look == "future":
+        with pytest.raises(JobExpiredError):
+            future.result(TIMEOUT)
+    elif look == "another future":
+        found = executor.futures.get("k")
+        assert found is not None
+        assert isinstance(found.exception(TIMEOUT), JobExpiredError)
+    else:
+        by_id = {each.id: each for each in executor.jobs.list()}
+        record = by_id[future.id] if look == "list" else executor.jobs.get(future.id)
+        assert record is not None
+        assert record.error is not None
+        assert (record.status, record.error.type) == (
+            "failed",
+            "flask_executor_typed.errors.JobExpiredError",
+        )
+    assert late.status == "pending"
+    engine.run()
+    assert late.result(TIMEOUT) == 2
+    assert ran == [2]
+
+
+def test_a_delayed_job_is_pending_and_can_be_cancelled(
+    executor: Executor[Any], engine: ListEngine
+) -> None:
+    future = executor.using(delay=3600.0, retries=3).submit(work, 1)
+    assert future.status == "pending"
+    assert future.cancel()
+    engine.run()
+    assert (future.status, ran) == ("cancelled", [])
+
+
+def test_an_engine_that_has_no_routes_refuses_them(
+    executor: Executor[Any], engine: ListEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "capabilities", replace(engine.capabilities, delay=False))
+    with pytest.raises(UnsupportedError, match="work: ListEngine cannot delay a job; use EXECUTOR"):
+        executor.using(delay=1).submit(work, 1)
     assert engine.messages == []
 
 
@@ -595,7 +718,7 @@ class Incomplete:
 
     name = "Incomplete"
 
-    def publish(self, message: Message) -> None: ...
+    def publish(self, message: Message, route: Route) -> None: ...
 
 
 @pytest.mark.parametrize(

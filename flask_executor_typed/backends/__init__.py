@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from ..calls import Call
 from ..config import ExecutorConfig, key_of
 from ..runtime.exit import Closable, close_at_exit
-from .capabilities import Capabilities
+from .capabilities import Capabilities, check_route
 from .pickling import ExecutorOf, Settings
 from .thread import ThreadBackend
 
@@ -29,6 +29,7 @@ __all__ = (
     "Capabilities",
     "ExecutorOf",
     "ThreadBackend",
+    "check_route",
     "default_max_workers",
     "import_backend",
     "open_backend",

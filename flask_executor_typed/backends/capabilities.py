@@ -9,10 +9,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ..callables import is_async_callable
-from ..calls import Call
+from ..calls import Call, Limits
 from ..errors import UnsupportedError
 
-__all__ = ("IN_A_THREAD", "Capabilities", "check")
+__all__ = ("IN_A_THREAD", "Capabilities", "check", "check_route")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +42,12 @@ class Capabilities:
 
     retries: bool = False
     """``using(retries=...)`` works."""
+
+    routing: bool = False
+    """``using(queue=...)``, ``using(priority=...)`` and ``using(expires=...)`` work."""
+
+    delay: bool = False
+    """``using(delay=...)`` works."""
 
     def names(self) -> set[str]:
         return {field.name for field in fields(self) if getattr(self, field.name)}
@@ -77,3 +83,19 @@ def check(call: Call[Any], capabilities: Capabilities, backend: str) -> None:
     if not capabilities.retries and limits.retries:
         cure = "use EXECUTOR_TYPE='process', or retry inside the function"
         raise UnsupportedError(name, backend, "retry a job", cure)
+
+
+def check_route(name: str, limits: Limits, capabilities: Capabilities, backend: str) -> None:
+    """Refuse what a call asks of an engine, if ``backend`` is none, or one that cannot do it.
+
+    Raises:
+        UnsupportedError: names the backend, what it cannot do, and what to do instead.
+    """
+    route = limits.route
+    if route.delay and not capabilities.delay:
+        cure = "use EXECUTOR_TYPE='celery', or submit it later"
+        raise UnsupportedError(name, backend, "delay a job", cure)
+    is_routed = (route.queue, route.priority, limits.expires) != (None, None, None)
+    if is_routed and not capabilities.routing:
+        cure = "use EXECUTOR_TYPE='celery', or submit without queue, priority and expires"
+        raise UnsupportedError(name, backend, "route a job or let it expire", cure)

@@ -3,7 +3,7 @@
 Each module imports only from those before it:
 
 - reports: the log record of a failed call, and the notes on its exception
-- limits: the time limit and the retries of a call
+- limits: the limits of a call, and what it asks of an engine
 - call: one accepted call, and the ways to run it
 - carrying: calls that run with values captured by carriers
 - logs: catch what jobs log, where log records are made
@@ -30,7 +30,7 @@ from .capacity import (
 )
 from .carrying import Carried, Carriers, CarryingCall
 from .held import HeldCall, Hold, Until
-from .limits import Backoff, Deadline, Limits
+from .limits import Backoff, Deadline, Limits, Route
 from .logs import catch_logs
 from .reports import warn_of_generator, when_context_is_missed
 
@@ -48,6 +48,7 @@ __all__ = (
     "Interrupter",
     "Limits",
     "LoopServices",
+    "Route",
     "Until",
     "are_idle",
     "can_be_awaited",

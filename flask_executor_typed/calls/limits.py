@@ -1,4 +1,4 @@
-"""The time limit and the retries of a call."""
+"""The limits of a call, and the way that an engine is to take with it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ __all__ = (
     "Backoff",
     "Deadline",
     "Limits",
+    "Route",
 )
 
 
@@ -24,8 +25,22 @@ to wait after an attempt, given its number, counted from 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """What an engine is asked for one message; ``using()`` has checked the values."""
+
+    queue: str | None = None
+    """The queue to put it into; ``None``: the engine's default."""
+
+    priority: int | None = None
+    """0 to 9. Which end is served first is up to the engine and its broker."""
+
+    delay: float = 0.0
+    """Seconds before a worker may get it. A job that is published again isn't delayed again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """The time limit of a call and the number of its retries."""
+    """The time limit of a call, the number of its retries, and what it asks of an engine."""
 
     timeout: float | None = None
     """Seconds from the call's start to its end, pauses and retries included."""
@@ -34,6 +49,15 @@ class Limits:
     """Attempts after the first."""
 
     backoff: Backoff = 0.0
+
+    route: Route = Route()
+
+    expires: float | None = None
+    """Seconds from the submission after which no worker begins the call any more."""
+
+    @property
+    def need_engine(self) -> bool:
+        return self.expires is not None or self.route != Route()
 
     def pause_after(self, attempt: int) -> float:
         backoff = self.backoff

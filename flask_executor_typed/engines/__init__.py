@@ -11,7 +11,7 @@ only one can, and runs it after that.
 - celery: the engine of ``EXECUTOR_TYPE='celery'``, and its task
 """
 
-from .protocol import Engine, Message
+from .protocol import Engine, Message, Route
 from .submitter import EngineBackend, publish
 from .worker import EngineSetup, Serving, run_message
 
@@ -20,6 +20,7 @@ __all__ = (
     "EngineBackend",
     "EngineSetup",
     "Message",
+    "Route",
     "Serving",
     "publish",
     "run_message",

@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 from ..backends import Capabilities
+from ..calls import Route
 from ..errors import ConfigError, JobFailedError
 from .protocol import Message
 from .worker import lose, run_message
@@ -39,6 +40,8 @@ class CeleryEngine:
         cancel_running=True,
         time_limits=True,
         retries=True,
+        routing=True,
+        delay=True,
     )
 
     def __init__(self, key: str, key_of_type: str, given: Any, default: Callable[[], Any]) -> None:
@@ -47,7 +50,12 @@ class CeleryEngine:
         self._default = default
         _register_task(key_of_type)
 
-    def publish(self, message: Message) -> None:
+    def publish(self, message: Message, route: Route) -> None:
+        options = {
+            "queue": route.queue,
+            "priority": route.priority,
+            "countdown": route.delay or None,
+        }
         self._celery_app().send_task(
             _TASK,
             args=tuple(message),
@@ -56,6 +64,8 @@ class CeleryEngine:
             argsrepr=f"<{message.name}>",  # not the arguments
             kwargsrepr="{}",
             ignore_result=True,
+            # What is not given is left to the app's own task_routes and the like.
+            **{name: value for name, value in options.items() if value is not None},
         )
 
     def _celery_app(self) -> Any:

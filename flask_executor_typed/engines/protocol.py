@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from ..backends import Capabilities
+from ..calls import Route
 
-__all__ = ("Engine", "Message")
+__all__ = ("Engine", "Message", "Route")
 
 
 class Message(NamedTuple):
@@ -49,8 +50,11 @@ class Engine(Protocol):
         """What its workers can do. A call that asks for more is refused by ``submit``."""
         ...
 
-    def publish(self, message: Message) -> None:
+    def publish(self, message: Message, route: Route) -> None:
         """Have one worker call ``run_message(*message)``. From any thread.
+
+        ``route`` says into which queue and so on. It asks for nothing that :attr:`capabilities`
+        does not have.
 
         May raise anything. Then the job is withdrawn, and ``submit`` raises
         :exc:`EngineUnreachableError`.

@@ -6,6 +6,7 @@ of a record that is missed. What cannot be published is withdrawn in the opposit
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from ..backends.borrowed import BorrowingBackend, Unreachable
 from ..backends.capabilities import Capabilities, check
 from ..backends.pickling import ContextDumper, Work
 from ..callables import is_async_callable
-from ..calls import Call, Limits
+from ..calls import Call, Limits, Route
 from ..errors import EngineUnreachableError, ExecutorError, StoreError, UnsupportedError
 from ..futures import Progress, follow
 from ..runtime.exit import exit_has_begun
@@ -27,10 +28,17 @@ from .worker import EngineSetup
 __all__ = ("EngineBackend", "publish")
 
 
-def publish(engine: Engine, app: str, row: Row) -> None:
+def publish(engine: Engine, app: str, row: Row, delay: float = 0.0) -> None:
     """Publish the job of a record. Raises what the engine raises."""
     token = as_text(row.token or b"")
-    engine.publish(Message(app, row.executor, row.name, row.id, row.attempts, token))
+    route = Route(**json.loads(row.route or "{}"), delay=delay)
+    engine.publish(Message(app, row.executor, row.name, row.id, row.attempts, token), route)
+
+
+def _text_of(route: Route) -> str | None:
+    """Return what a record keeps of a route: all but the delay, which is over after a loss."""
+    kept = {"queue": route.queue, "priority": route.priority}
+    return json.dumps(kept) if any(value is not None for value in kept.values()) else None
 
 
 class EngineBackend(BorrowingBackend):
@@ -61,12 +69,15 @@ class EngineBackend(BorrowingBackend):
 
     def _send(self, call: Call[Any], sealed: bytes, limits: Limits) -> None:
         future, client, engine = call.future, self._setup.client, self._setup.engine
+        route = limits.route
         try:
             row = client.enqueue(
                 future,
                 token=sealed,
                 retries=limits.retries,
                 is_async=is_async_callable(call.fn),
+                route=_text_of(route),
+                expires=limits.expires,
             )
         except StoreError as error:
             raise EngineUnreachableError(future.name, engine.name, str(error)) from error
@@ -75,7 +86,7 @@ class EngineBackend(BorrowingBackend):
         call.watch(partial(self._is_over, call, answer, bool(row.listed)))
         follow(future, answer)
         try:
-            publish(engine, self._setup.app_name, row)
+            publish(engine, self._setup.app_name, row, route.delay)
         except BaseException as error:
             may_run = False
             try:

@@ -24,6 +24,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 from ..errors import (
     DuplicateKeyError,
+    JobExpiredError,
     JobFailedError,
     JobLostError,
     ResultNotSharedError,
@@ -49,7 +50,7 @@ from .encoding import encode_key
 from .owners import Leases, is_dead, this_process
 from .protocol import Listener, Owner, Query, Store
 from .recording import Codec, Recording
-from .records import CancelAnswer, JobRecord, JobStatus, Row, record_of
+from .records import EXPIRED, CancelAnswer, JobRecord, JobStatus, Row, record_of
 from .remote import RemoteFuture
 
 __all__ = ("Settings", "StoreClient")
@@ -305,9 +306,24 @@ class StoreClient(ClosableThreads):
     # -- jobs of an engine -----------------------------------------------------------------------
 
     def enqueue(
-        self, future: FutureProxy[Any], *, token: bytes, retries: int, is_async: bool
+        self,
+        future: FutureProxy[Any],
+        *,
+        token: bytes,
+        retries: int,
+        is_async: bool,
+        route: str | None,
+        expires: float | None,
     ) -> Row:
         """Record that an engine has a job: whichever process takes it first owns it.
+
+        Args:
+            future: The job's future.
+            token: Its signed message.
+            retries: How often it may be published again.
+            is_async: Whether it is a coroutine.
+            route: With which route.
+            expires: Seconds after its submission, in which it must have been taken.
 
         Raises:
             StoreError: it is not recorded; do not publish it.
@@ -320,7 +336,8 @@ class StoreClient(ClosableThreads):
         row = recording.row(future)
         row.owner, row.server, row.held = None, "", 0
         row.token, row.retries = token, retries
-        row.is_async, row.listed = int(is_async), int(listed)
+        row.is_async, row.listed, row.route = int(is_async), int(listed), route
+        row.expires = None if expires is None else row.submitted + expires
         with self._asking():
             is_queued = self.store.enqueue(row, recording.owner.id)
         if not is_queued:
@@ -527,7 +544,7 @@ class StoreClient(ClosableThreads):
                         with self._lock:
                             self._known[id_of(future)] = future
                         return None
-                    kept = self._with_owner_alive(kept)
+                    kept = self._up_to_date(kept)
             except BaseException:
                 recording.key = None
                 raise
@@ -577,7 +594,7 @@ class StoreClient(ClosableThreads):
             return None
         with self._asking():
             row = self.store.find(self.settings.space, text)
-            row = None if row is None else self._with_owner_alive(row)
+            row = None if row is None else self._up_to_date(row)
         return None if row is None else self._future_of(row)
 
     def pop(self, key: Hashable) -> FutureProxy[Any] | None:
@@ -622,9 +639,12 @@ class StoreClient(ClosableThreads):
     def page(self, query: Query) -> list[JobRecord]:
         with self._asking():
             rows = self.store.page(self.settings.space, query)
-            owners = {row.owner: row for row in rows if not row.done}
+            # One job of each process is enough, and one of those that no worker took in time.
+            now, owned = time.time(), [row for row in rows if not row.done and row.owner]
+            looks = [*{row.owner: row for row in owned}.values()]
+            looks += [row for row in rows if _is_late(row, now)][:1]
             # A list, so that each dead owner is buried: its jobs are lost, which changes the page.
-            if [row for row in owners.values() if self._with_owner_alive(row) is not row]:
+            if [row for row in looks if self._up_to_date(row) is not row]:
                 rows = self.store.page(self.settings.space, query)
         return [record_of(row) for row in rows]
 
@@ -693,7 +713,7 @@ class StoreClient(ClosableThreads):
             row = self.store.get([job_id], results=with_result).get(job_id)
             if row is None or row.space != self.settings.space:
                 return None
-            row = self._with_owner_alive(row)
+            row = self._up_to_date(row)
         if row is not None and row.owner is None and row.status == "pending" and row.attempts > 1:
             # Perhaps the process that has found the loss could not publish it, and that which has
             # submitted it is gone.
@@ -704,6 +724,8 @@ class StoreClient(ClosableThreads):
         if row.status == "lost":
             begun = True if row.started is not None else False if row.held else None
             return None, JobLostError(row.name, row.error_message or "", begun)
+        if row.error_type == EXPIRED:
+            return None, JobExpiredError(row.name)
         if row.error_type is not None:
             error = job_failed(
                 row.name, row.error_type, row.error_message or "", row.error_traceback or ""
@@ -744,14 +766,20 @@ class StoreClient(ClosableThreads):
 
     # -- owners ----------------------------------------------------------------------------------
 
-    def _with_owner_alive(self, row: Row) -> Row | None:
-        """Return the record as it is once its owner, if that is dead, has been buried."""
-        if row.done or row.owner is None or row.owner == self.owner.id:
+    def _up_to_date(self, row: Row) -> Row | None:
+        """Return the record as it is once its owner is buried, if dead, and its time is over."""
+        if row.done or row.owner == self.owner.id:
             return row
-        owner = self._owner_of(row)
-        if owner is None or not is_dead(owner, self.owner):
-            return row
-        self._bury(owner)
+        if row.owner is None:
+            now = time.time()
+            if not _is_late(row, now):
+                return row
+            self.store.expire(row.space, now)
+        else:
+            owner = self._owner_of(row)
+            if owner is None or not is_dead(owner, self.owner):
+                return row
+            self._bury(owner)
         return self.store.get([row.id], results=True).get(row.id)
 
     def _owner_of(self, row: Row) -> Owner | None:
@@ -1168,11 +1196,11 @@ class StoreClient(ClosableThreads):
         rows = self.store.get(ids) if ids else {}
         for watch in watches:
             row = rows.get(watch.job_id)
-            row = None if row is None else self._with_owner_alive(row)
+            row = None if row is None else self._up_to_date(row)
             watch.sees(0 if row is None else row.version)
         for job_id in waiting:
             row = rows.get(job_id)
-            row = None if row is None else self._with_owner_alive(row)
+            row = None if row is None else self._up_to_date(row)
             if row is not None and row.done:
                 row = self.store.get([job_id], results=True).get(job_id)
             future = self._waiting.pop(job_id, None)  # after what may raise: it is waited for
@@ -1268,6 +1296,12 @@ class StoreClient(ClosableThreads):
     def forget_parent(self) -> None:
         """In the child of a fork, which is another owner: the jobs are the parent's."""
         self._reset()
+
+
+def _is_late(row: Row, now: float) -> bool:
+    """Return whether no worker has taken a job in time."""
+    waits = row.owner is None and row.status == "pending"
+    return waits and row.expires is not None and row.expires <= now
 
 
 def _cancel(future: FutureProxy[Any], *, kill: bool) -> None:

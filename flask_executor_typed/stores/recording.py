@@ -272,6 +272,7 @@ class Recording:
         if (taken := self.taken) is not None:
             row.step += taken.step
             row.is_async, row.listed, row.token = taken.is_async, taken.listed, taken.token
+            row.route, row.expires = taken.route, taken.expires  # for an attempt after a loss
             row.retries = max(0, taken.retries + taken.attempts - row.attempts)
             if row.done:
                 row.token = None  # it has the arguments, which are not needed any more

@@ -22,6 +22,7 @@ from flask_executor_typed import (
     DeadlockError,
     Executor,
     FutureProxy,
+    JobExpiredError,
     JobFailedError,
     JobLostError,
     JobTimeoutError,
@@ -203,6 +204,33 @@ def test_killed_workers_lose_what_they_ran_and_nothing_else(app: Flask, folder: 
     begun = [line for line in runs(folder) if line.startswith(("dead", "again"))]
     assert begun == ["dead 1", "again 1", "again 2"]
     assert count_of("doomed", folder) == 2
+
+
+def test_queue_priority_delay_and_expires(app: Flask, folder: Path) -> None:
+    gpu = queued.wait.using(queue="gpu")
+    options = ("--pool", "prefork", "--concurrency", "1", "--disable-prefetch", "-Q", "gpu")
+    with worker(folder, "gpu", *options):
+        elsewhere = queued.add.using(expires=0.5).submit(1, 2)  # a queue that has no worker
+        first = gpu.submit("first")
+        until(lambda: first.status == "running", PATIENCE)
+        delayed = gpu.using(delay=1.5, priority=0).submit("delayed")
+        never = gpu.using(delay=3600).submit("never")
+        late = gpu.using(expires=0).submit("late")
+        waiting = [gpu.using(priority=number).submit(f"{number}") for number in (9, 6, 3, 0)]
+        assert never.cancel()
+        for name in ("first", "9", "6", "3", "0", "delayed"):
+            (folder / f"{name}-may-end").touch()
+        assert [future.result(PATIENCE) for future in waiting] == ["9", "6", "3", "0"]
+        assert delayed.result(PATIENCE) == "delayed"
+        for future in (late, elsewhere):
+            with pytest.raises(JobExpiredError):
+                future.result(PATIENCE)
+            assert future.status == "failed"
+    begun = [line.split()[0] for line in runs(folder)]
+    assert [name for name in begun if name != "delayed"] == ["first", "0", "3", "6", "9"]
+    assert delayed.started_at is not None
+    assert (delayed.started_at - delayed.submitted_at).total_seconds() > 1.4
+    assert never.status == "cancelled"
 
 
 # -- what works in a worker ------------------------------------------------------------------------

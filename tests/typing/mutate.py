@@ -114,6 +114,12 @@ MUTATIONS = (
         "backoff: Any = None",
     ),
     Mutation(
+        "using: queue takes anything",
+        "options.py",
+        r"queue: str \| None\n    priority",
+        "queue: Any\n    priority",
+    ),
+    Mutation(
         "current_job.executor: is Any",
         "current_job.py",
         r"def executor\(self\) -> Executor\[Any\]:",

@@ -74,6 +74,17 @@ assert_type(alimited.submit(1), FutureProxy[str])
 assert_type(limited.using(timeout=1, retries=2, backoff=1).submit(1), FutureProxy[str])
 assert_type(executor.using(timeout=1, retries=2, backoff=1), Executor[Any])
 assert_type(executor.using(timeout=1).submit(len, "a"), FutureProxy[int])
+routed = executor.using(queue="gpu", priority=5, delay=1, expires=2.5)
+assert_type(routed, Executor[Any])
+assert_type(limited.using(queue="gpu", delay=None).submit(1), FutureProxy[str])
+executor.using(queue=1)  # error: expected
+executor.using(priority=1.5)  # error: expected
+executor.using(delay="1")  # error: expected
+# except ty: allows any keyword argument beside an unpacked TypedDict
+executor.using(queu="gpu")  # error: expected
+limited.using(expires="1")  # error: expected
+# except ty: allows any keyword argument beside an unpacked TypedDict
+limited.using(queu="gpu")  # error: expected
 limited.submit("1")  # error: expected
 alimited.submit("1")  # error: expected
 limited.submit(1, timeout=1)  # error: expected
