@@ -108,11 +108,29 @@ def test_apiflask_documents_a_slow_view(go: threading.Event) -> None:
         check_document(client.get("/openapi.json").get_json())
 
 
-def test_the_tokens_of_flask_wtf_are_in_the_pages_and_asked_for(go: threading.Event) -> None:
-    wtf: Any = pytest.importorskip("flask_wtf")
-    app = Flask("wtf")
+@pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")  # SeaSurf's
+@pytest.mark.parametrize("settings", [{}, {"FIELD": "checked"}], ids=["default", "renamed"])
+@pytest.mark.parametrize(
+    ("module", "name", "setting", "refused"),
+    [
+        ("flask_wtf", "CSRFProtect", "WTF_CSRF_FIELD_NAME", 400),
+        ("flask_seasurf", "SeaSurf", "CSRF_COOKIE_NAME", 403),
+    ],
+)
+def test_the_tokens_of_an_extension_are_in_the_pages_and_asked_for(
+    go: threading.Event,
+    module: str,
+    name: str,
+    setting: str,
+    refused: int,
+    settings: dict[str, str],
+) -> None:
+    extension: Any = pytest.importorskip(module)
+    app = Flask("protected")
     app.secret_key = "tests"
-    wtf.CSRFProtect(app)
+    if settings:
+        app.config[setting] = settings["FIELD"]
+    getattr(extension, name)(app)
     with Executor(app, user=lambda: "ada") as executor:
         jobs = JobsBlueprint(executor)
         app.register_blueprint(jobs)
@@ -123,17 +141,14 @@ def test_the_tokens_of_flask_wtf_are_in_the_pages_and_asked_for(go: threading.Ev
 
         client = app.test_client()
         address = client.get("/start").headers["Location"]
-        assert client.post(f"{address}/cancel").status_code == 400
-        assert client.delete(address).status_code == 400
+        assert client.post(f"{address}/cancel").status_code == refused
+        assert client.delete(address).status_code == refused
         assert not client.get(address).get_json()["cancel_requested"]
         page = client.get(address, headers={"Accept": "text/html"}).get_data(as_text=True)
-        token = re.search(r'name="csrf_token" value="([^"]+)"', page)
-        assert token is not None
-        sent = client.post(
-            f"{address}/cancel", data={"csrf_token": token[1]}, headers={"Accept": "text/html"}
-        )
+        fields = dict(re.findall(r'type="hidden" name="([^"]+)" value="([^"]+)"', page))
+        sent = client.post(f"{address}/cancel", data=fields, headers={"Accept": "text/html"})
         assert sent.status_code == 303
         assert client.get(address).get_json()["cancel_requested"]
-        again = client.delete(address, headers={"X-CSRFToken": token[1]})
+        again = client.delete(address, headers={"X-CSRFToken": next(iter(fields.values()))})
         assert again.status_code in {200, 202}
         go.set()
