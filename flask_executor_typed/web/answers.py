@@ -15,7 +15,6 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import (
     HTTPException,
     InternalServerError,
-    MethodNotAllowed,
     ServiceUnavailable,
     default_exceptions,
 )
@@ -68,7 +67,7 @@ class Answers:
             links["result"] = self.urls.to("result", **url)
         if not job.done and not job.cancel_requested:
             links["cancel"] = self.urls.to("cancel", **url)
-        if not job.done and self._streams:
+        if not job.done and self._streams and request.environ.get("wsgi.multithread"):
             links["events"] = self.urls.to("events", **url)
         return links
 
@@ -224,7 +223,7 @@ def _exception_for(status: int, detail: str | None, cause: BaseException | None)
         return error
     if kind is InternalServerError:
         return InternalServerError(detail, original_exception=cause)
-    return kind(detail) if kind is not MethodNotAllowed else MethodNotAllowed(description=detail)
+    return kind(description=detail)
 
 
 def see_other(url: str) -> Response:
@@ -239,7 +238,6 @@ def prefer(response: Response, preferences: Preferences, longest: float) -> Resp
     """Say what was made of a client's preferences."""
     if applied := preferences.applied(longest):
         response.headers["Preference-Applied"] = applied
-    vary(response, "Prefer", "Accept", "HX-Request")
     return response
 
 

@@ -21,6 +21,7 @@ from ..stores.responses import RecordedResponse
 from .access import Access
 from .answers import Answers, asset_versions, prefer
 from .events import Events
+from .negotiation import read_preferences
 from .preferences import Preferences
 from .respond import InTime, Visit, is_done, read_request
 from .results import conditional
@@ -149,7 +150,7 @@ class JobsBlueprint(Blueprint):
             NotRegisteredError: the app does not have this blueprint.
         """
         self._urls.check()
-        preferences = _preferences()
+        preferences = read_preferences()
         try:
             is_done(future, preferences.seconds(wait, self._max_wait))
             job = self._recorded(future, "call")
@@ -203,7 +204,7 @@ class JobsBlueprint(Blueprint):
         def decorate(view: View[P]) -> Callable[P, Response]:
             @functools.wraps(view)
             def respond(*args: P.args, **kwargs: P.kwargs) -> Response:
-                preferences = _preferences()
+                preferences = read_preferences()
                 visit = self._visit(functools.partial(view, *args, **kwargs), view, keep_cookies)
                 future = self._submit(visit, is_async_callable(view))
                 if not is_done(future, preferences.seconds(wait, longest)) and visit.leave():
@@ -226,7 +227,7 @@ class JobsBlueprint(Blueprint):
         self._urls.check()
         read_request()
         limit = records_of(self._executor.jobs).max_result_bytes
-        return Visit(call, name_of(view), limit=limit, keep_cookies=keep_cookies)
+        return Visit(call, _name_of(view), limit=limit, keep_cookies=keep_cookies)
 
     def _submit(self, visit: Visit, is_async: bool) -> FutureProxy[InTime | RecordedResponse]:
         executor = self._executor.using(name=visit.name, record=False)
@@ -286,5 +287,11 @@ class JobsBlueprint(Blueprint):
         return job
 
 
-def _preferences() -> Preferences:
-    return Preferences.parse(request.headers.get("Prefer", ""))
+def _name_of(view: Callable[..., Any]) -> str:
+    """Return what a view is called: ``View.as_view(name)`` makes functions that are all called so.
+
+    They have a name of their own, but no qualified one.
+    """
+    qualified = name_of(view)
+    own = getattr(view, "__name__", None)
+    return qualified if own is None or qualified.endswith(own) else own

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from math import ceil
@@ -11,16 +11,26 @@ from math import ceil
 from ..stores import JobRecord
 from .pages import duration
 
-__all__ = ("SPANS", "Failures", "Times", "failures_of", "times_of")
+__all__ = ("SPANS", "Failures", "Times", "failed_since", "failures_of", "times_of")
 
-SPANS = (
-    ("1 h", timedelta(hours=1)),
-    ("3 h", timedelta(hours=3)),
-    ("1 d", timedelta(days=1)),
-    ("3 d", timedelta(days=3)),
-    ("7 d", timedelta(days=7)),
-)
+SPANS: Mapping[str, timedelta] = {
+    "1 h": timedelta(hours=1),
+    "3 h": timedelta(hours=3),
+    "1 d": timedelta(days=1),
+    "3 d": timedelta(days=3),
+    "7 d": timedelta(days=7),
+}
 """The last hour, and so on: where failures are counted."""
+
+
+def failed_since(job: JobRecord, since: datetime) -> bool:
+    """Return whether a job has failed, or was lost, since then."""
+    end = _end_of_failed(job)
+    return end is not None and end >= since
+
+
+def _end_of_failed(job: JobRecord) -> datetime | None:
+    return job.finished_at if job.status in {"failed", "lost"} else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +38,20 @@ class Failures:
     """How often one function failed, or was lost."""
 
     name: str
-    counts: list[int]
-    """For each of the spans."""
+    counts: Mapping[str, int]
+    """By the names of the spans."""
 
 
 def failures_of(jobs: Iterable[JobRecord], now: datetime) -> list[Failures]:
     """Return the functions that failed, the one that failed last first."""
     ends: defaultdict[str, list[datetime]] = defaultdict(list)
     for job in jobs:
-        if job.status in {"failed", "lost"} and job.finished_at is not None:
-            ends[job.name].append(job.finished_at)
+        if (end := _end_of_failed(job)) is not None:
+            ends[job.name].append(end)
     return [
-        Failures(name, [sum(end >= now - span for end in times) for _, span in SPANS])
+        Failures(
+            name, {each: sum(end >= now - span for end in times) for each, span in SPANS.items()}
+        )
         for name, times in sorted(ends.items(), key=lambda item: max(item[1]), reverse=True)
     ]
 

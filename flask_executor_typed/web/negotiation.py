@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from flask import Request, Response
+from flask import Request, Response, after_this_request, request
 
-__all__ = ("Wanted", "vary", "wanted_by")
+from .preferences import Preferences
+
+__all__ = ("Wanted", "read_preferences", "vary", "wanted_by")
 
 Wanted = Literal["json", "html", "fragment"]
 """``"fragment"``: a part of a page, for htmx."""
@@ -26,6 +28,17 @@ def wanted_by(request: Request) -> Wanted:
     html = accepted.quality("text/html")
     json = max(accepted.quality("application/json"), accepted.quality("application/problem+json"))
     return "html" if html > json else "json"
+
+
+def read_preferences() -> Preferences:
+    """Return the preferences of this request, and say of its answer, or error, that they count."""
+    after_this_request(_vary_by_preferences)
+    return Preferences.parse(request.headers.get("Prefer", ""))
+
+
+def _vary_by_preferences(response: Response) -> Response:
+    vary(response, "Prefer", "Accept", "HX-Request")
+    return response
 
 
 def vary(response: Response, *headers: str) -> None:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, cast
 
 from flask import Blueprint, Response, current_app, jsonify, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestedRangeNotSatisfiable
 from werkzeug.wrappers import Response as BaseResponse
 
 from ..errors import ResultNotSharedError, StoreError
@@ -23,8 +23,8 @@ from .access import Access
 from .answers import Answers, prefer, see_other
 from .events import Events
 from .listing import Page, page_of
-from .monitor import SPANS, failures_of, times_of
-from .negotiation import vary, wanted_by
+from .monitor import SPANS, failed_since, failures_of, times_of
+from .negotiation import read_preferences, vary, wanted_by
 from .origin import comes_from_elsewhere
 from .pages import duration
 from .preferences import Preferences
@@ -83,13 +83,15 @@ class Routes:
 
     def add_to(self, blueprint: Blueprint) -> None:
         rule = blueprint.add_url_rule
-        rule("/", "list", self.list)
+        # Without the slash too: a redirect to it would have the host that the client has sent.
+        rule("/", "list", self.list, strict_slashes=False)
         rule("/<job_id>", "job", self.job, methods=["GET", "DELETE"])
         rule("/<job_id>/result", "result", self.result)
         rule("/<job_id>/events", "events", self.events)
         rule("/<job_id>/fragment", "fragment", self.fragment)
         rule("/<job_id>/cancel", "cancel", self.cancel, methods=["POST"])
         blueprint.register_error_handler(StoreError, self._answer_unavailable)
+        blueprint.before_app_request(self._refuse_method)
 
     @property
     def _records(self) -> Records:
@@ -101,6 +103,15 @@ class Routes:
 
     def _answer_unavailable(self, error: StoreError) -> Any:
         return current_app.handle_user_exception(self.unavailable(error))
+
+    def _refuse_method(self) -> None:
+        """Answer 405 as we do other errors: Flask raises it before it knows of a blueprint."""
+        error = request.routing_exception
+        if isinstance(error, MethodNotAllowed) and error.valid_methods:
+            allowed = list(error.valid_methods)
+            if self._answers.urls.matches(allowed[0]):
+                detail = f"This address answers {', '.join(allowed)} only."
+                raise self._answers.problem(405, detail, headers=[("Allow", ", ".join(allowed))])
 
     # -- one job ---------------------------------------------------------------------------------
 
@@ -163,6 +174,9 @@ class Routes:
         except (TypeError, ValueError) as error:
             log_exception(current_app.logger, "The result of %s [%s] is not JSON", job.name, job.id)
             raise problem(500, None, kind=_kind("failed"), job=job, cause=error) from error
+        except RequestedRangeNotSatisfiable as error:
+            headers = [each for each in error.get_headers() if each[0] != "Content-Type"]
+            raise problem(416, error.description, job=job, headers=headers) from error
         return self._without_others_cookies(response, job)
 
     def _failure_of(
@@ -232,7 +246,7 @@ class Routes:
 
         Also returns the preferences, without those that could not be followed.
         """
-        preferences = Preferences.parse(request.headers.get("Prefer", ""))
+        preferences = read_preferences()
         seconds = min(preferences.wait or 0, self._max_wait)
         if job.done or not seconds:
             return job, preferences
@@ -267,6 +281,7 @@ class Routes:
             "name": request.args.get("name") if is_operator else None,
             "user": request.args.get("user") if is_operator else None,
             "before": request.args.get("before") or None,
+            "failed": request.args.get("failed") if is_operator else None,
         }
         page = self._page(is_operator, **query)
         if wanted_by(request) == "json":
@@ -277,19 +292,35 @@ class Routes:
         vary(response, "Accept", "HX-Request")
         return response
 
-    def _page(self, is_operator: bool, **query: Any) -> Page:
-        jobs = self._jobs
-        if is_operator:
-            page = page_of(jobs, lambda job: True, **query)
-            return replace(page, counts=jobs.counts(user=query["user"]))
-        if self._user is None:
-            return page_of(jobs, self._access.authorizes, **query)
-        user = self._user()
-        if user is None:
-            return Page([], None, {})
-        query["user"] = user
-        page = page_of(jobs, self._access.authorizes, **query)
-        return replace(page, counts=jobs.counts(user=user))
+    def _page(self, is_operator: bool, *, failed: str | None, **query: Any) -> Page:
+        if not is_operator and self._user is not None:
+            query["user"] = self._user()
+            if query["user"] is None:
+                return Page([], None, {})
+        self._check_before(query["before"], query["user"])
+        if not is_operator:
+            page = page_of(self._jobs, self._access.authorizes, **query)
+            return page if self._user is None else self._counted(page, query["user"])
+        allows: Callable[[JobRecord], bool] = lambda job: True  # noqa: E731
+        if failed is not None:
+            allows = partial(failed_since, since=self._start_of(failed))
+        return self._counted(page_of(self._jobs, allows, **query), query["user"])
+
+    def _counted(self, page: Page, user: str | None) -> Page:
+        return replace(page, counts=self._jobs.counts(user=user))
+
+    def _check_before(self, before: str | None, user: str | None) -> None:
+        """Refuse a page of which it is not known where it begins, rather than show none of it."""
+        if before is not None:
+            job = self._records.get(before, with_result=False)
+            if job is None or (user is not None and job.user != user):
+                detail = "The job that this page begins after is not known; go to the first page."
+                raise self._answers.problem(404, detail)
+
+    def _start_of(self, span: str) -> datetime:
+        if span not in SPANS:
+            raise self._answers.problem(400, f"failed must be one of: {', '.join(SPANS)}.")
+        return datetime.now(timezone.utc) - SPANS[span]
 
     def _list_url(self, query: dict[str, Any], **changes: Any) -> str:
         given = {name: value for name, value in (query | changes).items() if value is not None}
@@ -311,7 +342,7 @@ class Routes:
         context: dict[str, Any] = {
             "jobs": [self._answers.shown(job, now) for job in page.jobs],
             "filters": list(self._filters(page.counts, query)),
-            "only": [value for name in ("name", "user") if (value := query[name])],
+            "only": list(_narrowed(query)),
             "is_operator": is_operator,
             "links": {
                 "self": self._list_url(query),
@@ -330,13 +361,13 @@ class Routes:
         every = None if counts is None else sum(counts.values())
         for status, word in ((None, TEXTS["all"]), *WORDS.items()):
             count = every if status is None or counts is None else counts.get(status, 0)
-            is_current = status == query["status"]
+            is_current = status == query["status"] and query["failed"] is None
             if count or status is None or is_current or counts is None:
                 yield {
                     "label": word,
                     "count": count,
                     "is_current": is_current,
-                    "url": self._list_url(query, status=status, before=None),
+                    "url": self._list_url(query, status=status, before=None, failed=None),
                 }
 
     def _oldest_waits(self, pending: int, user: str | None, now: datetime) -> str:
@@ -360,7 +391,7 @@ class Routes:
         jobs = self._jobs.list(limit=_WINDOW)
         failures = failures_of(jobs, now)
         pending = counts.get("pending", 0)
-        failed = sum(each.counts[0] for each in failures)
+        failed = sum(each.counts["1 h"] for each in failures)
         return {
             "tiles": [
                 {"label": WORDS["pending"], "value": f"{pending:,}"},
@@ -368,12 +399,18 @@ class Routes:
                 {"label": WORDS["running"], "value": f"{counts.get('running', 0):,}"},
                 {"label": TEXTS["failed_lately"], "value": f"{failed:,}", "alarms": failed > 0},
             ],
-            "spans": [span for span, _ in SPANS],
+            "spans": list(SPANS),
             "failures": failures,
             "times": times_of(jobs),
             "window": len(jobs),
             "list_url": partial(self._list_url, no_query),
         }
+
+
+def _narrowed(query: Mapping[str, Any]) -> Iterator[str]:
+    if query["failed"]:
+        yield TEXTS["failed_within"].format(span=query["failed"])
+    yield from (query[name] for name in ("name", "user") if query[name])
 
 
 def _kind(name: str) -> str:

@@ -26,6 +26,7 @@ TEXTS: Mapping[str, str] = {
     "cancelled": "It was cancelled.",
     "failed": "Something went wrong on our side. If it happens again, tell us the number below.",
     "failed_lately": "Failed, last hour",
+    "failed_within": "failed within {span}",
     "failures": "Failures",
     "finished": "Finished",
     "function": "Function",

@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 from flask import current_app, request, url_for
 from flask.blueprints import BlueprintSetupState
+from werkzeug.exceptions import HTTPException
 
 from ..errors import NotRegisteredError
 
@@ -42,6 +43,17 @@ class Urls:
         current = request.blueprint
         name = current if current in names else names[0]
         return url_for(f"{name}.{route}", **values)
+
+    def matches(self, method: str) -> bool:
+        """Return whether the address of this request is that of a route, with another method."""
+        adapter = current_app.create_url_adapter(request)
+        if adapter is None:
+            return False
+        try:
+            endpoint, _ = adapter.match(method=method)
+        except HTTPException:
+            return False
+        return endpoint.rpartition(".")[0] in self._registered()
 
     def _registered(self) -> list[str]:
         app: Any = current_app
