@@ -18,12 +18,17 @@ ROOT = Path(__file__).resolve().parent
 VENV = Path(os.environ.get("DEV_VENV") or ROOT / ".venv").absolute()
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
+ENGINES = ("celery", "from_celery", "dask", "rq")
 
 
 def demo(args: list[str]) -> None:
-    """Serve the example app with gunicorn, send it requests, and print what happens."""
+    """Serve the example app, call it, and print what happens (demo --celery: with Celery)."""
     set_up("examples")
-    run(PYTHON, "-m", "examples.demo", *args)
+    if "--celery" in args:
+        args.remove("--celery")
+        run(PYTHON, "-m", "examples.on_celery", *args)
+    else:
+        run(PYTHON, "-m", "examples.demo", *args)
 
 
 def test(args: list[str]) -> None:
@@ -34,6 +39,15 @@ def test(args: list[str]) -> None:
         print(f"Leaving out the tests of {', '.join(missing)}", flush=True)
         os.environ["CI_WITHOUT"] = ",".join([*missing, os.environ.get("CI_WITHOUT", "")])
     run(PYTHON, "-m", "pytest", *args)
+
+
+def engines(args: list[str]) -> None:
+    """Run the tests of Celery and the other engines, each with its real workers and Redis."""
+    set_up("tests", "examples")
+    install_services()
+    names = ("test_engines.py", *(f"integration/test_{name}.py" for name in ENGINES))
+    files = [file for name in names if (file := ROOT / "tests" / name).exists()]
+    run(PYTHON, "-m", "pytest", *files, *args)
 
 
 def services(args: list[str]) -> None:
@@ -96,7 +110,7 @@ def ci(args: list[str]) -> None:
 
 
 COMMANDS: tuple[Callable[[list[str]], None], ...] = (
-    *(demo, test, services, lint, types, docs, bench, soak, attack, peers, ci),
+    *(demo, test, engines, services, lint, types, docs, bench, soak, attack, peers, ci),
 )
 
 

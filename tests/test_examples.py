@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from io import BytesIO
@@ -19,10 +21,13 @@ from werkzeug.test import TestResponse
 from flask_executor_typed.testing import ExecutorCalls
 
 from .conftest import TIMEOUT
+from .helpers.services import redis_path, skip_without
 
 pytest.importorskip("httpx", reason="the examples need httpx, which is not installed")
 
-from examples import demo
+import httpx
+
+from examples import demo, on_celery
 from examples.crunch import __main__ as crunch
 from examples.exports import create_app as create_exports
 from examples.exports import views as exports
@@ -219,6 +224,42 @@ def test_the_demo_fails_with_the_servers_log_when_the_app_does_not_start(
     assert "no_such_factory" in capsys.readouterr().out
 
 
+def need_celery() -> None:
+    skip_without("celery")
+    pytest.importorskip("celery", reason="Celery is not installed beside the oldest Flask")
+    redis_path()
+
+
+@needs_gunicorn
+def test_the_agency_runs_its_jobs_in_celery(capsys: pytest.CaptureFixture[str]) -> None:
+    need_celery()
+    code = on_celery.main()
+    told = capsys.readouterr().out
+    assert code == 0, told
+    assert re.search(r"from the new server: day \d+ before, day \d+ now", told), told
+    assert told.endswith("All went right, and all is stopped.\n")
+
+
+@needs_gunicorn
+def test_the_agency_on_celery_stays_until_it_is_interrupted() -> None:
+    need_celery()
+    command = [sys.executable, "-m", "examples.on_celery", "--stay"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as script:
+        assert script.stdout is not None
+        try:
+            serving = script.stdout.readline()
+            found = re.fullmatch(r"Serving on (\S+) until Ctrl-C\. Try:\n", serving)
+            assert found is not None, serving + script.stdout.read()
+            answer = httpx.post(f"{found[1]}/tours?days=1", timeout=TIMEOUT, trust_env=False)
+            assert answer.status_code == 202
+        finally:
+            script.send_signal(signal.SIGINT)
+            said = script.stdout.read()
+        assert script.wait(TIMEOUT) == 0, said
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(found[1], timeout=TIMEOUT, trust_env=False)
+
+
 @needs_gunicorn
 def test_views_answer_right_while_jobs_keep_the_processors_busy(
     capsys: pytest.CaptureFixture[str],
@@ -244,9 +285,7 @@ def test_a_wrong_count_of_primes_is_noticed(
 
 
 def test_the_readme_code_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    httpx: Any = pytest.importorskip("httpx")
-
-    def price_of(request: Any) -> Any:
+    def price_of(request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, text=str(10.0 + len(request.url.host)))
 
     client_class, opened = httpx.AsyncClient, list[Any]()

@@ -23,6 +23,7 @@ __all__ = (
     "chromedriver_path",
     "chromium_path",
     "install",
+    "redis_path",
     "redis_server",
     "skip_without",
     "without",
@@ -91,6 +92,11 @@ _NPM = _Service("npm", "npm", _program("npm"))
 _AXE_CORE = _Service(
     "npm", "axe-core", lambda: _AXE_CORE_SCRIPT if _AXE_CORE_SCRIPT.exists() else None
 )
+
+
+def redis_path() -> Path:
+    """Return the executable of Redis, like :func:`chromium_path`."""
+    return _REDIS.path()
 
 
 def chromium_path() -> Path:
