@@ -247,6 +247,7 @@ class AppState:
             app_name=app.name,
             logs_exceptions=self.logs_exceptions,
             keeps_logs=self.config.store_logs,
+            release=self.config.release,
         )
         self._serving = Serving(setup)
 

@@ -200,6 +200,9 @@ class ExecutorConfig:
     """The Celery app that carries jobs, or ``"package.module:name"``; ``None``: that of Flask's
     recipe, in ``app.extensions``."""
 
+    release: str | None = None
+    """The version of the app, which messages of an engine name; for errors only."""
+
     @property
     def is_engine(self) -> bool:
         """Whether calls run in the workers of an engine, such as Celery."""
@@ -249,7 +252,7 @@ def _keys_with_values(config: Mapping[str, Any], name: str) -> Iterator[tuple[st
                 break
 
 
-_SHARED = ("store", "signing_key")
+_SHARED = ("store", "signing_key", "release")
 """Prefixes of the fields for which a named executor falls back on the settings without a name."""
 
 
@@ -429,6 +432,12 @@ def _celery_app(key: str, value: object) -> object:
     raise ConfigError(key, value, "a Celery app, or 'package.module:name' of one, or None")
 
 
+def _release(key: str, value: object) -> str:
+    if isinstance(value, str) and value:
+        return value
+    raise ConfigError(key, value, "text that names the version of the app, or None")
+
+
 def _one_of(*values: str) -> Callable[[str, object], object]:
     def parse(key: str, value: object) -> object:
         if isinstance(value, str) and value in values:
@@ -557,4 +566,5 @@ _PARSERS: dict[str, Callable[[str, object], object]] = {
     "store_strict": _boolean,
     "signing_key": _signing_key,
     "celery_app": _celery_app,
+    "release": _release,
 }

@@ -32,6 +32,7 @@ __all__ = (
     "JobFailedError",
     "JobLostError",
     "JobTimeoutError",
+    "JobVersionError",
     "NestedProcessError",
     "NoAppError",
     "NoJobError",
@@ -272,6 +273,33 @@ class JobExpiredError(ExecutorError, TimeoutError):
 
     def __str__(self) -> str:
         return f"{self.name} expired: no worker started it in time"
+
+
+class JobVersionError(ExecutorError, LookupError):
+    """A worker of another release lacks the function of a job, or something in its arguments.
+
+    The job has not begun.
+    """
+
+    def __init__(
+        self, name: str, reason: str, submitted_by: str | None = None, worker: str | None = None
+    ) -> None:
+        super().__init__(name, reason, submitted_by, worker)
+        self.name: str = name
+        self.reason: str = reason
+        self.submitted_by: str | None = submitted_by
+        """``EXECUTOR_RELEASE`` of the process that has submitted the job."""
+        self.worker: str | None = worker
+        """That of the worker."""
+
+    def __str__(self) -> str:
+        one, other = (repr(each) if each else "unknown" for each in self.args[2:])
+        name_them = "" if self.submitted_by and self.worker else ", and set EXECUTOR_RELEASE"
+        return (
+            f"{self.name} has not begun, since its worker cannot load it ({self.reason}); the "
+            f"release that submitted it is {one}, and the worker's is {other}; restart the workers "
+            f"first if a release adds jobs{name_them}"
+        )
 
 
 class JobFailedError(ExecutorError, RuntimeError):

@@ -56,6 +56,7 @@ OTHERS = (
     "store_results",
     "signing_key",
     "celery_app",
+    "release",
 )
 
 
@@ -103,6 +104,7 @@ def test_defaults() -> None:
         store_strict=False,
         signing_key=None,
         celery_app=None,
+        release=None,
     )
 
 
@@ -115,6 +117,8 @@ def test_defaults() -> None:
         ("signing_key", "", "secret text or bytes"),
         ("celery_app", "celery", "a Celery app, or 'package.module:name' of one, or None"),
         ("celery_app", object, "a Celery app, or 'package.module:name' of one, or None"),
+        ("release", 7, "text that names the version of the app, or None"),
+        ("release", "", "text that names the version of the app, or None"),
         ("signing_key", 7, "secret text or bytes"),
         ("store_ttl", 0, "seconds, more than 0"),
         ("store_lease", "-1", "seconds, more than 0"),

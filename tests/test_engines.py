@@ -26,6 +26,7 @@ from flask_executor_typed import (
     JobExpiredError,
     JobFailedError,
     JobLostError,
+    JobVersionError,
     SignatureError,
     StoreError,
     UnsupportedError,
@@ -500,6 +501,21 @@ def test_a_message_of_another_release_fails_its_job(
     engine.run()
     with pytest.raises(TypeError, match="it has version 2, and this worker reads version 1"):
         future.result(TIMEOUT)
+
+
+def test_a_worker_that_lacks_the_function_says_which_release_it_is(
+    app: Flask, engine: ListEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app.config["EXECUTOR_RELEASE"] = "1.1"
+    with Executor[Any](app) as executor, app.app_context():
+        future = executor.using(retries=2).submit(work, 1)
+        with monkeypatch.context() as older:
+            older.delattr(f"{__name__}.work")
+            engine.run()
+        with pytest.raises(JobVersionError, match=r"'work'.*is '1\.1', and the worker's is '1\.1'"):
+            future.result(TIMEOUT)
+        assert future.status == "failed"
+    assert ran == []
 
 
 def test_messages_signed_with_a_former_key_are_read(

@@ -29,6 +29,7 @@ from flask_executor_typed.errors import (
     JobFailedError,
     JobLostError,
     JobTimeoutError,
+    JobVersionError,
     NestedProcessError,
     NoAppError,
     NoJobError,
@@ -222,6 +223,24 @@ ERRORS: list[tuple[ExecutorError, type[Exception], str]] = [
         "app.report expired: no worker started it in time",
     ),
     (
+        JobVersionError("report", "No module named 'new'", "1.2", "1.1"),
+        LookupError,
+        (
+            "report has not begun, since its worker cannot load it (No module named 'new'); the "
+            "release that submitted it is '1.2', and the worker's is '1.1'; restart the workers "
+            "first if a release adds jobs"
+        ),
+    ),
+    (
+        JobVersionError("report", "No module named 'new'", "1.2"),
+        LookupError,
+        (
+            "report has not begun, since its worker cannot load it (No module named 'new'); the "
+            "release that submitted it is '1.2', and the worker's is unknown; restart the workers "
+            "first if a release adds jobs, and set EXECUTOR_RELEASE"
+        ),
+    ),
+    (
         JobFailedError("app.report", "app.NoData", "no rows", "Traceback: ..."),
         RuntimeError,
         "app.report failed with app.NoData: no rows",
@@ -390,6 +409,9 @@ def test_facts_are_attributes() -> None:
     assert (failed.name, failed.type, failed.message) == ("f", "app.NoData", "no rows")
     assert failed.traceback == "Traceback"
     assert JobExpiredError("f").name == "f"
+    version = JobVersionError("f", "why", "2", "1")
+    assert (version.name, version.reason) == ("f", "why")
+    assert (version.submitted_by, version.worker) == ("2", "1")
     store = StoreError("sqlite:///jobs.db", "why")
     assert (store.store, store.reason) == ("sqlite:///jobs.db", "why")
     not_shared = ResultNotSharedError("f", "local", "app.Report")

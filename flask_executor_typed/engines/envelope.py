@@ -22,9 +22,11 @@ class Envelope(NamedTuple):
 
     work: Work
     limits: Limits
+    release: str | None
+    """That of the process that has submitted the call."""
 
 
-def seal(signer: JobSigner, work: Work, limits: Limits) -> bytes:
+def seal(signer: JobSigner, work: Work, limits: Limits, release: str | None) -> bytes:
     """Pickle and sign a call.
 
     Raises:
@@ -32,7 +34,7 @@ def seal(signer: JobSigner, work: Work, limits: Limits) -> bytes:
     """
     plain = (limits.timeout, limits.retries, limits.backoff)
     try:
-        return signer.dumps((_VERSION, tuple(work), plain), kind=_KIND, job_id=work.id)
+        return signer.dumps((_VERSION, tuple(work), plain, release), kind=_KIND, job_id=work.id)
     except Exception as error:  # all the rest is pickled already
         raise UnpicklableError(work.name, "its backoff", str(error)) from error
 
@@ -56,5 +58,6 @@ def open_envelope(signer: JobSigner, token: str, *, job_id: str, name: str) -> E
     if version != _VERSION:
         reason = f"it has version {version}, and this worker reads version {_VERSION}"
         raise UnpicklableError(name, "its message", reason)
-    work, (timeout, retries, backoff) = parts
-    return Envelope(Work(*work), Limits(timeout=timeout, retries=retries, backoff=backoff))
+    work, (timeout, retries, backoff), release = parts
+    limits = Limits(timeout=timeout, retries=retries, backoff=backoff)
+    return Envelope(Work(*work), limits, release)

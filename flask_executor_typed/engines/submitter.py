@@ -55,7 +55,7 @@ class EngineBackend(BorrowingBackend):
         check(call, self.capabilities, engine.name)
         limits = call.limits or Limits()
         work = Work.of(call, self._contexts.dump(call))
-        sealed = seal(self._setup.signer, work, limits)
+        sealed = seal(self._setup.signer, work, limits, self._setup.release)
         self.accept(call)
         try:
             # From here on, the record decides. If the future was cancelled before, nothing runs.

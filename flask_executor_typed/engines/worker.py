@@ -14,7 +14,13 @@ from flask import Flask
 from ..backends.pickling import Settings
 from ..backends.runner import ClosableRunner, WorkersCall
 from ..callables import is_async_callable
-from ..errors import DeadlockError, JobFailedError, SignatureError
+from ..errors import (
+    DeadlockError,
+    JobFailedError,
+    JobVersionError,
+    SignatureError,
+    UnpicklableError,
+)
 from ..futures import (
     FutureProxy,
     block_until_done,
@@ -36,6 +42,9 @@ from .protocol import Engine
 
 __all__ = ("EngineSetup", "Serving", "lose", "run_message")
 
+_NAMES_ARE_MISSING = (AttributeError, ImportError)
+"""What pickle raises if a worker has no function or class of a name."""
+
 _PATIENCE = 30.0
 """Seconds that a worker tries to reach the store, before and after a job. A guess."""
 
@@ -52,6 +61,7 @@ class EngineSetup:
     app_name: str
     logs_exceptions: bool
     keeps_logs: bool
+    release: str | None
 
 
 class Serving:
@@ -193,10 +203,13 @@ class _Runner(ClosableRunner):
         self, envelope: Envelope, row: Row
     ) -> tuple[FutureProxy[Any], BaseException | None]:
         """Run a job that was taken. Return its future, and why it could not be run."""
-        work, limits = envelope
+        work, limits, release = envelope
         try:
             call = self._load(work, self._setup.app())
         except BaseException as error:
+            cause = error.__cause__
+            if isinstance(error, UnpicklableError) and isinstance(cause, _NAMES_ARE_MISSING):
+                error = JobVersionError(work.name, str(cause), release, self._setup.release)
             return future_with_id(work.name, work.id, None), error
         future = call.future
         call.limits = limits

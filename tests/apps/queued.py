@@ -46,6 +46,7 @@ def create_app(**config: Any) -> Flask:
         EXECUTOR_TYPE="celery",
         EXECUTOR_STORE=url,
         EXECUTOR_STORE_LEASE=3.0,
+        EXECUTOR_RELEASE=os.environ.get("QUEUED_RELEASE", "new"),
         CELERY={
             "broker_url": url,
             "task_ignore_result": True,

@@ -26,6 +26,7 @@ from flask_executor_typed import (
     JobFailedError,
     JobLostError,
     JobTimeoutError,
+    JobVersionError,
     UnsupportedError,
 )
 from flask_executor_typed.engines import Message
@@ -53,7 +54,12 @@ class Worker:
                     *("--loglevel", "INFO", *options),
                 ],
                 cwd=ROOT,
-                env={**os.environ, "QUEUED_WORKER": "1", **environment},
+                env={
+                    **os.environ,
+                    "QUEUED_WORKER": "1",
+                    "QUEUED_RELEASE": "old",
+                    **environment,
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -450,7 +456,8 @@ def test_a_function_that_the_worker_lacks_fails_its_job(
     new_in_this_release.__qualname__ = new_in_this_release.__name__
     monkeypatch.setattr(queued, new_in_this_release.__name__, new_in_this_release, raising=False)
     future = queued.executor.submit(new_in_this_release)
-    with pytest.raises(TypeError, match=r"in the worker: .*new_in_this_release") as caught:
+    expected = r".*new_in_this_release.*submitted it is 'new', and the worker's is 'old'"
+    with pytest.raises(JobVersionError, match=expected) as caught:
         future.result(PATIENCE)
     assert isinstance(caught.value, JobFailedError)
     until(lambda: f"[{future.id}] cannot run in this worker" in celery.log, PATIENCE)
