@@ -101,10 +101,12 @@ class _Follower:
         closing = _request()
         ours = closing is self._request()  # on Flask 3.2, a job closes its copy, method included
         if ours:
-            if self.calls is not None and all(each() is None for each in self._responses):
-                # An exception has passed through Flask to the server, or an after_request function
-                # has replaced the response. No other event will come.
-                self.calls.submit()
-            self.calls = None
-            del closing.close
+            try:
+                if self.calls is not None and all(each() is None for each in self._responses):
+                    # An exception has passed through Flask to the server, or an after_request
+                    # function has replaced the response. No other event will come.
+                    self.calls.submit()
+            finally:  # also if a signal handler raises: then the rest is submitted when it is freed
+                self.calls = None
+                del closing.close
         closing.__class__.close(closing)

@@ -89,12 +89,12 @@ class Work(NamedTuple):
         Raises:
             UnpicklableError: names the part that cannot be pickled.
         """
-        future = call.future
+        # No variable holds the future: with the traceback of an error, that would be a cycle.
         return cls(
             0,
-            future.name,
-            id_of(future),
-            _dump_key(future.key),
+            call.future.name,
+            id_of(call.future),
+            _dump_key(call.future.key),
             call.attempt,
             dump_function(call),
             context,

@@ -64,10 +64,11 @@ class DaemonPool(ThreadPoolExecutor):
     """
 
     def __init__(self, name: str, size: int) -> None:
+        # First: __del__ needs it, wherever an interrupt ends the rest.
+        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         super().__init__(size)
         self._name = name
         self._size = size
-        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._free = threading.Semaphore(0)
         self._guard = threading.RLock()  # reentrant: a finalizer may come back
         self._daemons: list[threading.Thread] = []  # guarded by _guard
