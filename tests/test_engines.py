@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import subprocess
 import sys
 import threading
@@ -518,15 +519,43 @@ def test_a_worker_that_lacks_the_function_says_which_release_it_is(
     assert ran == []
 
 
-def test_messages_signed_with_a_former_key_are_read(
-    app: Flask, executor: Executor[Any], engine: ListEngine
-) -> None:
-    future = executor.submit(work, 1)
-    rotated = Flask("engines")
-    rotated.config.from_mapping(app.config, SECRET_KEY="new", SECRET_KEY_FALLBACKS=["secret"])
-    with Executor(rotated):  # the newest app of that name runs messages
+def run_across(
+    app: Flask, engine: ListEngine, servers: tuple[str, ...], workers: tuple[str, ...]
+) -> object:
+    """Run a job of a server in a worker. The first key of each is its SECRET_KEY."""
+    with contextlib.ExitStack() as stack:
+        apps: list[Flask] = []
+        for key, *others in (servers, workers):  # the newest app of that name runs messages
+            apps.append(Flask(app.name))
+            apps[-1].config.from_mapping(app.config, SECRET_KEY=key, SECRET_KEY_FALLBACKS=others)
+            stack.enter_context(Executor[Any](apps[-1]))
+        stack.enter_context(apps[0].app_context())
+        executor: Executor[Any] = apps[0].extensions["executor"]
+        future = executor.submit(work, 1j)  # which is pickled, and so signed
         engine.run()
-        assert future.result(TIMEOUT) == 1
+        return future.result(TIMEOUT)
+
+
+ROTATION = (("old",), ("old", "new"), ("new", "old"), ("new",))
+
+
+@pytest.mark.parametrize(
+    ("servers", "workers"),
+    [*itertools.pairwise(ROTATION), *itertools.pairwise(reversed(ROTATION))],
+    ids="+".join,
+)
+def test_jobs_go_on_at_each_step_of_a_rotation_of_keys(
+    app: Flask, engine: ListEngine, servers: tuple[str, ...], workers: tuple[str, ...]
+) -> None:
+    assert run_across(app, engine, servers, workers) == 1j
+
+
+def test_a_server_without_the_workers_key_does_not_unpickle_its_result(
+    app: Flask, engine: ListEngine
+) -> None:
+    with pytest.raises(SignatureError, match="signature of the result"):
+        run_across(app, engine, ("old",), ("new", "old"))
+    assert ran == [1j]
 
 
 def test_what_the_engine_cannot_do_is_refused(executor: Executor[Any], engine: ListEngine) -> None:
