@@ -584,22 +584,38 @@ class Executor(concurrent.futures.Executor, Generic[T]):
 
         Return its future, or the one that it joins under ``key``.
         """
+        state, (snapshot, variables) = captured
         options = self._options
-        if key is None and options.on_duplicate != "error":
-            raise TypeError(f"on_duplicate={options.on_duplicate!r} needs a key: using(key=...)")
-        state = captured[0]
-        call = self._make_call(captured, fn, args, kwargs)
-        future = call.future  # the call may be over at any moment from here on
+        if type(fn) is FunctionType and not fn.__code__.co_flags & GENERATOR:  # the usual case
+            name = options.name or fn.__qualname__
+        else:
+            check_function(fn)
+            name = options.name or name_of(fn)
+            fn = carried_function(snapshot.app, name, fn)
+        if args or kwargs:
+            args, kwargs = job_arguments(snapshot.app, name, args, kwargs)
+        future: FutureProxy[Any] = FutureProxy(name, snapshot, variables)
+        if self._default_done_callbacks or state.propagates_exceptions:
+            self._add_default_callbacks(state, future)
+        call = state.call_type(
+            fn,
+            args,
+            kwargs,
+            snapshot,
+            variables,
+            future,
+            state.logs_exceptions,
+            self._without_options or self,
+            state.limits
+            if self._limits is None
+            else state.limits_with(self._limits, name, snapshot.app),
+        )
+        # From here on, the call may be over at any moment, and a signal handler may raise.
         try:
-            if state.notes or options.notes:
-                self._note(state, call, key)
-            if key is not None or options.until is not None:
-                # Inside the block that releases the key: a signal handler may raise anywhere.
-                joined = self._claim_or_hold(state, call, key)
-                if joined is not None:
-                    return joined
-            if options.until is None:
+            if key is None and options.is_plain and not state.notes:
                 state.submit(call, options.block)
+            elif (joined := self._submit_by_options(state, call, key)) is not None:
+                return joined
         except BaseException as error:
             if not call.refuse() and future.running():
                 raise  # by a signal handler, when the call was accepted and a worker had begun it
@@ -609,13 +625,39 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             elif call.was_accepted:
                 call.end_cancelled()
             call.release()
-            current = self._states[captured[1][0].app]
+            current = self._states[snapshot.app]
             if isinstance(error, ExecutorClosedError) and current is not state:
                 # init_app() has put another state in its place. The right to start this call is
                 # spent, so another call is built.
                 return self._submit((current, captured[1]), fn, args, kwargs, key)
             raise
         return future
+
+    def _add_default_callbacks(self, state: AppState, future: FutureProxy[Any]) -> None:
+        for callback in self._default_done_callbacks:
+            add_default_callback(future, callback)
+        if state.propagates_exceptions:
+            add_default_callback(future, propagate_exceptions_callback)
+
+    def _submit_by_options(
+        self, state: AppState, call: Call[Any], key: Any
+    ) -> FutureProxy[Any] | None:
+        """Note a call, take its key, and hold it or send it to the workers.
+
+        Return the future that it joins instead, or ``None``.
+        """
+        options = self._options
+        if key is None and options.on_duplicate != "error":
+            raise TypeError(f"on_duplicate={options.on_duplicate!r} needs a key: using(key=...)")
+        if state.notes or options.notes:
+            self._note(state, call, key)
+        if key is not None or options.until is not None:
+            joined = self._claim_or_hold(state, call, key)
+            if joined is not None:
+                return joined
+        if options.until is None:
+            state.submit(call, options.block)
+        return None
 
     def _note(self, state: AppState, call: Call[Any], key: object) -> None:
         """Have the call recorded, and note its submitter if that may be asked for."""
@@ -646,42 +688,6 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             return self._current()[1].client
         except NoAppError:
             return None
-
-    def _make_call(
-        self,
-        captured: _Captured,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Call[Any]:
-        """Build a call and its future. No other thread can see it before it is sent."""
-        state, (snapshot, variables) = captured
-        options = self._options
-        name = options.name or name_of(fn)
-        if type(fn) is not FunctionType or fn.__code__.co_flags & GENERATOR:
-            check_function(fn)
-            fn = carried_function(snapshot.app, name, fn)
-        if args or kwargs:
-            args, kwargs = job_arguments(snapshot.app, name, args, kwargs)
-        limits = state.limits
-        if self._limits is not None:
-            limits = state.limits_with(self._limits, name, snapshot.app)
-        future: FutureProxy[Any] = FutureProxy(name, snapshot, variables)
-        for callback in self._default_done_callbacks:
-            add_default_callback(future, callback)
-        if state.propagates_exceptions:
-            add_default_callback(future, propagate_exceptions_callback)
-        return state.call_type(
-            fn,
-            args,
-            kwargs,
-            snapshot,
-            variables,
-            future,
-            state.logs_exceptions,
-            self._without_options or self,
-            limits,
-        )
 
     def _claim_or_hold(self, state: AppState, call: Call[Any], key: Any) -> FutureProxy[Any] | None:
         """Take the key of a call, and hold the call if it has to wait.

@@ -56,6 +56,9 @@ class Options:
 
     notes: bool = False
     """Whether ``user``, ``labels`` or ``record`` was given."""
+    is_plain: bool = True
+    """Whether a call without a key goes straight to the workers: nothing notes, holds or joins it.
+    """
 
     @property
     def limits(self) -> Limits | None:
@@ -94,13 +97,15 @@ class Options:
             )
         if given.keys() & {"user", "labels", "record"}:
             changed = replace(changed, notes=True, labels=dict(changed.labels))
-        if changed.until is not None and changed.on_duplicate == "join":
+        waits = changed.until is not None
+        is_plain = not (changed.notes or waits or changed.on_duplicate != "error")
+        if waits and changed.on_duplicate == "join":
             raise TypeError(
                 "on_duplicate='join' does not go with after_response() and after_commit(): the "
                 "existing job may have begun before this response or commit, and not see what "
                 "it needs; use 'replace' or 'error'"
             )
-        return changed
+        return replace(changed, is_plain=is_plain)
 
 
 NO_OPTIONS = Options()

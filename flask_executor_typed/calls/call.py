@@ -124,6 +124,8 @@ _hear_of_start = signals.receivers_of(signals.job_started)
 _no_future: FutureProxy[Any] = FutureProxy("a call that is over")
 _no_future.cancel()
 
+_nothing: Any = None  # in place of what a call that is over has dropped
+
 _NO_KWARGS: dict[str, Any] = {}
 """Shared by the calls without keyword arguments, to save a dict for each that waits."""
 
@@ -338,9 +340,8 @@ class Call(Generic[R]):
         would form a cycle that keeps the arguments and the request.
         """
         self.future = _no_future
-        nothing: Any = None
-        self.fn = self.args = self.kwargs = self.snapshot = self.variables = nothing
-        self.executor = nothing
+        self.fn = self.args = self.kwargs = self.snapshot = self.variables = _nothing
+        self.executor = None
 
     # -- for its future --------------------------------------------------------------------------
 

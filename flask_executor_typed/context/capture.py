@@ -44,9 +44,17 @@ def capture(rules: ContextRules, app: Flask, app_context: Any) -> tuple[ContextS
     if snapshot is None or not _is_as_now(snapshot, rules, app_context, request_context):
         snapshot = _snapshot_of(app, rules, app_context, request_context)
         if app_context is not None:
-            # Only jobs keep it alive, so what the view deletes from g goes when they are done.
-            app_context.__dict__[_LAST_SNAPSHOT] = ref(snapshot)
+            _keep(snapshot, app_context)
     return snapshot, copy_context() if snapshot.shows_flask else without_flask()
+
+
+def _keep(snapshot: ContextSnapshot, app_context: Any) -> None:
+    """Keep a snapshot for the next job, unless that may need another one in any case."""
+    if snapshot.g_items is None or snapshot.rules.carry_g is without_resources:
+        # Only jobs keep it alive, so what the view deletes from g goes when they are done.
+        app_context.__dict__[_LAST_SNAPSHOT] = ref(snapshot)
+    else:  # the app's own carry_g may answer differently next time
+        stop_telling(app_context)
 
 
 def _snapshot_of(
@@ -82,13 +90,11 @@ def _has_same_g(snapshot: ContextSnapshot, app_context: Any) -> bool:
     items = snapshot.g_items
     if items is None:
         return True
-    if snapshot.rules.carry_g is not without_resources:  # it may answer differently next time
-        return False
     values = app_context.g.__dict__
-    left = len(items)
     try:
-        if len(values) == left:  # then nothing was left out; this is for speed alone
+        if len(values) == len(items):  # then nothing was left out; this is for speed alone
             return all(map(is_, values.values(), items.values())) and [*values] == [*items]
+        left = len(items)
         for name, value in values.items():
             if items.get(name, _missing) is value:
                 left -= 1

@@ -51,8 +51,7 @@ class RequestSnapshot:
         self._was_read = getattr(self._attributes.get("stream"), "is_exhausted", False)
 
     def is_of(self, context: Any) -> bool:
-        request: Any = context._request if IS_MERGED else context.request
-        attributes: dict[str, Any] = request.__dict__
+        attributes: dict[str, Any] = (context._request if IS_MERGED else context.request).__dict__
         try:
             if self._can_be_compared is None:  # only now: most requests submit one job
                 kinds: set[Any] = set(map(type, self._environ.values()))

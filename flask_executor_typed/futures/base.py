@@ -6,11 +6,11 @@ The only module that decides which thread starts a call, how the call ends, and 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from contextvars import Context
+from time import time
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from typing_extensions import Self
@@ -26,6 +26,7 @@ from .waiters import SharedState
 
 if TYPE_CHECKING:
     from blinker import NamedSignal
+    from flask import Flask
 
 __all__ = ("ClaimableFuture", "Recorder", "has_watchers", "shared_lock")
 
@@ -185,7 +186,6 @@ class ClaimableFuture(Future[R]):
         "_app",
         "_call",
         "_counter",
-        "_id",
         "_outcomes",
         "_process",
         "_rules",
@@ -198,6 +198,8 @@ class ClaimableFuture(Future[R]):
     )
 
     name: str
+    _app: Flask | None  # this and the next stay when the snapshot is dropped
+    _rules: ContextRules
 
     # Few futures set these; defaults on the class cost the others nothing.
     key: Hashable | None = None
@@ -211,6 +213,7 @@ class ClaimableFuture(Future[R]):
     _shared: SharedState | None = None
 
     # Not slots either, since most futures keep the default.
+    _id: str | None = None
     _recorder: Recorder | None = None
     _attempts: int = 1
     _has_callbacks: bool = False  # set before the first is added
@@ -224,15 +227,18 @@ class ClaimableFuture(Future[R]):
     ) -> None:
         # Not super().__init__(): that makes the Condition.
         self.name = name
-        self._id: str | None = None
         self._snapshot = snapshot
         self._variables = variables  # not None if there is a snapshot
-        self._app = None if snapshot is None else snapshot.app
-        self._rules = _DEFAULT_RULES if snapshot is None else snapshot.rules
+        if snapshot is None:
+            self._app = None
+            self._rules = _DEFAULT_RULES
+        else:
+            self._app = snapshot.app
+            self._rules = snapshot.rules
         self._call: PendingCall | None = None  # until it is done
         self._counter: Counter | None = None  # that counts the call until it is done
         self._process = _this_process
-        self._submitted = time.time()
+        self._submitted = time()
         self._starts: list[float] = []
         self._outcomes: list[Outcome] = []
         self._watchers: list[Callable[[Self], object]] = []
@@ -246,7 +252,7 @@ class ClaimableFuture(Future[R]):
 
     def _begin(self) -> bool:
         """Take the right to run the call; ``False`` if it was cancelled, refused, or has begun."""
-        if not self._claim_start(time.time()):
+        if not self._claim_start(time()):
             return False
         if self._recorder is not None:
             self._recorder.on_change(self)
@@ -254,7 +260,7 @@ class ClaimableFuture(Future[R]):
 
     def _refuse(self) -> bool:
         """Keep the call from ever starting; ``False`` if another thread was first."""
-        return self._claim_start(-time.time())
+        return self._claim_start(-time())
 
     def _withdraw(self) -> bool:
         """Keep the call from starting or resuming; ``False`` if it runs, is refused, or done."""
@@ -300,9 +306,9 @@ class ClaimableFuture(Future[R]):
             return False  # the call runs in the parent
         outcomes = self._outcomes
         recorded: object = None
-        if (recorder := self._recorder) is not None and state == FINISHED and not outcomes:
-            recorded = recorder.encode_outcome(self, result, exception)
-        outcome = state, result, exception, time.time(), recorded
+        if self._recorder is not None and state == FINISHED and not outcomes:
+            recorded = self._recorder.encode_outcome(self, result, exception)
+        outcome = state, result, exception, time(), recorded
         try:
             outcomes.append(outcome)
             if outcomes[0] is not outcome:
