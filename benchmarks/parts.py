@@ -19,9 +19,9 @@ from queue import SimpleQueue
 from typing import Any
 
 from flask import Flask, g
-from flask_executor_typed.calls.call.call import Call
 
 from flask_executor_typed import Executor
+from flask_executor_typed.calls import Call
 from flask_executor_typed.context import (
     ContextRules,
     ContextSnapshot,
