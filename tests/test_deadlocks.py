@@ -136,14 +136,8 @@ def test_no_spare_is_started_while_a_worker_is_only_busy(
     monkeypatch.setattr(thread_backend, "start_thread", start_thread)
     wanted = threading.Event()
 
-    async def wait_for(future: FutureProxy[int]) -> int:
-        waiting = asyncio.ensure_future(awaited(future))
-        await asyncio.sleep(0)  # it waits now
-        wanted.set()
-        return await waiting
-
     one_worker.submit(release.wait, TIMEOUT)
-    future = one_worker.submit(wait_for, one_worker.submit(int, "7"))
+    future = one_worker.submit(awaited_and_wanted, one_worker.submit(int, "7"), wanted)
     assert wanted.wait(TIMEOUT)
     release.set()
     assert future.result(TIMEOUT) == 7
@@ -392,6 +386,13 @@ def test_jobs_that_wait_while_the_interpreter_exits_are_done() -> None:
         submitted.wait(10)
     """)
     assert ended == Ended(0, "42\n", "")
+
+
+async def awaited_and_wanted(future: FutureProxy[int], wanted: threading.Event) -> int:
+    waiting = asyncio.ensure_future(awaited(future))
+    await asyncio.sleep(0)  # it waits now
+    wanted.set()
+    return await waiting
 
 
 def test_wanted_call_is_found_although_others_come_and_go_meanwhile(
@@ -733,14 +734,8 @@ def test_job_that_waits_with_a_time_limit_for_what_needs_its_worker_gets_a_spare
 ) -> None:
     wanted = threading.Event()
 
-    async def wait_for(future: FutureProxy[int]) -> int:
-        waiting = asyncio.ensure_future(awaited(future))
-        await asyncio.sleep(0)  # it waits now
-        wanted.set()
-        return await waiting
-
     def outer() -> int:
-        future = one_worker.submit(wait_for, one_worker.submit(int, "7"))
+        future = one_worker.submit(awaited_and_wanted, one_worker.submit(int, "7"), wanted)
         assert wanted.wait(TIMEOUT)  # no spare is needed yet: this worker is only busy
         return future.result(TIMEOUT)
 

@@ -32,27 +32,11 @@ from flask_executor_typed import (
 )
 
 from .conftest import TIMEOUT
+from .helpers.held import HeldOnce
 
 CLOSED = (
     "cannot submit to executor after shutdown; init_app() makes the executor accept calls again"
 )
-
-
-class Held:
-    """A call that a test holds until it lets go: it has begun, and cannot end before."""
-
-    def __init__(self) -> None:
-        self.begun = threading.Event()
-        self.release = threading.Event()
-
-    def __call__(self) -> str:
-        self.begun.set()
-        assert self.release.wait(TIMEOUT)
-        return "held"
-
-    async def on_the_loop(self) -> str:
-        """The same for a loop, which does nothing else meanwhile."""
-        return self()
 
 
 class HeldAsync:
@@ -343,7 +327,7 @@ def test_apps_share_an_executor_and_neither_settings_nor_workers() -> None:
     one, two = Flask("one"), Flask("two")
     one.config["EXECUTOR_MAX_WORKERS"] = 1
     two.config["EXECUTOR_MAX_WORKERS"] = 2
-    held, meeting = Held(), threading.Barrier(2)
+    held, meeting = HeldOnce(), threading.Barrier(2)
     with Executor(one) as executor:
         executor.init_app(two)
         with one.app_context():
@@ -422,7 +406,7 @@ def test_calls_of_a_dropped_app_are_done_all_the_same() -> None:
     app = Flask("short_lived")
     app.config["EXECUTOR_MAX_WORKERS"] = 1
     executor.init_app(app)
-    held = Held()
+    held = HeldOnce()
     futures = [executor.submit(held), *(executor.submit(name_of_current_app) for _ in range(20))]
     del app
     gc.collect()
@@ -445,7 +429,7 @@ def test_init_app_again_with_the_same_settings_changes_nothing(
 
 def test_init_app_with_changed_settings_uses_them_and_drops_no_call(app: Flask) -> None:
     app.config["EXECUTOR_MAX_WORKERS"] = 1
-    held, held_async, meeting = Held(), HeldAsync(), threading.Barrier(3)
+    held, held_async, meeting = HeldOnce(), HeldAsync(), threading.Barrier(3)
     with Executor(app) as executor:
         before = [executor.submit(held), executor.submit(held_async)]
         before += [executor.submit(name_of_current_app) for _ in range(50)]
@@ -564,7 +548,7 @@ def test_using_a_typed_key_keeps_the_future_under_it(executor: Executor) -> None
 def test_using_on_duplicate_says_what_happens_to_a_key_in_use(
     app: Flask, executor: Executor
 ) -> None:
-    held = Held()
+    held = HeldOnce()
     first: FutureProxy[Any] = executor.using(key="report").submit(held)
     with pytest.raises(DuplicateKeyError):
         executor.using(key="report").submit(double, 1)
@@ -858,7 +842,7 @@ class Counted:
     """A function of one worker that notes its items, and that the second item occupies."""
 
     def __init__(self) -> None:
-        self.held = Held()
+        self.held = HeldOnce()
         self.items: list[int] = []
 
     def __call__(self, item: int) -> int:
@@ -1302,7 +1286,7 @@ def test_wait_and_as_completed_give_back_the_futures_that_were_submitted(
 def test_shutdown_waits_for_every_accepted_call_and_for_the_threads(app: Flask) -> None:
     app.config["EXECUTOR_MAX_WORKERS"] = 2
     executor = Executor(app)
-    held, held_async = Held(), HeldAsync()
+    held, held_async = HeldOnce(), HeldAsync()
     futures: list[FutureProxy[Any]] = [executor.submit(held), executor.submit(held_async)]
     threads = [
         executor.submit(this_thread).result(TIMEOUT),
@@ -1325,7 +1309,7 @@ def test_shutdown_without_waiting_returns_at_once_and_all_accepted_calls_are_don
 ) -> None:
     app.config["EXECUTOR_MAX_WORKERS"] = 1
     executor = Executor(app)
-    held = Held()
+    held = HeldOnce()
     future = executor.submit(held.on_the_loop if submit_job_on_loop else held)
     others = [executor.submit(double, 1) for _ in range(20)]
     others += [executor.submit(double_async, 1) for _ in range(20)]
@@ -1352,7 +1336,7 @@ def test_cancel_futures_cancels_what_has_not_started_and_nothing_else(
 ) -> None:
     app.config["EXECUTOR_MAX_WORKERS"] = 1
     executor = Executor(app)
-    held = Held()
+    held = HeldOnce()
     ran: list[int] = []
 
     async def note(number: int) -> None:

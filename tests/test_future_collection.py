@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -23,19 +22,8 @@ from flask_executor_typed import (
 )
 
 from .conftest import TIMEOUT
-
-
-class Held:
-    """A call that has begun and does not end before the test lets it go."""
-
-    def __init__(self) -> None:
-        self.begun = threading.Event()
-        self.release = threading.Event()
-
-    def __call__(self) -> str:
-        self.begun.set()
-        assert self.release.wait(TIMEOUT)
-        return "held"
+from .helpers.held import HeldOnce
+from .helpers.threads import at_once
 
 
 def double(number: int) -> int:
@@ -127,7 +115,7 @@ def test_finished_future_is_kept_when_it_is_added_although_all_others_are_unfini
 
 def test_future_that_goes_is_forgotten_and_its_call_runs_on(app: Flask) -> None:
     app.config["EXECUTOR_FUTURES_MAX_LENGTH"] = 1
-    held = Held()
+    held = HeldOnce()
     with Executor(app) as executor:
         first = executor.submit_stored("first", held)
         executor.submit_stored("second", double, 1)
@@ -147,7 +135,7 @@ def test_smaller_bound_holds_from_the_next_future_on() -> None:
 
 def test_replaced_future_is_as_old_as_its_replacement(executor: Executor) -> None:
     executor.futures.max_length = 2
-    held, replacing = Held(), executor.using(on_duplicate="replace")
+    held, replacing = HeldOnce(), executor.using(on_duplicate="replace")
     for key in ("a", "b", "a", "c"):
         replacing.submit_stored(key, held)
     assert keys_of(executor.futures, "abc") == "ac"
@@ -205,7 +193,7 @@ def test_duplicate_that_is_an_error_runs_nothing(executor: Executor) -> None:
 def test_joining_gives_the_kept_future_while_it_is_not_done_and_else_replaces_it(
     executor: Executor,
 ) -> None:
-    held, ran = Held(), list[int]()
+    held, ran = HeldOnce(), list[int]()
     joining = executor.using(on_duplicate="join")
     first: FutureProxy[Any] = joining.submit_stored("report", held)
     assert joining.submit_stored("report", ran.append, 1) is first
@@ -234,7 +222,7 @@ def test_joining_a_future_of_another_executor_gives_one_that_is_settled_with_it(
 
 
 def test_replacing_forgets_the_old_future_and_leaves_its_call_alone(executor: Executor) -> None:
-    held, replacing = Held(), executor.using(on_duplicate="replace")
+    held, replacing = HeldOnce(), executor.using(on_duplicate="replace")
     first = replacing.submit_stored("report", held)
     assert held.begun.wait(TIMEOUT)
     second = replacing.submit_stored("report", double, 21)
@@ -273,7 +261,7 @@ def test_every_question_about_an_unknown_key_is_answered_with_none() -> None:
 
 
 def test_every_question_goes_to_the_future_of_the_key(executor: Executor) -> None:
-    futures, held, called = executor.futures, Held(), list[object]()
+    futures, held, called = executor.futures, HeldOnce(), list[object]()
     future = executor.submit_stored("report", held)
     assert held.begun.wait(TIMEOUT)
     assert futures.get("report") is future
@@ -427,7 +415,7 @@ def test_every_method_takes_a_typed_key() -> None:
 
 
 def test_future_of_another_pool_is_given_back_awaitable() -> None:
-    futures, held = FutureCollection[str](), Held()
+    futures, held = FutureCollection[str](), HeldOnce()
     with ThreadPoolExecutor(1) as pool:
         futures.add("report", theirs := pool.submit(held))
         assert theirs in futures
@@ -485,23 +473,11 @@ def test_callback_by_key_gets_an_awaitable_future_for_one_of_another_pool_too() 
 
 def hammer(times: int, fns: list[Callable[[int], object]]) -> None:
     """Call each function in a thread of its own, many times, all at once."""
-    start, errors = threading.Barrier(len(fns)), list[BaseException]()
 
-    def run(fn: Callable[[int], object]) -> None:
-        try:
-            start.wait(TIMEOUT)
-            for number in range(times):
-                fn(number)
-        except BaseException as error:
-            errors.append(error)
+    def repeat(fn: Callable[[int], object]) -> Callable[[], object]:
+        return lambda: [fn(number) for number in range(times)]
 
-    threads = [threading.Thread(target=run, args=(fn,), daemon=True) for fn in fns]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(TIMEOUT)
-        assert not thread.is_alive()
-    assert errors == []
+    at_once(*map(repeat, fns))
 
 
 def test_many_threads_may_use_one_collection() -> None:

@@ -24,6 +24,7 @@ from flask_executor_typed.futures import Status, follow
 from flask_executor_typed.runtime.loop_inbox import LoopInbox
 
 from .conftest import TIMEOUT, until
+from .helpers.held import HeldOnce
 from .helpers.scripts import in_time
 
 R = TypeVar("R")
@@ -31,19 +32,6 @@ R = TypeVar("R")
 
 class Failure(Exception):
     """An exception that can be watched, as the builtin ones cannot."""
-
-
-class Held:
-    """A call that has begun and does not end before the test lets it go."""
-
-    def __init__(self) -> None:
-        self.begun = threading.Event()
-        self.release = threading.Event()
-
-    def __call__(self) -> str:
-        self.begun.set()
-        assert self.release.wait(TIMEOUT)
-        return "held"
 
 
 class Forever:
@@ -192,7 +180,7 @@ def test_wait_sees_what_was_done_before_it_and_gives_up_in_time() -> None:
 
 
 def test_wait_takes_a_future_as_running_while_it_runs(executor: Executor) -> None:
-    held = Held()
+    held = HeldOnce()
     future = executor.submit(held)
     assert held.begun.wait(TIMEOUT)
     assert wait([future], timeout=0).not_done == {future}
@@ -260,7 +248,7 @@ def test_cancelling_a_wrapped_future_cancels_the_call_unlike_an_awaiter(executor
 
 
 def test_cancelling_run_in_executor_cancels_the_call_that_is_pending(app: Flask) -> None:
-    held, ran = Held(), list[int]()
+    held, ran = HeldOnce(), list[int]()
 
     async def run_and_cancel() -> None:
         loop = asyncio.get_running_loop()
@@ -334,7 +322,7 @@ def test_many_threads_wait_and_some_give_up() -> None:
 
 
 def test_waiters_of_every_kind_are_woken_before_a_callback_runs() -> None:
-    future, held = pending(), Held()
+    future, held = pending(), HeldOnce()
     future.add_done_callback(lambda _: held())
     waiting = [
         in_thread(lambda: future.result(TIMEOUT)),
@@ -480,7 +468,7 @@ async def time_task_out(task: asyncio.Task[int]) -> None:
 def test_call_goes_on_when_an_awaiter_gives_up(
     app: Flask, give_up: Callable[[asyncio.Task[int]], Coroutine[Any, Any, None]]
 ) -> None:
-    held = Held()
+    held = HeldOnce()
 
     async def one_gives_up_and_one_does_not() -> int:
         stays = asyncio.ensure_future(awaited(future))
@@ -569,7 +557,7 @@ def test_callback_added_when_the_call_is_done_runs_at_once_and_here(
 
 
 def test_callback_runs_in_the_thread_that_settles_the_future(app: Flask) -> None:
-    held, held_async = Held(), Forever()
+    held, held_async = HeldOnce(), Forever()
     threads: dict[str, threading.Thread] = {}
 
     def note(future: FutureProxy[Any]) -> None:
@@ -621,7 +609,7 @@ def test_callback_may_use_every_method_of_its_future() -> None:
 def test_callback_that_raises_is_logged_and_stops_nothing(
     executor: Executor, caplog: pytest.LogCaptureFixture, error: type[BaseException]
 ) -> None:
-    held, called = Held(), threading.Event()
+    held, called = HeldOnce(), threading.Event()
 
     def raise_it(future: FutureProxy[str]) -> None:
         raise error("from a callback")
@@ -648,7 +636,7 @@ def test_callback_of_a_future_without_an_app_is_logged_where_the_standard_librar
     assert [record.name for record in caplog.records] == ["concurrent.futures"]
 
 
-@pytest.mark.parametrize("fn", [Held, Forever])
+@pytest.mark.parametrize("fn", [HeldOnce, Forever])
 def test_log_that_cannot_be_written_stops_neither_callbacks_nor_workers(
     app: Flask, fn: Callable[[], Any]
 ) -> None:
@@ -664,7 +652,7 @@ def test_log_that_cannot_be_written_stops_neither_callbacks_nor_workers(
         assert job.begun.wait(TIMEOUT)
         future.add_done_callback(lambda _: fail())
         future.add_done_callback(lambda _: called.set())
-        if isinstance(job, Held):
+        if isinstance(job, HeldOnce):
             job.release.set()
         else:
             assert future.cancel()
@@ -680,7 +668,7 @@ def test_log_that_cannot_be_written_stops_neither_callbacks_nor_workers(
 
 
 def test_status_goes_from_pending_over_running_to_the_outcome(app: Flask) -> None:
-    held, held_async = Held(), Forever()
+    held, held_async = HeldOnce(), Forever()
     seen = list[Status]()
     with on_one_worker(app) as executor:
         first = executor.submit(held)
@@ -757,12 +745,12 @@ def test_name_and_key_are_those_of_the_submission(executor: Executor) -> None:
 
 
 def test_future_shows_name_key_and_status(app: Flask) -> None:
-    held = Held()
+    held = HeldOnce()
     with on_one_worker(app) as executor:
         running = executor.submit_stored("report", held)
         waiting = executor.submit(double, 21)
         assert held.begun.wait(TIMEOUT)
-        assert repr(running) == f"<FutureProxy Held key='report' running at {id(running):#x}>"
+        assert repr(running) == f"<FutureProxy HeldOnce key='report' running at {id(running):#x}>"
         assert repr(waiting) == f"<FutureProxy double pending at {id(waiting):#x}>"
         held.release.set()
     assert repr(waiting) == f"<FutureProxy double succeeded at {id(waiting):#x}>"
@@ -808,7 +796,7 @@ def test_call_that_ends_while_it_is_looked_at_is_never_pending(shared: bool) -> 
 
 
 def test_pending_call_that_is_cancelled_never_runs(app: Flask) -> None:
-    held, ran = Held(), list[int]()
+    held, ran = HeldOnce(), list[int]()
     with on_one_worker(app) as executor:
         executor.submit(held)
         future = executor.submit(ran.append, 1)
@@ -820,7 +808,7 @@ def test_pending_call_that_is_cancelled_never_runs(app: Flask) -> None:
 
 
 def test_running_function_cannot_be_cancelled_and_gives_its_result(executor: Executor) -> None:
-    held = Held()
+    held = HeldOnce()
     future = executor.submit(held)
     assert held.begun.wait(TIMEOUT)
     assert not future.cancel()
@@ -850,7 +838,7 @@ def test_running_coroutine_is_cancelled_at_once_for_all_who_wait(executor: Execu
 def test_coroutine_cancelled_between_being_taken_up_and_its_first_step_does_not_stay_for_ever(
     app: Flask,
 ) -> None:
-    held, loops = Held(), list[asyncio.AbstractEventLoop]()
+    held, loops = HeldOnce(), list[asyncio.AbstractEventLoop]()
 
     async def block() -> None:
         loops.append(asyncio.get_running_loop())
@@ -887,7 +875,7 @@ def test_returned_future_settles_the_outer_one_and_needs_no_worker_for_it(app: F
 def test_who_waits_for_the_outer_future_hears_of_the_inner_outcome(
     app: Flask, wait_in: str
 ) -> None:
-    held = Held()
+    held = HeldOnce()
     told = threading.Event()
 
     def outer() -> FutureProxy[str]:
@@ -941,9 +929,9 @@ def test_outer_future_fails_with_the_exception_of_the_inner_one_which_is_logged_
 def test_cancelling_the_outer_future_cancels_the_inner_call_if_that_is_possible(
     app: Flask,
 ) -> None:
-    held, coroutine, ran = Held(), Forever(), list[int]()
+    held, coroutine, ran = HeldOnce(), Forever(), list[int]()
     inner: list[FutureProxy[Any]] = []
-    first = Held()
+    first = HeldOnce()
 
     def outer(fn: Callable[..., Any], *args: object) -> FutureProxy[Any]:
         inner.append(executor.submit(fn, *args))
@@ -1031,7 +1019,7 @@ def test_future_that_an_awaited_result_turns_out_to_be_is_the_result_in_every_wa
 
 
 def test_call_that_returns_its_own_future_fails_rather_than_wait_for_itself(app: Flask) -> None:
-    held, own = Held(), list[FutureProxy[Any]]()
+    held, own = HeldOnce(), list[FutureProxy[Any]]()
 
     def return_itself() -> FutureProxy[Any]:
         held()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import io
 import os
@@ -29,9 +28,8 @@ from flask_executor_typed import BodyNotReadError, Executor, FutureProxy
 from flask_executor_typed.context import uploads
 
 from .conftest import TIMEOUT
+from .helpers.contexts import Job, both_kinds, run, start
 from .helpers.forms import FORM, MULTIPART, multipart, post, upload
-
-Job = Callable[..., Any]
 
 NOT_READ = (
     "the body of this request was not read before the job was submitted; read it in the view "
@@ -42,32 +40,7 @@ SMALL = b"small " * 100
 LARGE = os.urandom(1_500_000)  # werkzeug keeps up to 500 kB in memory, more in a temporary file
 
 
-def plain(fn: Job) -> Job:
-    return fn
-
-
-def coroutine(fn: Job) -> Job:
-    async def job(*args: Any) -> Any:
-        await asyncio.sleep(0)
-        return fn(*args)
-
-    return job
-
-
-both_kinds = pytest.mark.parametrize("kind", [plain, coroutine])
 both_sizes = pytest.mark.parametrize("content", [SMALL, LARGE], ids=["small", "large"])
-
-
-def start(executor: Executor, fn: Job, *args: Any) -> FutureProxy[Any]:
-    return executor.submit(fn, *args)
-
-
-def run(executor: Executor, fn: Job, *args: Any) -> Any:
-    return start(executor, fn, *args).result(TIMEOUT)
-
-
-def itself(proxy: Any) -> Any:
-    return proxy._get_current_object()
 
 
 # Servers that end the body themselves say so, and werkzeug then reads from them directly.

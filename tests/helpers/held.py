@@ -29,3 +29,20 @@ class Held:
 
     def let_go(self) -> None:
         self._release.set()
+
+
+class HeldOnce:
+    """One call that has begun and does not end before the test lets it go."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.release = threading.Event()
+
+    def __call__(self) -> str:
+        self.begun.set()
+        assert self.release.wait(TIMEOUT)
+        return "held"
+
+    async def on_the_loop(self) -> str:
+        """The same for a loop, which does nothing else meanwhile."""
+        return self()

@@ -25,6 +25,7 @@ from flask_executor_typed.runtime.loop_inbox import LoopInbox
 from flask_executor_typed.runtime.weak import WeakListing
 
 from ..conftest import TIMEOUT
+from ..helpers.threads import at_once
 
 STATM = Path("/proc/self/statm")
 
@@ -41,27 +42,6 @@ def frequent_switches() -> Iterator[None]:
 
 
 racing = pytest.mark.usefixtures("frequent_switches")
-
-
-def at_once(*fns: Callable[[], object]) -> None:
-    """Call each function in a thread of its own, and raise what one of them raised."""
-    start, errors = threading.Barrier(len(fns)), list[BaseException]()
-
-    def run(fn: Callable[[], object]) -> None:
-        try:
-            start.wait(TIMEOUT)
-            fn()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(fn,), daemon=True) for fn in fns]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(TIMEOUT)
-        assert not thread.is_alive(), "a thread hangs"
-    for error in errors:
-        raise error
 
 
 def outcome_of(future: FutureProxy[Any]) -> str:
