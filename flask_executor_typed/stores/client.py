@@ -163,6 +163,8 @@ class StoreClient(ClosableThreads):
         self._moved_on: OrderedDict[str, int] = OrderedDict()
         """Attempts that were published again, by id, oldest first. Guarded by _lock."""
         self._read: dict[str, None] = {}  # and those of jobs to be withdrawn
+        self._unreleased: dict[str, str] = {}
+        """Keys of calls that were refused while the store could not be used, by id."""
         self._heard: set[str] = (
             set()
         )  # jobs that have changed; items are added and removed atomically
@@ -240,8 +242,10 @@ class StoreClient(ClosableThreads):
         if recording is None:
             return
         if recording.key is not None:
-            with contextlib.suppress(StoreError):
+            try:
                 self.store.release(self.settings.space, recording.key, id_of(future))
+            except StoreError:
+                self._unreleased[id_of(future)] = recording.key
             recording.key = None
         if not recording.is_written:
             self._open.pop(future, None)
@@ -338,8 +342,12 @@ class StoreClient(ClosableThreads):
         row.token, row.retries = token, retries
         row.is_async, row.listed, row.route = int(is_async), int(listed), route
         row.expires = None if expires is None else row.submitted + expires
-        with self._asking():
-            is_queued = self.store.enqueue(row, recording.owner.id)
+        try:
+            with self._asking():
+                is_queued = self.store.enqueue(row, recording.owner.id)
+        except StoreError:
+            self._read[row.id] = None  # it may have been done: then it is withdrawn
+            raise
         if not is_queued:
             raise StoreError(
                 self.store.url, f"the record of {row.name} was ended by another process"
@@ -538,12 +546,13 @@ class StoreClient(ClosableThreads):
             try:
                 with self._asking():
                     self._register()
+                    recording.is_written = True  # if no answer comes, it may be
                     kept = self.store.claim(recording.row(future), on_duplicate)
                     if kept is None:
-                        recording.is_written = True
                         with self._lock:
                             self._known[id_of(future)] = future
                         return None
+                    recording.is_written = False
                     kept = self._up_to_date(kept)
             except BaseException:
                 recording.key = None
@@ -925,6 +934,10 @@ class StoreClient(ClosableThreads):
         is_due = now >= self._flushed + (_LINGER if self._urgent else _DELAY)
         if is_due and (self._dirty or self._urgent or self._scheduled):
             self._flush()
+        while self._unreleased:
+            job_id, key = next(iter(self._unreleased.items()))
+            self.store.release(self.settings.space, key, job_id)
+            self._unreleased.pop(job_id, None)
         while self._read:
             self.store.withdraw(next(iter(self._read)))
             self._read.pop(next(iter(self._read)), None)
