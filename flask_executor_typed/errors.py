@@ -211,18 +211,26 @@ class JobAbandonedError(ExecutorError, RuntimeError):
     """A call was not done when a shutdown's time was up; see ``EXECUTOR_SHUTDOWN_TIMEOUT``.
 
     A coroutine is cancelled. A worker process is killed if it doesn't end the call itself. A plain
-    function in a thread keeps running for as long as the process lives; its outcome is lost.
+    function in a thread keeps running for as long as the process lives; its outcome is lost. The
+    job of an engine, such as Celery, goes on: its record has its outcome.
     """
 
-    def __init__(self, name: str, seconds: float, begun: bool) -> None:
-        super().__init__(name, seconds, begun)
+    def __init__(self, name: str, seconds: float, begun: bool, goes_on: bool = False) -> None:
+        super().__init__(name, seconds, begun, goes_on)
         self.name: str = name
         self.seconds: float = seconds
         """Seconds that the shutdown waited."""
         self.begun: bool = begun
-        """Whether it was running. If not, it never will."""
+        """Whether it was running. If not, it never will, unless :attr:`goes_on`."""
+        self.goes_on: bool = goes_on
+        """Whether an engine has it, so that it goes on without this process, or is yet to begin."""
 
     def __str__(self) -> str:
+        if self.goes_on:
+            return (
+                f"{self.name} was not done when the {self.seconds:g} s of the shutdown were over; "
+                "it goes on in the workers of its engine, and executor.jobs has its outcome"
+            )
         how = "was still running" if self.begun else "had not begun"
         return f"{self.name} {how} when the {self.seconds:g} s of the shutdown were over"
 

@@ -308,10 +308,12 @@ def test_an_attempt_that_cannot_be_counted_does_not_begin(
     assert record.attempts == 1
 
 
+@pytest.mark.parametrize("record", [True, False])
 def test_a_dead_worker_loses_its_job_or_has_it_published_again(
-    executor: Executor[Any], engine: ListEngine, app: Flask
+    executor: Executor[Any], engine: ListEngine, app: Flask, record: bool
 ) -> None:
     pytest.importorskip("blinker")
+    executor = executor.using(record=record)
     lost, again = executor.submit(work, 1), executor.using(retries=1).submit(work, 2)
     client = executor.state_of(app).client
     assert client is not None
@@ -329,7 +331,9 @@ def test_a_dead_worker_loses_its_job_or_has_it_published_again(
             client.lose(future.id, 1, "it was killed", has_ended=False)
         with pytest.raises(JobLostError, match="it was killed"):
             lost.result(TIMEOUT)
-    assert set(heard) == {lost.id}
+        until(lambda: heard)
+        until(lambda: client.store.untold(client.settings.space) == [])
+    assert heard == [lost.id]
     assert lost.status == "lost"
     until(lambda: again.status == "pending")
     # By each that sees it: a message too many does no harm.
@@ -340,10 +344,31 @@ def test_a_dead_worker_loses_its_job_or_has_it_published_again(
     assert ran == [2]
 
 
+def look_at_record(executor: Executor[Any], job_id: str) -> str:
+    record = executor.jobs.get(job_id)
+    assert record is not None
+    return record.status
+
+
+def look_at_list(executor: Executor[Any], job_id: str) -> str:
+    (record,) = executor.jobs.list()
+    return record.status
+
+
+def look_for_key(executor: Executor[Any], job_id: str) -> str:
+    found = executor.futures.get("k")
+    assert found is not None
+    return "pending"  # to ask the future would be another look
+
+
+@pytest.mark.parametrize("look", [look_at_record, look_at_list, look_for_key])
 def test_a_loss_that_another_executor_has_found_is_published_by_a_process_that_looks(
-    redis: RedisServer, executor: Executor[Any], engine: ListEngine, app: Flask
+    executor: Executor[Any],
+    engine: ListEngine,
+    app: Flask,
+    look: Callable[[Executor[Any], str], str],
 ) -> None:
-    future, client = executor.using(retries=1).submit(work, 1), client_of(executor, app)
+    future, client = executor.using(retries=1, key="k").submit(work, 1), client_of(executor, app)
     job_id, late = future.id, engine.messages.pop()
     executor.shutdown(timeout=0)  # as if the process that has submitted it had ended
     worker = Owner(id="worker", host="elsewhere", pid=1, born="")
@@ -352,9 +377,7 @@ def test_a_loss_that_another_executor_has_found_is_published_by_a_process_that_l
     assert engine.messages == []
     with Executor[Any](app) as another:
         for _ in range(3):
-            record = another.jobs.get(job_id)
-            assert record is not None
-            assert record.status == "pending"
+            assert look(another, job_id) == "pending"
         until(lambda: engine.messages)
         assert [message.attempt for message in engine.messages] == [2]
         engine.run()
@@ -714,8 +737,9 @@ def test_a_shutdown_whose_time_is_up_leaves_jobs_to_the_engine(
 ) -> None:
     future = executor.using(record=record).submit(work, 1)
     executor.shutdown(timeout=0)
-    with pytest.raises(JobAbandonedError):
+    with pytest.raises(JobAbandonedError, match="it goes on in the workers of its engine") as no:
         future.result(TIMEOUT)
+    assert no.value.goes_on
     with Executor[Any](app):  # another process, say
         engine.run()
     assert ran == [1]

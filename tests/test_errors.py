@@ -146,6 +146,14 @@ ERRORS: list[tuple[ExecutorError, type[Exception], str]] = [
         "report had not begun when the 0 s of the shutdown were over",
     ),
     (
+        JobAbandonedError("report", 2.0, begun=True, goes_on=True),
+        RuntimeError,
+        (
+            "report was not done when the 2 s of the shutdown were over; it goes on in the workers "
+            "of its engine, and executor.jobs has its outcome"
+        ),
+    ),
+    (
         ForkedFutureError("report"),
         RuntimeError,
         (

@@ -505,10 +505,11 @@ class Call(Generic[R]):
         """Do not log what the call raises: its submitter reports it."""
         self.logs = False
 
-    def abandon(self, seconds: float) -> None:
+    def abandon(self, seconds: float, *, goes_on: bool = False) -> None:
         """Fail the call, unless it is over: a shutdown has waited for it long enough.
 
         A function that looks for a cancel is asked first, and fails when this is called again.
+        ``goes_on``: another process has the call, which this doesn't end.
         Thread-safe. The call may end at any moment, and drops its references one by one.
         """
         # In this order: release() drops the future first.
@@ -520,7 +521,7 @@ class Call(Generic[R]):
         if begun and self.looks and not future._cancel_requested:
             future.cancel()
             return
-        error = JobAbandonedError(future.name, seconds, begun=begun)
+        error = JobAbandonedError(future.name, seconds, begun=begun, goes_on=goes_on)
         explain(error, future)
         if future._interrupt(error) and self.logs:
             self.logs = False  # whatever the function raises from now on goes nowhere

@@ -16,7 +16,7 @@ from ..backends.pickling import ContextDumper, Work
 from ..callables import is_async_callable
 from ..calls import Call, Limits, Route
 from ..errors import EngineUnreachableError, ExecutorError, StoreError, UnsupportedError
-from ..futures import Progress, follow
+from ..futures import Progress, follow, recorder_of
 from ..runtime.exit import exit_has_begun
 from ..stores.client import StoreClient
 from ..stores.records import Row
@@ -116,7 +116,7 @@ class EngineBackend(BorrowingBackend):
     def abandon(self, seconds: float) -> None:
         """Fail the futures. Their jobs go on, also those that wait in the engine."""
         for call in self._calls():
-            call.abandon(seconds)
+            call.abandon(seconds, goes_on=True)
 
     def _cancel_pending(self) -> None:
         for call in self._calls():
@@ -141,7 +141,15 @@ class _Answer(RemoteFuture[Any]):
         self._client = client
         self._backend = backend
         self._attempt = row.attempts
+        self._recorder_of_job = recorder_of(call.future)
         self._job = call
+
+    def adopt(self, row: Row | None) -> None:
+        if row is not None and row.status == "lost" and self._recorder_of_job is not None:
+            # Of the processes that see this, the store has one announce it.
+            self._recorder_of_job.announces_loss = False
+            self._client.tell_of_losses()
+        super().adopt(row)
 
     def _note(self, row: Row) -> None:
         super()._note(row)

@@ -111,6 +111,9 @@ class PendingCall(Protocol):
 class Recorder(Protocol):
     """Keeps a record of a call, for other processes."""
 
+    announces_loss: bool
+    """Whether the end of the future is to send ``job_lost``; else its record sees to that."""
+
     def on_named(self, future: ClaimableFuture[Any]) -> None:
         """Write the record, unless it is written: the caller is about to get the id."""
 
@@ -345,9 +348,11 @@ class ClaimableFuture(Future[R]):
     def _announce_outcome(self) -> None:
         snapshot, self._snapshot = self._snapshot, None  # once
         state, _, exception, *_ = self._outcomes[0]
+        recorder = self._recorder
         if isinstance(exception, JobLostError):
-            record = None if self._recorder is None else self._recorder.public_record(self)
-            announce(signals.job_lost, self, snapshot, self._variables, record=record)
+            if recorder is None or recorder.announces_loss:
+                record = None if recorder is None else recorder.public_record(self)
+                announce(signals.job_lost, self, snapshot, self._variables, record=record)
         else:
             signal = signals.job_failed if exception is not None else _SIGNALS[state]
             announce(signal, self, snapshot, self._variables)

@@ -387,6 +387,11 @@ class StoreClient(ClosableThreads):
             self._read[job_id] = None
             self._awake()
 
+    def tell_of_losses(self) -> None:
+        """Announce the jobs that are lost soon, unless another process does."""
+        self._next_tell = 0.0
+        self._awake()
+
     def again(self, row: Row) -> None:
         """Have a job published again, whose process has died; once for each attempt."""
         if self._publish_again is None or row.executor != self.settings.executor:
@@ -604,7 +609,10 @@ class StoreClient(ClosableThreads):
         with self._asking():
             row = self.store.find(self.settings.space, text)
             row = None if row is None else self._up_to_date(row)
-        return None if row is None else self._future_of(row)
+        if row is None:
+            return None
+        self._publish_if_lost(row)
+        return self._future_of(row)
 
     def pop(self, key: Hashable) -> FutureProxy[Any] | None:
         if (text := encode_key(key)) is None:
@@ -655,6 +663,8 @@ class StoreClient(ClosableThreads):
             # A list, so that each dead owner is buried: its jobs are lost, which changes the page.
             if [row for row in looks if self._up_to_date(row) is not row]:
                 rows = self.store.page(self.settings.space, query)
+        for row in rows:
+            self._publish_if_lost(row)
         return [record_of(row) for row in rows]
 
     def counts(self, user: str | None) -> Mapping[JobStatus, int]:
@@ -723,11 +733,18 @@ class StoreClient(ClosableThreads):
             if row is None or row.space != self.settings.space:
                 return None
             row = self._up_to_date(row)
-        if row is not None and row.owner is None and row.status == "pending" and row.attempts > 1:
-            # Perhaps the process that has found the loss could not publish it, and that which has
-            # submitted it is gone.
-            self.again(row)
+        if row is not None:
+            self._publish_if_lost(row)
         return row
+
+    def _publish_if_lost(self, row: Row) -> None:
+        """Have a job published again that waits because its process has died.
+
+        Perhaps the process that has found the loss could not publish it, and that which has
+        submitted it is gone.
+        """
+        if row.owner is None and row.status == "pending" and row.attempts > 1:
+            self.again(row)
 
     def outcome_of(self, row: Row) -> tuple[Any, BaseException | None]:
         if row.status == "lost":
@@ -939,6 +956,8 @@ class StoreClient(ClosableThreads):
             self.store.release(self.settings.space, key, job_id)
             self._unreleased.pop(job_id, None)
         while self._read:
+            if not self._next_tell:  # set before: without its record, a loss is not announced
+                self._tell_now(now)
             self.store.withdraw(next(iter(self._read)))
             self._read.pop(next(iter(self._read)), None)
         if now >= self._next_beat:
@@ -947,8 +966,7 @@ class StoreClient(ClosableThreads):
             self._look_at_owners(leases, now)
             self._look_is_due = True  # in case a message was lost
         if now >= self._next_tell:
-            self._next_tell = now + self._interval
-            self._announce()
+            self._tell_now(now)
         if now >= self._next_purge:
             self._next_purge = now + _PURGE_EVERY
             self._keep_bounds()
@@ -1130,6 +1148,10 @@ class StoreClient(ClosableThreads):
                 elsewhere.append(owner)
         for owner in leases.overdue(elsewhere, now):
             self._bury(owner, patient=True)
+
+    def _tell_now(self, now: float) -> None:
+        self._next_tell = now + self._interval
+        self._announce()
 
     def _announce(self) -> None:
         for job_id in self.store.untold(self.settings.space):

@@ -43,12 +43,13 @@ _KEPT_FOR = 300.0
 class LocalNote:
     """What a future does not know of its job: implements :class:`Recorder`, and records nothing."""
 
-    __slots__ = ("_versions", "_waiting", "kind", "labels", "user", "version")
+    __slots__ = ("_versions", "_waiting", "announces_loss", "kind", "labels", "user", "version")
 
     def __init__(self, user: str | None, labels: Mapping[str, str], kind: str = "call") -> None:
         self.user: str | None = user
         self.labels: Mapping[str, str] = labels
         self.kind: str = kind
+        self.announces_loss: bool = True
         self.version: int = 1
         self._versions = itertools.count(2)
         # Replaced, under _joining; so the job's thread reads it as it is.

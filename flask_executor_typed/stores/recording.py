@@ -147,6 +147,7 @@ class Recording:
 
     __slots__ = (
         "_steps",
+        "announces_loss",
         "executor",
         "is_elsewhere",
         "is_over",
@@ -188,6 +189,7 @@ class Recording:
         """Whether the end was written for a reader, and so is not the thread's to write."""
         self.is_elsewhere: bool = False
         """Whether an engine has the job, so that this process writes nothing about it any more."""
+        self.announces_loss: bool = True
         self.taken: Row | None = None
         """The record as it was when this process took the job from an engine."""
         self.on_over: Callable[[], object] = _nothing
