@@ -201,6 +201,11 @@ class AppState:
         if old is not None:
             old.close()
 
+    @property
+    def engine(self) -> Engine | None:
+        """What carries the calls, if an engine does."""
+        return self._engine
+
     def _open_engine(self, app: Flask) -> Engine | None:
         """Open the engine, if calls run in one, without connecting to it."""
         config, name = self.config, self.name

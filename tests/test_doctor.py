@@ -674,3 +674,40 @@ def test_commands_are_imported_when_they_are_wanted() -> None:
         check=False,
     )
     assert (ran.stdout, ran.stderr) == ("[]\n", "")
+
+
+@pytest.fixture
+def queued(app: Flask) -> Flask:
+    celery: Any = pytest.importorskip("celery", reason="Celery is not installed beside old Flasks")
+    app.config.from_mapping(
+        SECRET_KEY="secret", EXECUTOR_TYPE="celery", EXECUTOR_STORE="redis://127.0.0.1:1/0"
+    )
+    app.extensions["celery"] = celery.Celery("tests", broker="redis://127.0.0.1:1/0")
+    Executor(app)
+    return app
+
+
+def test_celery_that_fetches_ahead_or_waits_for_ever_is_named(queued: Flask) -> None:
+    conf: Any = queued.extensions["celery"].conf
+    findings = found(queued)
+    codes = {"celery-prefetches", "broker-without-timeout"}
+    assert findings.keys() == {*codes, "store-unusable"}
+    assert not any(findings[code].must_mend for code in codes)
+    assert "worker_disable_prefetch = True" in findings["celery-prefetches"].cure
+    assert "'socket_timeout': 3" in findings["broker-without-timeout"].cure
+    conf.worker_disable_prefetch = True
+    assert "celery-prefetches" not in found(queued)
+    conf.broker_transport_options = {"socket_timeout": 3}
+    assert found(queued).keys() == {"store-unusable"}
+
+
+def test_celery_with_another_broker_is_not_told_of_redis(queued: Flask) -> None:
+    queued.extensions["celery"].conf.broker_url = "amqp://localhost"
+    assert found(queued).keys() == {"store-unusable"}
+
+
+def test_a_missing_celery_app_is_found(queued: Flask) -> None:
+    del queued.extensions["celery"]
+    finding = found(queued)["bad-setting"]
+    assert finding.must_mend
+    assert "EXECUTOR_CELERY_APP=None" in finding.what

@@ -326,9 +326,15 @@ def _of_executor(
                 "Leave it unset, or use a server with threads, such as gunicorn --worker-class "
                 "gthread.",
             )
+    yield from _of_engine(state.engine, finding)
     if config.type == "process":
         yield from _of_processes(app, executor, key, finding, load_app)
-    elif library is None and config.loop_factory is None and _could_have_uvloop():
+    elif (
+        library is None
+        and state.engine is None
+        and config.loop_factory is None
+        and _could_have_uvloop()
+    ):
         yield finding(
             "uvloop-missing",
             "Coroutine jobs run on asyncio's own event loop; uvloop is a faster one.",
@@ -346,6 +352,18 @@ def _of_executor(
                 "Await in coroutine jobs, and give what blocks to asyncio.to_thread() or to a job "
                 "that is a plain function.",
             )
+
+
+def _of_engine(engine: object, finding: Callable[..., Finding]) -> Iterator[Finding]:
+    """What an engine says of its configuration, if it has a method for that."""
+    hazards: Any = getattr(engine, "hazards", None)
+    if hazards is None:
+        return
+    try:
+        for each in hazards():
+            yield finding(each.code, each.what, each.cure, must_mend=each.must_mend)
+    except ConfigError as error:
+        yield finding("bad-setting", f"{error}.", "Set it right, and before the first job.")
 
 
 def _of_processes(

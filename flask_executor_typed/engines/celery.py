@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from operator import attrgetter
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from ..backends import Capabilities
 from ..calls import Route
 from ..errors import ConfigError, JobFailedError
+from ..stores.protocol import Hazard
 from .protocol import Message
 from .worker import lose, run_message
 
@@ -67,6 +68,33 @@ class CeleryEngine:
             # What is not given is left to the app's own task_routes and the like.
             **{name: value for name, value in options.items() if value is not None},
         )
+
+    def hazards(self) -> Iterator[Hazard]:
+        """Yield the dangers to jobs in the configuration of the Celery app. Connects to nothing.
+
+        Raises:
+            ConfigError: there is no Celery app.
+        """
+        conf = self._celery_app().conf
+        if not str(conf.broker_url or "").startswith(("redis", "sentinel")):
+            return
+        if not getattr(conf, "worker_disable_prefetch", False):
+            yield Hazard(
+                "celery-prefetches",
+                "A Celery worker fetches jobs before it can begin them. If it is killed, they wait "
+                "until the broker's visibility timeout is over, which is an hour by default.",
+                "Set worker_disable_prefetch = True in Celery's configuration, which needs Celery "
+                "5.6; or start workers with --disable-prefetch, which this process does not see.",
+                must_mend=False,
+            )
+        if not (conf.broker_transport_options or {}).get("socket_timeout"):
+            yield Hazard(
+                "broker-without-timeout",
+                "submit() waits for ever for a broker that accepts connections and does not "
+                "answer.",
+                "Set broker_transport_options = {'socket_timeout': 3} in Celery's configuration.",
+                must_mend=False,
+            )
 
     def _celery_app(self) -> Any:
         """Find the Celery app, which may have been made after ``init_app``."""
