@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import wait as wait_for
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -439,6 +440,19 @@ def test_waiting_awaiting_and_callbacks_work_elsewhere(
     assert asyncio.run(wait()) == 5
     assert called.wait(TIMEOUT)
     assert elsewhere.finished_at == future.finished_at
+
+
+def test_the_state_elsewhere_stays_while_the_standard_library_holds_its_lock(
+    here: StoreClient, there: StoreClient
+) -> None:
+    future = job(here)
+    elsewhere = remote(there, future)
+    with elsewhere._condition:
+        state = elsewhere._state
+        future.set_result(5)
+        until(lambda: record(there, future).done)
+        assert elsewhere._state == state  # wait() reads it twice, and counts what is not done
+    assert wait_for([elsewhere], TIMEOUT).done == {elsewhere}
 
 
 def test_a_callback_may_wait_for_another_remote_future(

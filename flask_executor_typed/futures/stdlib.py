@@ -23,8 +23,14 @@ _shared_states: WeakSet[SharedState] = WeakSet()  # guarded by shared_lock()
 
 def state_of(future: ClaimableFuture[Any]) -> str:
     """The standard library's word for the status."""
-    running = future.running()  # first: asked last, a call that ends meanwhile would be pending
-    state = _state_of(future) if future._shared is None else future._shared.state
+    if (shared := future._shared) is not None:
+        # Not running(), which looks at the record of a job of another process, and may settle its
+        # future. The library may hold the lock now, and wait() reads the state twice under it: for
+        # a future that has ended in between, it would wait until its time is up.
+        running, state = future._started > 0, shared.state
+    else:
+        running = future.running()  # first: asked last, a call that ends meanwhile would be pending
+        state = _state_of(future)
     return RUNNING if state == PENDING and running else state
 
 
