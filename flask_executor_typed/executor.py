@@ -678,7 +678,13 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             if user is not None or options.labels:
                 record_with(future, LocalNote(user, options.labels))
         elif options.record or client.settings.records_all or key is not None:
-            client.record(future, user=user, labels=options.labels, has_key=key is not None)
+            goes_to_engine = state.config.is_engine and options.until is None
+            client.record(
+                future,
+                user=user,
+                labels=options.labels,
+                is_written_next=goes_to_engine or key is not None,
+            )
 
     def _shared_keys(self) -> SharedKeys | None:
         """Return the keys that all processes share, if the current app has a store."""

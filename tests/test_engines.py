@@ -11,7 +11,7 @@ import itertools
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -167,6 +167,28 @@ def test_a_job_runs_where_its_message_is_run(executor: Executor[Any], engine: Li
     record = executor.jobs.get(future.id)
     assert record is not None
     assert (record.status, record.result) == ("succeeded", (1, {2}))
+
+
+@pytest.mark.parametrize("key", [None, "report"])
+def test_the_record_of_a_job_is_not_written_beside_its_way_to_the_engine(
+    app: Flask,
+    executor: Executor[Any],
+    engine: ListEngine,
+    key: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store, written = client_of(executor, app).store, list[Row]()
+    write = store.write
+
+    def note(rows: Sequence[Row], *, patient: bool = False) -> list[str]:
+        written.extend(rows)
+        return write(rows, patient=patient)
+
+    monkeypatch.setattr(store, "write", note)
+    future = executor.using(key=key).submit(work, 1)
+    engine.run()
+    assert future.result(TIMEOUT) == 1
+    assert [row.status for row in written if row.status == "pending"] == []
 
 
 def test_a_coroutine_and_the_contexts_of_its_submitter(

@@ -548,8 +548,8 @@ def test_cancelling_elsewhere_is_confirmed_by_the_owner(
 
 
 def test_a_key_is_one_for_all_processes(here: StoreClient, there: StoreClient) -> None:
-    first = job(here, has_key=True)
-    second, third = job(there, has_key=True), job(there, has_key=True)
+    first = job(here, is_written_next=True)
+    second, third = job(there, is_written_next=True), job(there, is_written_next=True)
     assert here.claim(first, "k", "join") == (True, None)
     assert there.count_keys() == 1
     with pytest.raises(DuplicateKeyError):
@@ -637,9 +637,9 @@ def test_a_page_shows_the_jobs_of_a_dead_process_as_lost(
 def test_a_key_of_a_dead_process_is_free_to_join(
     processes: Processes, here: StoreClient, there: StoreClient
 ) -> None:
-    here.claim(job(here, has_key=True), "k", "join")
+    here.claim(job(here, is_written_next=True), "k", "join")
     die(here, processes)
-    future = job(there, has_key=True)
+    future = job(there, is_written_next=True)
     assert there.claim(future, "k", "join") == (True, None)
     assert there.find("k") is future
 

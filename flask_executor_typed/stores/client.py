@@ -55,6 +55,7 @@ from .remote import RemoteFuture
 
 __all__ = ("Settings", "StoreClient")
 
+_RESULTS_AT_ONCE = 8  # results that are read in one answer: each may have megabytes
 _LINGER = 0.005  # seconds between two flushes, so that ends share a transaction
 _DELAY = 0.02  # seconds until starts and progress are written
 _PROGRESS_EVERY = 0.2  # seconds between two writes of progress, of all jobs together
@@ -191,7 +192,7 @@ class StoreClient(ClosableThreads):
         *,
         user: str | None = None,
         labels: Mapping[str, str] | None = None,
-        has_key: bool = False,
+        is_written_next: bool = False,
     ) -> None:
         """Record a call from now on, which no worker knows of yet.
 
@@ -199,12 +200,14 @@ class StoreClient(ClosableThreads):
             future: The call's.
             user: Whose job it is.
             labels: Texts to find it by.
-            has_key: :meth:`claim` comes next, and writes the first row.
+            is_written_next: :meth:`claim` or :meth:`enqueue` comes next, and writes the first row.
+                The thread must not write one as well: what comes late would be a record of a job
+                that was withdrawn meanwhile.
         """
         recording = self._recording(user=user, labels=labels)
         record_with(future, recording)
         self._open[future] = recording
-        if not has_key:
+        if not is_written_next:
             self.mark(future, soon=False)
 
     def _recording(
@@ -1228,7 +1231,9 @@ class StoreClient(ClosableThreads):
         if not is_due:  # thousands may wait, of which few have changed
             waiting = [each for each in waiting if each in heard]
         ids = {*waiting, *(watch.job_id for watch in watches)}
-        rows = self.store.get(ids) if ids else {}
+        # A few that were heard of have ended, most likely: their results come in the same answer.
+        at_once = not is_due and len(ids) <= _RESULTS_AT_ONCE
+        rows = self.store.get(ids, results=at_once) if ids else {}
         for watch in watches:
             row = rows.get(watch.job_id)
             row = None if row is None else self._up_to_date(row)
@@ -1236,7 +1241,7 @@ class StoreClient(ClosableThreads):
         for job_id in waiting:
             row = rows.get(job_id)
             row = None if row is None else self._up_to_date(row)
-            if row is not None and row.done:
+            if row is not None and row.done and not at_once:
                 row = self.store.get([job_id], results=True).get(job_id)
             future = self._waiting.pop(job_id, None)  # after what may raise: it is waited for
             if future is None:  # given up meanwhile
