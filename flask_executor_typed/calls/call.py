@@ -55,10 +55,7 @@ _type_of: Callable[[object], type[object]] = type  # for type checkers
 
 def pending_call_of(future: FutureProxy[Any]) -> Call[Any] | None:
     """Return the pending call whose outcome ``future`` gets, if this process has that call."""
-    last = future._last_followed()
-    if isinstance(last, FutureProxy) and not last._starts:
-        return cast("Call[Any] | None", last._call)
-    return None
+    return cast("Call[Any] | None", future._pending_call())
 
 
 def is_of_another_call(result: object) -> bool:
@@ -276,15 +273,11 @@ class Call(Generic[R]):
 
     def end_hold(self) -> None:
         """Note that the response or commit that the call waited for has come."""
-        self.future._held = False
-        if (recorder := self.future._recorder) is not None:
-            recorder.on_change(self.future)
+        self.future._end_hold()
 
     def set_start(self, at: float) -> None:
         """Note when the call began in another process, in seconds since the epoch."""
-        self.future._starts[0] = at
-        if (recorder := self.future._recorder) is not None:
-            recorder.on_change(self.future)
+        self.future._set_start(at)
 
     def set_attempt(self, number: int) -> None:
         """Note the number of the next attempt; those before it were made elsewhere."""
@@ -302,11 +295,7 @@ class Call(Generic[R]):
 
     def add_log(self, lines: Iterable[str]) -> None:
         """Keep lines that the function has logged, unless it is settled. From any thread."""
-        future = self.future
-        if (log := future._log) is not None and not future._outcomes:  # the record is final then
-            log.add(lines)
-            if (recorder := future._recorder) is not None:
-                recorder.on_log(future)
+        self.future._add_log(lines)
 
     def announcement(self, signal: NamedSignal) -> Callable[[], None]:
         """Return a function that sends a signal about the call, in contexts like its own.
@@ -322,7 +311,7 @@ class Call(Generic[R]):
     def fail(self, error: BaseException) -> None:
         """Log ``error`` and settle the call with it; as cancelled if it answers ``cancel()``."""
         if self._is_answer_to_cancel(error):
-            self.future._end_cancelled()
+            self.end_cancelled()
         elif not self.future.cancelled():  # it may be, between two attempts
             self.explain(error)
             self.log(error)
@@ -405,7 +394,7 @@ class Call(Generic[R]):
         """Wait until the next attempt; ``False`` if the call is settled or cancelled meanwhile."""
         self.pause()
         block_until_done(self.future, seconds)
-        return self.resume() and not self.future._cancel_requested
+        return self.resume() and not self.cancel_requested
 
     # -- on a loop -------------------------------------------------------------------------------
 
@@ -434,7 +423,7 @@ class Call(Generic[R]):
                             self.log(error)
                             raise
                 except asyncio.CancelledError:
-                    future._end_cancelled()
+                    self.end_cancelled()
                 except BaseException as error:
                     # SystemExit and KeyboardInterrupt too: asyncio would end the loop with them.
                     pause = self.pause_after(error)
@@ -446,7 +435,7 @@ class Call(Generic[R]):
                     future._succeed(result)
                 break
         except asyncio.CancelledError:  # between two attempts
-            future._end_cancelled()
+            self.end_cancelled()
         finally:
             if lift_limit is not None:
                 lift_limit()
@@ -482,10 +471,8 @@ class Call(Generic[R]):
         except BaseException:
             log_exception(self.snapshot.app.logger, "backoff of %s failed", self.future.name)
             return None
-        self.attempt += 1
-        self.future._attempts = self.attempt
-        if (recorder := self.future._recorder) is not None:
-            recorder.on_change(self.future)
+        self.set_attempt(self.attempt + 1)
+        self.future._note_change()
         rewind_uploads(self.fn, *self.args, *self.kwargs.values())
         return pause
 
@@ -495,11 +482,11 @@ class Call(Generic[R]):
             and self.attempt <= self.limits.retries
             and isinstance(error, Exception)
             and not self.future.done()  # by cancel(), or because its time is up
-            and not self.future._cancel_requested
+            and not self.cancel_requested
         )
 
     def _is_answer_to_cancel(self, error: BaseException) -> bool:
-        return isinstance(error, asyncio.CancelledError) and self.future._cancel_requested
+        return isinstance(error, asyncio.CancelledError) and self.cancel_requested
 
     def mute(self) -> None:
         """Do not log what the call raises: its submitter reports it."""

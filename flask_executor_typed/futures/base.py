@@ -6,7 +6,7 @@ The only module that decides which thread starts a call, how the call ends, and 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from contextvars import Context
@@ -282,6 +282,21 @@ class ClaimableFuture(Future[R]):
             self._end_cancelled()  # for a cancel() that was interrupted
         return False
 
+    def _set_start(self, at: float) -> None:
+        """Note when the call, which has begun, began in another process."""
+        self._starts[0] = at
+        self._note_change()
+
+    def _end_hold(self) -> None:
+        """Note that the response or commit that the call waited for has come."""
+        self._held = False
+        self._note_change()
+
+    def _note_change(self) -> None:
+        """Have the recorder, if there is one, write that the call has changed."""
+        if self._recorder is not None:
+            self._recorder.on_change(self)
+
     def _pause(self) -> None:
         """Give the right to run the call back, until :meth:`_resume`."""
         self._watchers.append(_TO_RESUME)
@@ -357,6 +372,13 @@ class ClaimableFuture(Future[R]):
             signal = signals.job_failed if exception is not None else _SIGNALS[state]
             announce(signal, self, snapshot, self._variables)
 
+    def _add_log(self, lines: Iterable[str]) -> None:
+        """Keep lines that the call has logged, until it is settled: its record is final then."""
+        if self._log is not None and not self._outcomes:
+            self._log.add(lines)
+            if self._recorder is not None:
+                self._recorder.on_log(self)
+
     # -- watchers --------------------------------------------------------------------------------
 
     def _watch(self, watcher: Callable[[Self], object], *, first: bool = False) -> bool:
@@ -398,6 +420,11 @@ class ClaimableFuture(Future[R]):
         while isinstance(last, ClaimableFuture) and last._followed is not None:
             last = last._followed
         return last
+
+    def _pending_call(self) -> PendingCall | None:
+        """Return the pending call whose outcome this gets, if this process has that call."""
+        last = self._last_followed()
+        return last._call if isinstance(last, ClaimableFuture) and not last._starts else None
 
 
 def has_watchers(future: ClaimableFuture[Any]) -> bool:

@@ -16,7 +16,7 @@ from ..runtime.forks import in_child
 from .chaining import follow
 from .keys import FutureKey, plain_key
 from .progress import Progress
-from .proxy import FutureProxy, Status
+from .proxy import FutureProxy, Status, recorder_of
 
 __all__ = (
     "FutureCollection",
@@ -298,9 +298,7 @@ def claim_key(
         if kept is not None:
             if on_duplicate == "error":
                 raise DuplicateKeyError(key)
-            held = isinstance(kept, FutureProxy) and kept._held
-            forked = isinstance(kept, FutureProxy) and kept._is_of_parent()
-            if on_duplicate == "join" and not (held or forked or kept.done()):
+            if on_duplicate == "join" and not (kept.done() or _may_never_run(kept)):
                 return _as_proxy(kept)
             del futures._futures[key]
         if isinstance(future, FutureProxy):
@@ -311,15 +309,20 @@ def claim_key(
                 k for k, kept in futures._futures.items() if kept.done() and kept is not future
             )
             del futures._futures[next(finished, next(iter(futures._futures)))]
-    if shared is not None and isinstance(future, FutureProxy) and future._recorder is not None:
-        future._recorder.on_change(future)  # not before: one that joins another has no record
+    if shared is not None and isinstance(future, FutureProxy):
+        future._note_change()  # not before: one that joins another has no record
     return None
+
+
+def _may_never_run(kept: Future[Any]) -> bool:
+    """Return whether a call waits for what may never come, or belongs to a parent process."""
+    return isinstance(kept, FutureProxy) and (kept._held or kept._is_of_parent())
 
 
 def release_key(futures: FutureCollection[Any], future: FutureProxy[Any]) -> None:
     """Undo the claim of a future whose call was refused, and its record."""
-    if future._recorder is not None:
-        future._recorder.on_refused(future)
+    if (recorder := recorder_of(future)) is not None:
+        recorder.on_refused(future)
     with futures._lock:
         if futures._futures.get(future.key) is future:
             del futures._futures[future.key]

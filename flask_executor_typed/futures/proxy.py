@@ -123,13 +123,20 @@ class FutureProxy(ClaimableFuture[R]):
 
         With a store, the first read waits until the job's record is written.
         """
-        future_id = id_of(self)
+        future_id = self._made_id()
         if future_id not in _named:
             with shared_lock():
                 _named[future_id] = self
         if self._recorder is not None:
             self._recorder.on_named(self)  # other processes must find the job from now on
         return future_id
+
+    def _made_id(self) -> str:
+        if self._id is None:
+            with shared_lock():  # two first readers must see one id
+                if self._id is None:
+                    self._id = secrets.token_urlsafe(16)
+        return self._id
 
     @property
     def status(self) -> Status:
@@ -265,8 +272,7 @@ class FutureProxy(ClaimableFuture[R]):
             raise self._cannot_be_killed()
         else:
             self._cancel_requested = True
-            if self._recorder is not None:
-                self._recorder.on_change(self)
+            self._note_change()
             if call is not None:
                 call.ask_to_end()
         return self.cancelled()
@@ -464,11 +470,7 @@ def add_default_callback(
 
 def id_of(future: FutureProxy[Any]) -> str:
     """Return the id of a future without writing its record: for logs, and for the record itself."""
-    if future._id is None:
-        with shared_lock():  # two first readers must see one id
-            if future._id is None:
-                future._id = secrets.token_urlsafe(16)
-    return future._id
+    return future._made_id()
 
 
 _named: WeakValueDictionary[str, FutureProxy[Any]] = WeakValueDictionary()

@@ -40,15 +40,16 @@ def _state_of(future: ClaimableFuture[Any]) -> str:
 
 def shared_state_of(future: ClaimableFuture[Any]) -> SharedState:
     """What they lock and wait on."""
-    if future._shared is None:
-        with shared_lock():  # two first readers must get one condition
-            if future._shared is None:
-                shared = SharedState()
-                if not future._watch(shared, first=True):
-                    shared.state = _state_of(future)
-                _shared_states.add(shared)
-                future._shared = shared
-    return future._shared
+    if (shared := future._shared) is not None:
+        return shared
+    with shared_lock():  # two first readers must get one condition
+        if (shared := future._shared) is None:
+            shared = SharedState()
+            if not future._watch(shared, first=True):
+                shared.state = _state_of(future)
+            _shared_states.add(shared)
+            future._shared = shared
+        return shared
 
 
 @in_child
