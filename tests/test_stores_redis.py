@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from flask_executor_typed.stores.protocol import Query, Store
 from flask_executor_typed.stores.redis import RedisStore
 
 from .conftest import TIMEOUT
+from .helpers.forks import exit_code_of, fork_to
 from .helpers.services import RedisServer, redis_server
 from .helpers.stores import SPACE, empty_redis, owner_of, row_of
 
@@ -244,18 +246,14 @@ def test_nothing_is_left_of_records_that_were_purged(store: RedisStore, redis: R
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no forks")
 def test_parent_and_child_of_a_fork_have_connections_of_their_own(store: RedisStore) -> None:
     store.write([row_of("before")])
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            for number in range(50):
-                store.write([row_of(f"child-{number}")])
-            code = 0
-        finally:
-            os._exit(code)
-    for number in range(50):
-        store.write([row_of(f"parent-{number}")])
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+    def write(name: str) -> None:
+        for number in range(50):
+            store.write([row_of(f"{name}-{number}")])
+
+    child = fork_to(partial(write, "child"))
+    write("parent")
+    assert exit_code_of(child) == 0
     assert store.counts(SPACE, None) == {"pending": 101}
 
 

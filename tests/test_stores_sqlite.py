@@ -24,6 +24,7 @@ from flask_executor_typed.stores.records import COLUMNS
 from flask_executor_typed.stores.sqlite import SqliteStore
 
 from .conftest import TIMEOUT
+from .helpers.forks import exit_code_of, fork_to
 from .helpers.stores import SPACE, owner_of, row_of
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no forks")
@@ -353,15 +354,7 @@ def test_processes_that_write_flat_out_lose_nothing(path: Path) -> None:
 
 def child_of_fork(work: Any) -> int:
     """Run ``work`` in the child of a fork; its exit code."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return exit_code_of(fork_to(work))
 
 
 @needs_fork
@@ -428,20 +421,13 @@ def test_what_a_child_writes_stays_when_the_parent_closes_meanwhile(
         os.read(closed_end, 1)  # the parent has closed
         store.write([row_of("child-2")])
 
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
+    pid = fork_to(work)
     limit = time.monotonic() + TIMEOUT
     while "child-1" not in store.get(["child-1"]) and time.monotonic() < limit:
         time.sleep(0.001)
     store.close()
     os.write(told, b"x")
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert exit_code_of(pid) == 0
     for descriptor in (closed_end, told):
         os.close(descriptor)
     assert seen(path) == {"before", "child-1", "child-2"}
