@@ -26,7 +26,6 @@ from flask import (
 )
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup
-from werkzeug.exceptions import UnprocessableEntity
 from werkzeug.test import TestResponse
 
 from flask_executor_typed import Executor, NotRegisteredError, UnsupportedError, current_job
@@ -83,27 +82,6 @@ def test_a_job_that_is_done_in_time_is_answered_with_its_result(shop: Shop) -> N
     answer = shop.client.get("/value")
     assert (answer.status_code, answer.get_json()) == (200, "<b>text</b>")
     assert answer.mimetype == "application/json"
-
-
-@pytest.mark.parametrize(
-    ("value", "mimetype", "body"),
-    [
-        (b"\x00\xff", "application/octet-stream", b"\x00\xff"),
-        (Markup("<b>bold</b>"), "text/html", b"<b>bold</b>"),
-        (None, "application/json", b"null"),
-    ],
-)
-def test_values_are_json_bytes_or_markup(
-    shop: Shop, value: object, mimetype: str, body: bytes
-) -> None:
-    address = shop.start(value)
-    shop.finish(address)
-    answer = shop.client.get(f"{address}/result")
-    assert (answer.mimetype, answer.get_data().strip()) == (mimetype, body)
-    disposition = answer.headers.get("Content-Disposition", "")
-    assert disposition.startswith("attachment") is isinstance(value, bytes) & (
-        mimetype == "application/octet-stream"
-    )
 
 
 @pytest.mark.parametrize(
@@ -182,29 +160,7 @@ def test_a_response_that_a_job_returns_is_its_result(
         assert set(result.headers["Cache-Control"].split(", ")) == {"private", "no-cache"}
 
 
-def test_a_result_is_sent_by_ranges_and_conditions(shop: Shop) -> None:
-    address = shop.start("0123456789")
-    shop.finish(address)
-    url = f"{address}/result"
-    whole = shop.client.get(url)
-    part = shop.client.get(url, headers={"Range": "bytes=1-3"})
-    assert (part.status_code, part.get_data()) == (206, b"012")
-    etag = {"If-None-Match": whole.headers["ETag"]}
-    assert shop.client.get(url, headers=etag).status_code == 304
-    assert shop.client.get(url, headers={"Range": "bytes=99-"}).status_code == 416
-
-
 # -- failures --------------------------------------------------------------------------------------
-
-
-def test_an_http_exception_of_a_job_speaks_to_its_user(shop: Shop) -> None:
-    address = shop.start(UnprocessableEntity("The file has no header row."))
-    done = shop.finish(address)
-    assert (done["status"], done["error"]["status"]) == ("failed", 422)
-    problem = json_of(shop.client.get(f"{address}/result"), 422)
-    assert problem["detail"] == done["error"]["detail"] == "The file has no header row."
-    assert problem["job"] == address
-    assert "result" not in done["links"]
 
 
 def test_users_never_see_tracebacks_and_logs_and_operators_do(shop: Shop) -> None:
@@ -278,57 +234,7 @@ def test_a_job_is_asked_to_end_and_cancelled_when_it_does(shop: Shop, method: st
     assert json_of(shop.client.get(f"{address}/result"), 410)["type"].endswith(":cancelled")
 
 
-def test_a_job_that_is_over_cannot_be_cancelled(shop: Shop) -> None:
-    address = shop.start(1)
-    shop.finish(address)
-    assert json_of(shop.client.delete(address), 409)["job"] == address
-    assert shop.client.get(f"{address}/cancel").status_code == 405
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"Sec-Fetch-Site": "cross-site"},
-        {"Sec-Fetch-Site": "same-site"},
-        {"Origin": "null"},
-        {"Origin": "http://localhost.evil.example"},
-    ],
-)
-def test_a_page_of_another_site_cannot_cancel(shop: Shop, headers: dict[str, str]) -> None:
-    address = shop.start()
-    for url, method in ((address, "DELETE"), (f"{address}/cancel", "POST")):
-        json_of(shop.client.open(url, method=method, headers=headers), 403)
-    assert not json_of(shop.client.get(address))["cancel_requested"]
-    assert shop.client.delete(address, headers={"Origin": "http://localhost"}).status_code != 403
-
-
 # -- who may see what ------------------------------------------------------------------------------
-
-
-def test_unknown_and_forbidden_look_the_same(shop: Shop) -> None:
-    address = shop.start()
-
-    def answers(address: str, user: str, headers: dict[str, str]) -> list[Any]:
-        found: list[Any] = []
-        for method, path in (
-            ("GET", ""),
-            ("DELETE", ""),
-            ("GET", "/result"),
-            ("GET", "/events"),
-            ("GET", "/fragment"),
-            ("POST", "/cancel"),
-        ):
-            url = f"{address}{path}?user={user}"
-            answer = shop.client.open(url, method=method, headers=headers)
-            found.append((answer.status_code, dict(answer.headers), answer.get_data()))
-        return found
-
-    for headers in ({}, HTML, HTMX):
-        forbidden = answers(address, "bob", headers)
-        fragment = 286 if headers is HTMX else 404
-        assert [status for status, _, _ in forbidden] == [*[404] * 4, fragment, 404]
-        assert forbidden == answers("/jobs/AAAAAAAAAAAAAAAAAAAAAA", "bob", headers)
-    assert shop.client.get(f"{address}?user=root").status_code == 200
 
 
 @pytest.mark.parametrize("answer", [None, "yes", 1, ValueError("broken"), "abort"])
@@ -437,17 +343,6 @@ def test_half_a_surrogate_pair_is_shown_as_a_replacement_character(shop: Shop) -
     assert result.get_data(as_text=True) == "<b>caf\ufffd.csv</b>"
 
 
-def test_addresses_have_no_host_and_no_other_page_is_followed(shop: Shop) -> None:
-    address = shop.start(1)
-    evil = {"Host": "evil.example", "Accept": "text/html"}
-    assert "evil" not in shop.client.get(address, headers=evil).get_data(as_text=True)
-    shop.finish(address)
-    answer = shop.client.get(f"{address}?follow=//evil.example", headers=HTML)
-    assert answer.status_code == 200
-    followed = shop.client.get(f"{address}?follow=1", headers=HTML)
-    assert (followed.status_code, followed.headers["Location"]) == (303, f"{address}/result")
-
-
 # -- pages and lists -------------------------------------------------------------------------------
 
 
@@ -468,15 +363,6 @@ def test_a_browser_is_sent_to_the_page_of_its_job(shop: Shop) -> None:
         answer.headers["Location"].replace("?follow=1", "/cancel"), headers=HTML
     )
     assert cancelled.status_code == 303
-
-
-def test_htmx_gets_a_fragment_that_stops_polling_when_the_job_is_done(shop: Shop) -> None:
-    address = shop.start()
-    fragment = shop.client.get(f"{address}/fragment").get_data(as_text=True)
-    assert f'hx-get="{address}/fragment" hx-trigger="every 2s"' in fragment
-    shop.finish(address)
-    fragment = shop.client.get(f"{address}/fragment").get_data(as_text=True)
-    assert "hx-trigger" not in fragment
 
 
 def test_htmx_is_shown_that_a_job_is_gone_and_asks_no_more(shop: Shop) -> None:
@@ -666,20 +552,6 @@ def test_a_late_view_gives_exactly_its_answer_later(
     assert "Set-Cookie" not in result.headers
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "its cookies cannot reach the client" in caplog.messages[0]
-
-
-def test_prefer_decides_when_a_view_is_late(shop: Shop) -> None:
-    @shop.app.get("/view")
-    @shop.jobs.respond_async(wait=None)
-    def view() -> str:
-        assert shop.go.wait(TIMEOUT)
-        return "done"
-
-    late = shop.client.get("/view", headers={"Prefer": "respond-async"})
-    assert (late.status_code, late.headers["Preference-Applied"]) == (202, "respond-async")
-    shop.go.set()
-    now = shop.client.get("/view", headers={"Prefer": "wait=10"})
-    assert (now.get_data(), now.headers["Preference-Applied"]) == (b"done", "wait=10")
 
 
 def test_a_long_poll_that_cannot_wait_does_not_say_that_it_has() -> None:
