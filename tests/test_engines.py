@@ -36,6 +36,7 @@ from flask_executor_typed import (
 )
 from flask_executor_typed.backends import Capabilities
 from flask_executor_typed.engines import Message, Route, run_message
+from flask_executor_typed.engines.worker import _Killer
 from flask_executor_typed.signing import JobSigner
 from flask_executor_typed.stores.client import StoreClient
 from flask_executor_typed.stores.protocol import Owner, Query
@@ -270,6 +271,59 @@ def test_a_job_that_was_cancelled_does_not_run(executor: Executor[Any], engine: 
     engine.run()
     assert future.cancelled()
     assert ran == []
+
+
+def test_killing_a_running_job_is_refused_if_the_engine_cannot(
+    app: Flask, executor: Executor[Any], engine: ListEngine
+) -> None:
+    future = executor.submit(work, 1)
+    assert client_of(executor, app).take(future.id, 1) is not None
+    with pytest.raises(UnsupportedError, match="ListEngine cannot kill a running job"):
+        future.cancel(kill=True)
+
+
+def test_a_killed_job_has_its_record_before_its_process_ends(
+    app: Flask, executor: Executor[Any], engine: ListEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = client_of(executor, app)
+    ends: list[tuple[str, list[object]]] = []
+
+    def kill(process: int, number: int) -> None:
+        ends.append((client.store.get([future.id])[future.id].status, ran.copy()))
+
+    def ask_and_wait(job_id: str) -> None:
+        for hard in (False, True):
+            client.store.ask_to_cancel(job_id, 1.0, kill=hard)
+            until(lambda: current_job.cancel_requested)
+        until(lambda: ends)
+
+    monkeypatch.setattr("flask_executor_typed.engines.worker.os.kill", kill)
+    looks.append(ask_and_wait)
+    future = executor.submit(fail_and_look)
+    run_message(*engine.messages.pop(), is_alone=True)
+    assert ends == [("cancelled", [])]
+    assert future.cancelled()
+
+
+def test_a_job_that_has_just_returned_does_not_have_its_process_killed(
+    app: Flask, executor: Executor[Any], engine: ListEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[int] = []
+    monkeypatch.setattr(
+        "flask_executor_typed.engines.worker.os.kill", lambda process, number: killed.append(1)
+    )
+    release = _Killer.release
+
+    def release_and_be_told(killer: _Killer) -> None:  # the order comes when the job is over
+        call: Any = None
+        release(killer)
+        killer.interrupt(call, kill=True)
+
+    monkeypatch.setattr(_Killer, "release", release_and_be_told)
+    future = executor.submit(work, 1)
+    run_message(*engine.messages.pop(), is_alone=True)
+    assert future.result(TIMEOUT) == 1
+    assert killed == []
 
 
 def test_a_job_is_tried_again_as_often_as_it_may(

@@ -39,6 +39,7 @@ class CeleryEngine:
         coroutines=True,
         progress=True,
         cancel_running=True,
+        kill=True,
         time_limits=True,
         retries=True,
         routing=True,
@@ -144,7 +145,10 @@ def _register_task(key: str) -> None:
 
 
 def _run(app: str, executor: str, name: str, job_id: str, attempt: int, token: str) -> None:
-    run_message(app, executor, name, job_id, attempt, token)
+    # A child of the prefork pool runs one task at a time. The other pools have it in a thread.
+    process: Any = import_module("billiard.process")
+    is_alone = process.current_process().name != "MainProcess"
+    run_message(app, executor, name, job_id, attempt, token, is_alone=is_alone)
 
 
 _DEATHS = {"WorkerLostError": True, "TimeLimitExceeded": False}

@@ -82,7 +82,7 @@ class EngineBackend(BorrowingBackend):
         except StoreError as error:
             raise EngineUnreachableError(future.name, engine.name, str(error)) from error
         call.interrupter = Unreachable(engine.name)
-        answer = _Answer(client, row, call, engine.name)
+        answer = _Answer(client, row, call, engine)
         call.watch(partial(self._is_over, call, answer, bool(row.listed)))
         follow(future, answer)
         try:
@@ -136,10 +136,10 @@ class _Answer(RemoteFuture[Any]):
     """Whether the job could not be published. The store, which may be away too, is not asked."""
     _job: Call[Any] | None = None  # while the record is read for the first time
 
-    def __init__(self, client: StoreClient, row: Row, call: Call[Any], backend: str) -> None:
+    def __init__(self, client: StoreClient, row: Row, call: Call[Any], engine: Engine) -> None:
         super().__init__(client, row)
         self._client = client
-        self._backend = backend
+        self._engine = engine
         self._attempt = row.attempts
         self._recorder_of_job = recorder_of(call.future)
         self._job = call
@@ -171,7 +171,7 @@ class _Answer(RemoteFuture[Any]):
             self._job.report(progress)
 
     def cancel(self, *, kill: bool = False) -> bool:
-        if kill and self.running():
+        if kill and not self._engine.capabilities.kill and self.running():
             cure = "use EXECUTOR_TYPE='process', or cancel() and current_job.cancel_requested"
-            raise UnsupportedError(self.name, self._backend, "kill a running job", cure)
+            raise UnsupportedError(self.name, self._engine.name, "kill a running job", cure)
         return super().cancel(kill=kill)

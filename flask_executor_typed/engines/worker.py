@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Iterable
 from contextvars import Context, copy_context
@@ -14,6 +16,7 @@ from flask import Flask
 from ..backends.pickling import Settings
 from ..backends.runner import ClosableRunner, WorkersCall
 from ..callables import is_async_callable
+from ..calls import Call
 from ..errors import (
     DeadlockError,
     JobFailedError,
@@ -95,10 +98,29 @@ def _forget_parent() -> None:
         serving.forget_parent()
 
 
-def run_message(app: str, executor: str, name: str, job_id: str, attempt: int, token: str) -> None:
+def run_message(  # noqa: PLR0913  # the parts of a message
+    app: str,
+    executor: str,
+    name: str,
+    job_id: str,
+    attempt: int,
+    token: str,
+    *,
+    is_alone: bool = False,
+) -> None:
     """Run the job of a message, unless that was done. For the workers of engines; it blocks.
 
     Returns when the end of the job is recorded, or after half a minute in which it cannot be.
+
+    Args:
+        app: This and the next ones are the message.
+        executor: See :class:`Message`.
+        name: See :class:`Message`.
+        job_id: See :class:`Message`.
+        attempt: See :class:`Message`.
+        token: See :class:`Message`.
+        is_alone: Whether this process runs this one job and nothing else, and is replaced when it
+            ends, so that ``cancel(kill=True)`` may kill it.
 
     Raises:
         JobFailedError: the job failed, which its record says and this process has logged.
@@ -106,7 +128,7 @@ def run_message(app: str, executor: str, name: str, job_id: str, attempt: int, t
         StoreError: the store could not be reached, so that the job has not begun.
         LookupError: this process has no such app.
     """
-    _find(app, executor).runner().run(name, job_id, attempt, token)
+    _find(app, executor).runner().run(name, job_id, attempt, token, is_alone=is_alone)
 
 
 def lose(
@@ -163,6 +185,40 @@ class _Call(WorkersCall):
         super(WorkersCall, self).add_log(lines)
 
 
+class _Killer:
+    """The interrupter of a plain function: kills this process, which runs nothing else."""
+
+    def __init__(self, setup: EngineSetup, future: FutureProxy[Any]) -> None:
+        self.backend = setup.engine.name
+        self._client = setup.client
+        self._lock = threading.Lock()
+        self._future: FutureProxy[Any] | None = future  # set under _lock
+
+    def can_interrupt(self, call: Call[Any], *, kill: bool) -> bool:
+        return kill
+
+    def interrupt(self, call: Call[Any], *, kill: bool = False) -> None:
+        """Kill this process, in a thread of the store. The job is settled as cancelled already."""
+        if not kill:
+            return
+        # The function may return meanwhile. If its thread takes the lock first, in release(), it
+        # may take another job, and the process lives on. Else it waits there for its end.
+        with self._lock:
+            # The record comes first: the end of a process whose job has one loses nothing.
+            if self._future is not None and self._client.wait_until_written(
+                self._future, _PATIENCE
+            ):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def ask_to_end(self, call: Call[Any]) -> None:
+        """Do nothing: the function sees the request itself."""
+
+    def release(self) -> None:
+        """Let the process live, because the job is over."""
+        with self._lock:
+            self._future = None
+
+
 class _Runner(ClosableRunner):
     def __init__(self, setup: EngineSetup) -> None:
         super().__init__(setup.settings)
@@ -175,7 +231,9 @@ class _Runner(ClosableRunner):
         # With an app that is garbage its loops end: the exit waits for their threads.
         finalize(self, self._loops.end).atexit = False
 
-    def run(self, name: str, job_id: str, attempt: int, token: str) -> None:
+    def run(
+        self, name: str, job_id: str, attempt: int, token: str, *, is_alone: bool = False
+    ) -> None:
         client = self._setup.client
         error: BaseException | None = None
         envelope: Envelope | None = None
@@ -190,7 +248,7 @@ class _Runner(ClosableRunner):
         if row is None:  # it was begun, cancelled, or withdrawn
             return
         if envelope is not None:
-            future, error = self._run_job(envelope, row)
+            future, error = self._run_job(envelope, row, is_alone=is_alone)
         else:
             future = future_with_id(name, job_id, None)
         if error is not None and not future.done():
@@ -200,7 +258,7 @@ class _Runner(ClosableRunner):
             raise JobFailedError(name, type(failure).__qualname__, _text_of(failure), "")
 
     def _run_job(
-        self, envelope: Envelope, row: Row
+        self, envelope: Envelope, row: Row, *, is_alone: bool
     ) -> tuple[FutureProxy[Any], BaseException | None]:
         """Run a job that was taken. Return its future, and why it could not be run."""
         work, limits, release = envelope
@@ -219,11 +277,17 @@ class _Runner(ClosableRunner):
         assert isinstance(call, _Call)
         call.client = self._setup.client
         call.set_attempt(row.attempts)
+        killer = _Killer(self._setup, future)
+        if is_alone:
+            call.interrupter = killer  # unless a loop runs it
         self._setup.client.adopt(future, row)
         if row.cancel:  # while it was on its way
             future.cancel()
-        with waiting_here_by(_wait_for_no_engine):
-            self._run_call(call, 0)
+        try:
+            with waiting_here_by(_wait_for_no_engine):
+                self._run_call(call, 0)
+        finally:
+            killer.release()
         return future, None
 
     def _fail(self, future: FutureProxy[Any], row: Row, error: BaseException) -> None:

@@ -169,7 +169,7 @@ class StoreClient(ClosableThreads):
         self._heard: set[str] = (
             set()
         )  # jobs that have changed; items are added and removed atomically
-        self._asked: set[str] = set()  # that were told to cancel; the thread's
+        self._asked: dict[str, bool] = {}  # those that were told to cancel, or kill; the thread's
         self._look_is_due = False
         """Set by any thread; the client's own clears it, and then looks at what is waited for."""
         self._down_since = 0.0  # time.monotonic(); 0.0: the store works
@@ -1093,7 +1093,7 @@ class StoreClient(ClosableThreads):
 
     def _is_over(self, future: FutureProxy[Any], row: Row) -> None:
         recording = self._open.pop(future, None)
-        self._asked.discard(row.id)
+        self._asked.pop(row.id, None)
         if recording is not None:
             recording.on_over()
         if row.result_state in {"local", "too_large"}:
@@ -1224,8 +1224,8 @@ class StoreClient(ClosableThreads):
         if not is_due and not heard:
             return
         for job_id, cancel_hard in self.store.asked_to_cancel(self.owner.id) if self._open else ():
-            if job_id not in self._asked:
-                self._asked.add(job_id)
+            if job_id not in self._asked or cancel_hard > self._asked[job_id]:
+                self._asked[job_id] = cancel_hard
                 self._cancel_here(job_id, kill=cancel_hard)
         waiting, watches = list(self._waiting), self._watches
         if not is_due:  # thousands may wait, of which few have changed

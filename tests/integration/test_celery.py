@@ -27,7 +27,7 @@ from flask_executor_typed import (
     JobLostError,
     JobTimeoutError,
     JobVersionError,
-    UnsupportedError,
+    job_lost,
 )
 from flask_executor_typed.engines import Message
 
@@ -125,6 +125,11 @@ def celery(request: pytest.FixtureRequest, app: Flask, folder: Path) -> Iterator
     with worker(folder, request.param[1], *request.param) as started:
         yield started
         assert started.stop() == 0, started.log
+
+
+@pytest.fixture
+def is_prefork(request: pytest.FixtureRequest) -> bool:
+    return "prefork" in request.node.callspec.id
 
 
 @pytest.fixture
@@ -354,13 +359,35 @@ def test_a_running_function_is_asked_to_end(celery: Worker, folder: Path) -> Non
     until(lambda: future.status == "cancelled", PATIENCE)
 
 
-def test_killing_a_running_job_is_refused(celery: Worker, folder: Path) -> None:
-    future = queued.wait.submit("unkillable")
-    until(lambda: future.status == "running", PATIENCE)
-    with pytest.raises(UnsupportedError, match="EXECUTOR_TYPE='celery' cannot kill a running job"):
+def test_a_running_job_is_killed_in_a_process_of_its_own_and_else_asked(
+    celery: Worker, folder: Path, is_prefork: bool
+) -> None:
+    pytest.importorskip("blinker")
+    heard: list[object] = []
+
+    def hear(app: Flask, **_: object) -> None:
+        heard.append(app)
+
+    with job_lost.connected_to(hear):
+        neighbour = start("neighbour")
+        future = queued.wait.using(retries=1).submit("doomed")
+        until(lambda: count_of("doomed", folder), PATIENCE)
+        assert not future.cancel()  # which it does not look for
         future.cancel(kill=True)
-    (folder / "unkillable-may-end").touch()
-    assert future.result(PATIENCE) == "unkillable"
+        if is_prefork:
+            until(lambda: future.status == "cancelled", PATIENCE)
+            process = int(runs(folder)[-1].split()[1])
+            until(lambda: not Path(f"/proc/{process}").exists(), PATIENCE)
+            assert queued.add.submit(1, 2).result(PATIENCE) == 3  # in another process
+        else:
+            assert future.status == "running"
+            (folder / "doomed-may-end").touch()
+            assert future.result(PATIENCE) == "doomed"
+        (folder / "neighbour-may-end").touch()
+        assert neighbour.result(PATIENCE) == "neighbour"
+    assert count_of("doomed", folder) == 1
+    assert future.status == ("cancelled" if is_prefork else "succeeded")
+    assert heard == []
 
 
 def test_a_job_that_raises_is_tried_again(celery: Worker) -> None:
