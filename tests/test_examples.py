@@ -230,6 +230,7 @@ def need_celery() -> None:
     redis_path()
 
 
+@pytest.mark.slow
 @needs_gunicorn
 def test_the_agency_runs_its_jobs_in_celery(capsys: pytest.CaptureFixture[str]) -> None:
     need_celery()
@@ -240,6 +241,7 @@ def test_the_agency_runs_its_jobs_in_celery(capsys: pytest.CaptureFixture[str]) 
     assert told.endswith("All went right, and all is stopped.\n")
 
 
+@pytest.mark.slow
 @needs_gunicorn
 def test_the_agency_on_celery_stays_until_it_is_interrupted() -> None:
     need_celery()

@@ -25,6 +25,8 @@ from .conftest import PATIENCE, ROOT
 skip_without("rq")
 pytest.importorskip("rq", reason="RQ is not installed beside the oldest Flask, nor on Windows")
 
+pytestmark = pytest.mark.slow  # RQ loads the app for each job
+
 
 # -- jobs, which the worker imports from here ------------------------------------------------------
 
