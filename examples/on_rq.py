@@ -28,6 +28,7 @@ class RqEngine:
         coroutines=True,
         progress=True,
         cancel_running=True,
+        kill=True,
         time_limits=True,
         retries=True,
     )
@@ -48,7 +49,7 @@ class RqEngine:
 
 def run(*message: Any) -> None:
     """Run a job in a worker of RQ, which has imported this module and so created the app."""
-    run_message(*message)
+    run_message(*message, is_alone=True)  # RQ has forked this process for the one job
 
 
 def create_app() -> Flask:

@@ -141,3 +141,11 @@ def test_a_running_job_is_asked_to_end(shop: Any, worker: Worker) -> None:
     until(lambda: future.status == "running", PATIENCE)
     future.cancel()
     until(lambda: future.status == "cancelled", PATIENCE)
+
+
+def test_a_deaf_job_is_killed(shop: Any, worker: Worker) -> None:
+    future = shop.executor.submit(time.sleep, PATIENCE)
+    until(lambda: future.status == "running", PATIENCE)
+    until(lambda: future.cancel(kill=True), PATIENCE)
+    assert future.cancelled()
+    assert shop.executor.submit(abs, -1).result(PATIENCE) == 1  # the worker goes on
