@@ -184,6 +184,27 @@ def test_script_in_what_a_job_says_of_itself_does_not_run(server: Server) -> Non
     # browser() fails on a dialog
 
 
+SUBMIT_A_FORM = """url => {
+  const form = document.createElement("form");
+  Object.assign(form, { method: "post", action: url });
+  document.body.append(form);
+  form.submit();
+}"""
+
+
+def test_a_form_of_another_site_cannot_cancel_a_job(server: Server) -> None:
+    with browser() as context:
+        page = context.new_page()
+        address = page.request.post(f"{server.url}/start/a").headers["location"]
+        for host, status in (("localhost", 403), ("127.0.0.1", 200)):
+            page.goto(server.url.replace("127.0.0.1", host))
+            with page.expect_navigation() as navigation:
+                page.evaluate(SUBMIT_A_FORM, f"{server.url}{address}/cancel")
+            assert navigation.value.status == status
+            job = page.request.get(f"{server.url}{address}").json()
+            assert job["cancel_requested"] is (status == 200)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_that_keeps_people_out(server: Server, scheme: Any) -> None:
     script = axe_core_path().read_text("utf-8")
