@@ -309,9 +309,11 @@ def test_a_job_that_has_just_returned_does_not_have_its_process_killed(
     app: Flask, executor: Executor[Any], engine: ListEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed: list[int] = []
-    monkeypatch.setattr(
-        "flask_executor_typed.engines.worker.os.kill", lambda process, number: killed.append(1)
-    )
+
+    def kill(process: int, number: int) -> None:
+        killed.append(number)
+
+    monkeypatch.setattr("flask_executor_typed.engines.worker.os.kill", kill)
     release = _Killer.release
 
     def release_and_be_told(killer: _Killer) -> None:  # the order comes when the job is over

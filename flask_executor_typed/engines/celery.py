@@ -88,7 +88,8 @@ class CeleryEngine:
                 "5.6; or start workers with --disable-prefetch, which this process does not see.",
                 must_mend=False,
             )
-        if not (conf.broker_transport_options or {}).get("socket_timeout"):
+        options: dict[str, Any] = conf.broker_transport_options or {}
+        if not options.get("socket_timeout"):
             yield Hazard(
                 "broker-without-timeout",
                 "submit() waits for ever for a broker that accepts connections and does not "
