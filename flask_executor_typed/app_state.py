@@ -225,6 +225,8 @@ class AppState:
             raise ConfigError(key, shown, expected)
         if engine is not None:
             return engine
+        if config.type == "dask":
+            return _open_dask(key, name, config)
         from .engines.celery import CeleryEngine
 
         return CeleryEngine(
@@ -625,6 +627,19 @@ def _open_given_engine(key: str, given: GivenEngine) -> Engine:
     shown = getattr(given.given, "__qualname__", type(engine).__qualname__)
     expected = "an engine, or what returns one: an object with a name, capabilities and publish()"
     raise ConfigError(key, shown, f"{expected}, and not one of {type(engine)}")
+
+
+def _open_dask(key: str, name: str, config: ExecutorConfig) -> Engine:
+    key_of_address, key_of_app = key_of("dask_address", name=name), key_of("app", name=name)
+    if config.dask_address is None:
+        expected = f"{key_of_address} to be 'tcp://...', where its scheduler is"
+        raise ConfigError(key, config.type, expected)
+    if config.app is None:
+        expected = f"{key_of_app} to be 'package.module:create_app', which its workers load"
+        raise ConfigError(key, config.type, expected)
+    from .engines.dask import DaskEngine
+
+    return DaskEngine(key, config.dask_address, key_of_app, config.app)
 
 
 def _publish_again(engine: Engine, app_name: str, row: Row) -> None:

@@ -97,7 +97,7 @@ class ExecutorConfig:
     type: str | GivenEngine | GivenExecutor | Callable[[], concurrent.futures.Executor] = "thread"
     """Where calls run: ``"thread"``, ``"process"`` for work that needs its own processor,
     ``"interpreter"``, ``"sync"``, an executor of ``concurrent.futures``, or a factory for one;
-    ``"celery"``, or another engine, for workers on any machine."""
+    ``"celery"``, ``"dask"``, or another engine, for workers on any machine."""
 
     app: str | None = None
     """The app that worker processes load, as in ``flask --app``: ``"myapp:create_app"``."""
@@ -203,10 +203,13 @@ class ExecutorConfig:
     release: str | None = None
     """The version of the app, which messages of an engine name; for errors only."""
 
+    dask_address: str | None = None
+    """The address of the Dask scheduler that carries jobs: ``"tcp://127.0.0.1:8786"``."""
+
     @property
     def is_engine(self) -> bool:
         """Whether calls run in the workers of an engine, such as Celery."""
-        return self.type == "celery" or isinstance(self.type, GivenEngine)
+        return self.type in ("celery", "dask") or isinstance(self.type, GivenEngine)
 
     @property
     def at_exit(self) -> AtExit:
@@ -409,7 +412,7 @@ def _annotated_result(function: Any) -> object:
         return None
 
 
-_TYPES = ("thread", "process", "interpreter", "sync", "celery")
+_TYPES = ("thread", "process", "interpreter", "sync", "celery", "dask")
 _given_in: WeakKeyDictionary[concurrent.futures.Executor, int] = WeakKeyDictionary()
 """The process that first saw each executor: the child of a fork reads the settings again."""
 
@@ -436,6 +439,12 @@ def _release(key: str, value: object) -> str:
     if isinstance(value, str) and value:
         return value
     raise ConfigError(key, value, "text that names the version of the app, or None")
+
+
+def _dask_address(key: str, value: object) -> str:
+    if isinstance(value, str) and re.fullmatch(r"(\w+://)?[^\s/@]+:\d+", value):
+        return value
+    raise ConfigError(key, value, "the address of a Dask scheduler: 'tcp://127.0.0.1:8786'")
 
 
 def _one_of(*values: str) -> Callable[[str, object], object]:
@@ -567,4 +576,5 @@ _PARSERS: dict[str, Callable[[str, object], object]] = {
     "signing_key": _signing_key,
     "celery_app": _celery_app,
     "release": _release,
+    "dask_address": _dask_address,
 }

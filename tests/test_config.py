@@ -56,6 +56,7 @@ OTHERS = (
     "store_results",
     "signing_key",
     "celery_app",
+    "dask_address",
     "release",
 )
 
@@ -104,6 +105,7 @@ def test_defaults() -> None:
         store_strict=False,
         signing_key=None,
         celery_app=None,
+        dask_address=None,
         release=None,
     )
 
@@ -117,6 +119,9 @@ def test_defaults() -> None:
         ("signing_key", "", "secret text or bytes"),
         ("celery_app", "celery", "a Celery app, or 'package.module:name' of one, or None"),
         ("celery_app", object, "a Celery app, or 'package.module:name' of one, or None"),
+        ("dask_address", "scheduler", "the address of a Dask scheduler: 'tcp://127.0.0.1:8786'"),
+        ("dask_address", "tcp://a b:1", "the address of a Dask scheduler: 'tcp://127.0.0.1:8786'"),
+        ("dask_address", 8786, "the address of a Dask scheduler: 'tcp://127.0.0.1:8786'"),
         ("release", 7, "text that names the version of the app, or None"),
         ("release", "", "text that names the version of the app, or None"),
         ("signing_key", 7, "secret text or bytes"),
@@ -260,8 +265,9 @@ LOOP_FACTORY = (
     "a function without arguments that returns an event loop, or 'package.module:function'"
 )
 TYPE = (
-    "'thread', 'process', 'interpreter', 'sync', 'celery', an executor of concurrent.futures, an "
-    "engine, a function without arguments that returns one of these, or 'package.module:name'"
+    "'thread', 'process', 'interpreter', 'sync', 'celery', 'dask', an executor of "
+    "concurrent.futures, an engine, a function without arguments that returns one of these, or "
+    "'package.module:name'"
 )
 BOOLEAN = "a boolean (True, False, or 'true', 'yes', 'on', '1' and so on)"
 BAD: list[tuple[str, object, str]] = [

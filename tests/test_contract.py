@@ -37,6 +37,7 @@ from flask_executor_typed import (
 )
 from flask_executor_typed.backends import Capabilities
 from flask_executor_typed.engines.celery import CeleryEngine
+from flask_executor_typed.engines.dask import DaskEngine
 
 from .apps import working
 from .conftest import TIMEOUT
@@ -154,6 +155,12 @@ def test_backend_declares_what_it_can_do(contract: Contract) -> None:
     assert contract.capabilities.names() == DECLARED[contract.name]
 
 
+DECLARED_BY_ENGINES = {
+    "celery": CeleryEngine.capabilities.names(),
+    "dask": DaskEngine.capabilities.names(),
+}
+
+
 def test_documentation_has_the_same_table() -> None:
     page = Path(__file__).parents[1] / "docs" / "backends.rst"
     row = r"^    \* - (.+)\n((?:      - (?:yes|no)\n)+)"
@@ -161,7 +168,7 @@ def test_documentation_has_the_same_table() -> None:
     shown = {name.strip("`'"): re.findall("yes|no", cells) for name, cells in rows}
     wanted = {
         name: ["yes" if field.name in declared else "no" for field in fields(Capabilities)]
-        for name, declared in {**DECLARED, "celery": CeleryEngine.capabilities.names()}.items()
+        for name, declared in {**DECLARED, **DECLARED_BY_ENGINES}.items()
     }
     assert shown == wanted
 

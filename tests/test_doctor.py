@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -711,3 +712,31 @@ def test_a_missing_celery_app_is_found(queued: Flask) -> None:
     finding = found(queued)["bad-setting"]
     assert finding.must_mend
     assert "EXECUTOR_CELERY_APP=None" in finding.what
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("tcp://127.0.0.1:8786", set[str]()),
+        ("localhost:8786", set[str]()),
+        ("tcp://[::1]:8786", set[str]()),
+        ("tls://scheduler:8786", set[str]()),
+        ("tcp://scheduler:8786", {"dask-without-tls"}),
+        ("10.0.0.1:8786", {"dask-without-tls"}),
+    ],
+)
+def test_a_dask_scheduler_that_others_may_reach_is_a_hint(
+    app: Flask, monkeypatch: pytest.MonkeyPatch, address: str, expected: set[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", ModuleType("distributed"))
+    app.config.from_mapping(
+        SECRET_KEY="secret",
+        EXECUTOR_TYPE="dask",
+        EXECUTOR_APP="shop",
+        EXECUTOR_DASK_ADDRESS=address,
+        EXECUTOR_STORE="redis://127.0.0.1:1/0",
+    )
+    with Executor(app):
+        findings = found(app)
+    assert findings.keys() == {"store-unusable", *expected}
+    assert mends(findings) <= {"store-unusable"}

@@ -13,6 +13,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -909,12 +911,160 @@ def test_a_missing_celery_app_is_named_at_the_first_job(app: Flask) -> None:
         executor.shutdown(timeout=0)
 
 
+# -- Dask, without Dask ----------------------------------------------------------------------------
+
+
+class FakeDask(ModuleType):
+    """Stands in for ``distributed``, with clients that do nothing but connect."""
+
+    def __init__(self) -> None:
+        super().__init__("distributed")
+        self.is_up = True
+        self.clients: list[FakeDaskClient] = []
+        self.futures: list[SimpleNamespace] = []
+        self.connects: Callable[[], object] = int  # nothing
+
+    def Client(self, address: str, **options: Any) -> FakeDaskClient:
+        self.connects()
+        client = FakeDaskClient(self)
+        self.clients.append(client)
+        if not self.is_up:
+            raise OSError(f"nothing listens at {address}")
+        return client
+
+    def fire_and_forget(self, future: SimpleNamespace) -> None:
+        self.futures.append(future)
+
+
+class FakeDaskClient:
+    def __init__(self, dask: FakeDask) -> None:
+        self.dask = dask
+        self.status = "running"
+
+    def submit(self, function: Any, where: Any, *message: Any, **options: Any) -> SimpleNamespace:
+        future = SimpleNamespace(message=Message(*message), options=options, status="pending")
+        future.add_done_callback = partial(setattr, future, "callback")
+        return future
+
+    def close(self) -> None:
+        self.status = "closed"
+
+
+@pytest.fixture
+def dask(monkeypatch: pytest.MonkeyPatch) -> FakeDask:
+    fake = FakeDask()
+    monkeypatch.setitem(sys.modules, "distributed", fake)
+    return fake
+
+
+@pytest.fixture
+def on_dask(app: Flask, dask: FakeDask) -> Iterator[Executor[Any]]:
+    app.config.from_mapping(
+        EXECUTOR_TYPE="dask", EXECUTOR_APP="shop", EXECUTOR_DASK_ADDRESS="tcp://127.0.0.1:1"
+    )
+    executor: Executor[Any] = Executor(app)
+    with app.app_context():
+        yield executor
+    executor.shutdown(timeout=0)
+
+
+@pytest.mark.parametrize("field", ["DASK_ADDRESS", "APP"])
+def test_what_dask_needs_is_named_at_init_app(app: Flask, dask: FakeDask, field: str) -> None:
+    app.config.from_mapping(
+        EXECUTOR_TYPE="dask", EXECUTOR_APP="shop", EXECUTOR_DASK_ADDRESS="tcp://127.0.0.1:1"
+    )
+    app.config[f"EXECUTOR_{field}"] = None
+    with pytest.raises(ConfigError, match=f"EXECUTOR_TYPE='dask' .*: expected EXECUTOR_{field} to"):
+        Executor(app)
+
+
+def test_a_missing_dask_is_named_at_init_app(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    app.config.from_mapping(
+        EXECUTOR_TYPE="dask", EXECUTOR_APP="shop", EXECUTOR_DASK_ADDRESS="tcp://127.0.0.1:1"
+    )
+    with pytest.raises(ConfigError, match=r"pip install 'flask-executor-typed\[dask\]'"):
+        Executor(app)
+
+
+def test_dask_is_connected_to_by_the_first_job_and_again_after_a_loss(
+    on_dask: Executor[Any], dask: FakeDask
+) -> None:
+    assert on_dask.jobs.list() == []
+    assert on_dask.futures.get("k") is None
+    assert dask.clients == []
+    future = on_dask.submit(work, 1)
+    on_dask.using(queue="gpu", priority=3).submit(work, 2)
+    assert [each.status for each in dask.clients] == ["running"]
+    first, second = dask.futures
+    assert first.options["key"] == ("work", future.id, 1)
+    assert (first.options["resources"], first.options["priority"]) == (None, 0)
+    assert (second.options["resources"], second.options["priority"]) == ({"gpu": 1}, 3)
+    dask.clients[0].status = "closed"  # it could not connect again
+    on_dask.submit(work, 3)
+    assert [each.status for each in dask.clients] == ["closed", "running"]
+    with pytest.raises(UnsupportedError, match="EXECUTOR_TYPE='dask' cannot delay a job"):
+        on_dask.using(delay=1.0).submit(work, 4)
+
+
+def test_what_a_dask_scheduler_forgets_is_published_again(
+    on_dask: Executor[Any], dask: FakeDask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flask_executor_typed.engines.dask._PAUSE", 0.01)
+    on_dask.using(queue="gpu").submit(work, 1)
+    on_dask.submit(work, 2)
+    lost = dask.futures.copy()
+    dask.is_up, dask.clients[0].status = False, "closed"
+    for future in lost:
+        future.status = "cancelled"
+        future.callback(future)
+    until(lambda: len(dask.clients) > 3)  # it goes on trying
+    dask.is_up = True
+    until(lambda: len(dask.futures) == 4)
+    for again, before in zip(dask.futures[2:], lost, strict=True):
+        assert (again.message, again.options) == (before.message, before.options)
+
+
+def test_of_jobs_that_find_no_dask_scheduler_at_the_same_time_one_waits_for_it(
+    app: Flask, on_dask: Executor[Any], dask: FakeDask
+) -> None:
+    engine: Any = on_dask.state_of(app)._engine
+    lock, others = engine._connecting, threading.Semaphore(0)
+
+    class Lock:
+        def __enter__(self) -> None:
+            others.release()
+            lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            lock.release()
+
+    def submit() -> None:
+        with app.app_context(), pytest.raises(EngineUnreachableError):
+            on_dask.submit(work, 1)
+
+    def wait_for_others() -> None:
+        for _ in range(3):
+            assert others.acquire(timeout=TIMEOUT)
+
+    engine._connecting, dask.is_up, dask.connects = Lock(), False, wait_for_others
+    threads = [threading.Thread(target=submit) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT)
+    assert len(dask.clients) == 1
+    dask.connects = int
+    submit()  # which tries for itself
+    assert len(dask.clients) == 2
+
+
 def test_an_app_without_an_engine_imports_nothing_of_one() -> None:
     script = (
         "import sys; from flask import Flask; from flask_executor_typed import Executor;"
         "app = Flask('plain'); executor = Executor(app);"
         "assert executor.submit(abs, -1).result() == 1;"
-        "names = ('celery', 'kombu', 'flask_executor_typed.engines');"
+        "names = ('celery', 'kombu', 'distributed', 'flask_executor_typed.engines');"
         "print([each for each in sys.modules if each.startswith(names)])"
     )
     done = subprocess.run(

@@ -208,14 +208,15 @@ def test_only_stores_talk_to_databases() -> None:
     assert importers_of("sqlite3", "redis") == {"stores"}
 
 
-def test_only_the_engines_room_knows_celery() -> None:
+@pytest.mark.parametrize("library", ["celery", "distributed"])
+def test_only_the_engines_room_knows_the_libraries_of_engines(library: str) -> None:
     named = {
         module_of(path)
         for path, tree in TREES.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Call)
         and dotted(node.func) == "import_module"
-        and ast.unparse(node.args[0]).startswith("'celery")
+        and ast.unparse(node.args[0]).startswith(f"'{library}")
     }
     assert named == {"engines"}
 

@@ -43,6 +43,7 @@ __all__ = (
     "WorkersCall",
     "become_worker",
     "is_worker",
+    "load_app",
     "settle_like",
 )
 
@@ -78,6 +79,26 @@ def settle_like(call: Call[Any], kind: bytes, content: bytes) -> BaseException |
     return None
 
 
+def load_app(key: str, path: str) -> Flask:
+    """Load the app that the setting ``key`` names, as in ``flask --app``.
+
+    Raises:
+        ConfigError: it cannot be loaded.
+    """
+    from flask.cli import ScriptInfo  # imports click, which only the command line needs
+
+    try:
+        # Flask's own way of loading --app. It must not change app.debug, which the app's
+        # factory sets here as it did in the server process.
+        return ScriptInfo(app_import_path=path, set_debug_flag=False).load_app()
+    except (Exception, SystemExit) as error:  # SystemExit would end the worker silently
+        expected = (
+            "an app that a worker process can load, as 'flask --app' does "
+            f"({type(error).__name__}: {error})"
+        )
+        raise ConfigError(key, path, expected) from error
+
+
 class Runner:
     """Loads the app and runs calls in its contexts."""
 
@@ -95,18 +116,7 @@ class Runner:
         settings = self._settings
         if settings.app is None:
             return None
-        from flask.cli import ScriptInfo  # imports click, which only the command line needs
-
-        try:
-            # Flask's own way of loading --app. It must not change app.debug, which the app's
-            # factory sets here as it did in the server process.
-            app = ScriptInfo(app_import_path=settings.app, set_debug_flag=False).load_app()
-        except (Exception, SystemExit) as error:  # SystemExit would end the worker silently
-            expected = (
-                "an app that a worker process can load, as 'flask --app' does "
-                f"({type(error).__name__}: {error})"
-            )
-            raise ConfigError(settings.key_of_app, settings.app, expected) from error
+        app = load_app(settings.key_of_app, settings.app)
         self._serve(app)
         return app
 

@@ -1,4 +1,4 @@
-"""Task queues that carry jobs to workers on any machine: Celery, or an engine of the app's own.
+"""Task queues that carry jobs to workers on any machine: Celery, Dask, or one of the app's own.
 
 The store of job records is the truth. An engine only carries a signed message that names a job. It
 may lose it, delay it or deliver it many times: a worker first takes the job in the store, which
@@ -9,6 +9,7 @@ only one can, and runs it after that.
 - worker: take jobs, and run them
 - submitter: hand calls to an engine, and settle them by their records
 - celery: the engine of ``EXECUTOR_TYPE='celery'``, and its task
+- dask: the engine of ``EXECUTOR_TYPE='dask'``, and its task
 """
 
 from .protocol import Engine, Message, Route

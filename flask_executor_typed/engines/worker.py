@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from contextvars import Context, copy_context
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary, finalize, ref
 
@@ -47,6 +49,8 @@ __all__ = ("EngineSetup", "Serving", "lose", "run_message")
 
 _NAMES_ARE_MISSING = (AttributeError, ImportError)
 """What pickle raises if a worker has no function or class of a name."""
+
+WhileWaiting = Callable[[], AbstractContextManager[object]]
 
 _PATIENCE = 30.0
 """Seconds that a worker tries to reach the store, before and after a job. A guess."""
@@ -107,6 +111,7 @@ def run_message(  # noqa: PLR0913  # the parts of a message
     token: str,
     *,
     is_alone: bool = False,
+    while_waiting: WhileWaiting | None = None,
 ) -> None:
     """Run the job of a message, unless that was done. For the workers of engines; it blocks.
 
@@ -121,6 +126,8 @@ def run_message(  # noqa: PLR0913  # the parts of a message
         token: See :class:`Message`.
         is_alone: Whether this process runs this one job and nothing else, and is replaced when it
             ends, so that ``cancel(kill=True)`` may kill it.
+        while_waiting: Returns a context manager that gives this worker to other jobs while a plain
+            function waits in it for another job; ``None``: such a wait raises ``DeadlockError``.
 
     Raises:
         JobFailedError: the job failed, which its record says and this process has logged.
@@ -128,7 +135,9 @@ def run_message(  # noqa: PLR0913  # the parts of a message
         StoreError: the store could not be reached, so that the job has not begun.
         LookupError: this process has no such app.
     """
-    _find(app, executor).runner().run(name, job_id, attempt, token, is_alone=is_alone)
+    wait = partial(_wait, while_waiting)
+    with waiting_here_by(wait):
+        _find(app, executor).runner().run(name, job_id, attempt, token, is_alone=is_alone)
 
 
 def lose(
@@ -284,8 +293,7 @@ class _Runner(ClosableRunner):
         if row.cancel:  # while it was on its way
             future.cancel()
         try:
-            with waiting_here_by(_wait_for_no_engine):
-                self._run_call(call, 0)
+            self._run_call(call, 0)
         finally:
             killer.release()
         return future, None
@@ -302,17 +310,25 @@ class _Runner(ClosableRunner):
         return copy_context()
 
 
-def _wait_for_no_engine(future: FutureProxy[Any], timeout: float | None) -> None:
-    """Refuse to wait for ever for a job that needs a worker like the one that this job keeps."""
+def _wait(
+    while_waiting: WhileWaiting | None, future: FutureProxy[Any], timeout: float | None
+) -> None:
+    """Wait for a job that needs a worker like the one that this job keeps, but not for ever."""
     recorder = recorder_of(future)
     is_elsewhere = isinstance(recorder, Recording) and recorder.is_elsewhere
-    if timeout is None and (is_elsewhere or isinstance(future, RemoteFuture)):
+    if not is_elsewhere and not isinstance(future, RemoteFuture):
+        block_until_done(future, timeout)
+    elif while_waiting is not None:
+        with while_waiting():
+            block_until_done(future, timeout)
+    elif timeout is not None:
+        block_until_done(future, timeout)
+    else:
         reason = (
             "and needs a worker, of which this job keeps one: if all waited, none would be left; "
             "submit what follows from the job itself, or use a done callback where you submit"
         )
         raise DeadlockError(line_of_caller(), future.name, reason)
-    block_until_done(future, timeout)
 
 
 def _text_of(error: BaseException) -> str:

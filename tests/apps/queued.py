@@ -1,6 +1,7 @@
-"""An app whose jobs run in Celery: Flask's own recipe, and the settings of a test in environment.
+"""An app whose jobs run in Celery or Dask, with the settings of a test in the environment.
 
-The tests submit in their own process; ``celery -A tests.apps.queued worker`` runs the jobs.
+The tests submit in their own process. ``celery -A tests.apps.queued worker``, with Flask's own
+recipe, runs the jobs; or ``dask worker``, which loads the app.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ def create_app(**config: Any) -> Flask:
     url = os.environ["QUEUED_REDIS"]
     app.config.from_mapping(
         SECRET_KEY=os.environ.get("QUEUED_SECRET_KEY", "secret"),
-        EXECUTOR_TYPE="celery",
+        EXECUTOR_TYPE="dask" if "QUEUED_DASK" in os.environ else "celery",
+        EXECUTOR_DASK_ADDRESS=os.environ.get("QUEUED_DASK"),
+        EXECUTOR_APP=os.environ.get("QUEUED_APP", "tests.apps.queued:create_app"),
         EXECUTOR_STORE=url,
         EXECUTOR_STORE_LEASE=3.0,
         EXECUTOR_RELEASE=os.environ.get("QUEUED_RELEASE", "new"),
@@ -56,7 +59,8 @@ def create_app(**config: Any) -> Flask:
         },
     )
     app.config.from_mapping(config)
-    celery_init_app(app)
+    if app.config["EXECUTOR_TYPE"] == "celery":
+        celery_init_app(app)
     executor.init_app(app)
     return app
 
@@ -184,5 +188,5 @@ def wait_for_another() -> int:
     return add.submit(20, 22).result()
 
 
-if "QUEUED_WORKER" in os.environ:  # what "celery -A" finds
+if "QUEUED_CELERY" in os.environ:  # what "celery -A" finds
     celery_app = create_app().extensions["celery"]

@@ -56,7 +56,7 @@ class Worker:
                 cwd=ROOT,
                 env={
                     **os.environ,
-                    "QUEUED_WORKER": "1",
+                    "QUEUED_CELERY": "1",
                     "QUEUED_RELEASE": "old",
                     **environment,
                 },
