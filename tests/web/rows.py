@@ -192,7 +192,8 @@ def answers_of_any_status_are_exactly_the_views(site: Site) -> None:
     ):
         now, later = site.in_time(f"/view/{kind}"), site.result(f"/view/{kind}")
         for answer in (now, later):
-            assert (answer.status_code, answer.headers[name]) == (status, value), kind
+            assert answer.status_code == status, kind
+            assert answer.headers[name].endswith(value)  # Werkzeug 2.0 puts the host before a path
         assert now.content == later.content
 
 

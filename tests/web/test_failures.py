@@ -129,7 +129,8 @@ def test_a_response_that_a_jobs_exception_has_is_its_result(
         assert document["error"]["status"] == answer.status_code
         assert answer.headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
         if how == "redirect":
-            assert (answer.status_code, answer.headers["Location"]) == (302, "/elsewhere")
+            assert answer.status_code == 302
+            assert answer.headers["Location"].endswith("/elsewhere")  # Werkzeug 2.0 adds the host
             continue
         assert (answer.status_code, answer.get_data()) == (409, b"<h1>Sorry</h1>")
         assert (answer.mimetype, answer.headers["X-Rows"]) == ("text/html", "3")

@@ -174,7 +174,7 @@ def test_every_answer_of_a_slow_view_names_the_headers_that_it_depends_on(
         until(lambda: shop.client.get(running).get_json()["status"] == "running")
         shop.start()
     headers = {"Prefer": "respond-async"} if fails == "late" else {}
-    data = b"x" * (11 if fails == "large" else 1)
+    data = {"a": "x" * (11 if fails == "large" else 1)}
     answer = shop.client.post("/view", data=data, headers=headers)
     statuses = {"": 200, "full": 503, "large": 413, "broken": 500, "abort": 409, "late": 202}
     assert answer.status_code == statuses[fails]
