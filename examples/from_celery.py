@@ -22,7 +22,7 @@ from flask_executor_typed import Executor, current_job
 
 REDIS = os.environ.get("SHOP_REDIS", "redis://localhost:6379/0")
 
-executor = Executor[object]()
+executor: Executor[object] = Executor()
 
 
 class FlaskTask(Task):
@@ -41,6 +41,7 @@ def create_app() -> Flask:
         EXECUTOR_STORE=REDIS,  # new
     )
     celery = Celery(app.name, task_cls=FlaskTask, broker=REDIS, backend=REDIS)
+    celery.conf.update(broker_transport_options={"socket_timeout": 3}, worker_disable_prefetch=True)
     celery.set_default()
     app.extensions["celery"] = celery
     executor.init_app(app)  # new

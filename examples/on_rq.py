@@ -56,7 +56,7 @@ def create_app() -> Flask:
     app = Flask("shop")
     app.config.from_mapping(
         SECRET_KEY=os.environ.get("SHOP_SECRET_KEY", "dev"),
-        EXECUTOR_TYPE=RqEngine,  # or its name, "shop.queue:RqEngine"
+        EXECUTOR_TYPE=RqEngine,  # or its name, "engines:RqEngine", from a module of its own
         EXECUTOR_STORE=REDIS,
     )
     executor.init_app(app)

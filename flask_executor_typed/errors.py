@@ -575,8 +575,8 @@ class EngineUnreachableError(ExecutorError, ConnectionError):
         self.engine: str = engine
         self.reason: str = reason
         self.may_run: bool = may_run
-        """Whether a worker may have the job all the same: the engine did not say that it had
-        accepted the job, and the store, which would know, could not be reached either."""
+        """Whether a worker may have the job all the same, because the engine did not say that it
+        had accepted it, and the store, which would know, could not be reached either."""
 
     def __str__(self) -> str:
         if self.may_run:

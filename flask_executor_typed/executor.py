@@ -473,6 +473,11 @@ class Executor(concurrent.futures.Executor, Generic[T]):
                 ``RuntimeError``.
             ExecutorClosedError: :meth:`shutdown` was called; a ``RuntimeError``.
             QueueFullError: ``EXECUTOR_MAX_PENDING`` calls are pending already; a ``queue.Full``.
+            UnsupportedError: the workers cannot do what is asked for; a ``NotImplementedError``.
+            UnpicklableError: other processes are to run the call, which cannot be sent there; a
+                ``TypeError``.
+            EngineUnreachableError: Celery's broker, Dask's scheduler or their store does not
+                answer; a ``ConnectionError``.
         """
         return self._submit(self._capture(), fn, args, kwargs, self._options.key)
 

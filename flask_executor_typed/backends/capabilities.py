@@ -23,7 +23,7 @@ class Capabilities:
     """Jobs run with the app, a copy of ``g`` and, if the settings say so, the request."""
 
     shared_memory: bool = False
-    """Nothing is pickled: any function works, and it shares its arguments with the submitter."""
+    """Any function works, and shares its arguments with the submitter; nothing is pickled."""
 
     coroutines: bool = False
     """``async def`` jobs run, on a lasting loop."""

@@ -57,5 +57,5 @@ class Engine(Protocol):
         does not have.
 
         May raise anything. Then the job is withdrawn, and ``submit`` raises
-        :exc:`EngineUnreachableError`.
+        :exc:`~flask_executor_typed.EngineUnreachableError`.
         """
