@@ -446,7 +446,8 @@ def override(
     """Let an executor of an app have other settings until the block ends.
 
     What was accepted before is done by the workers that there were, and the old settings come back
-    at the end, with new workers.
+    at the end, with new workers. What only an engine does, ``using(queue=...)`` and the like, is
+    ignored.
 
     Args:
         executor: The executor.
@@ -470,6 +471,7 @@ def _override(
     try:
         config.update(given)
         executor.init_app(app)
+        executor.state_of(app).ignores_routes = True
         yield executor
     finally:
         for key in given:

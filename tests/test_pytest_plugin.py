@@ -313,6 +313,12 @@ def test_sync(lasting, client, executor_calls):
     client.get("/work")
     assert executor_calls.of(work)[0].future.done()
 
+@pytest.mark.executor(type="thread")
+def test_routed(lasting, app, executor_calls):
+    for each in lasting, app:
+        with each.app_context():
+            assert executor.using(queue="gpu", delay=60).submit(int).result(10) == 0
+
 def test_threads_again(lasting, executor_calls):
     with lasting.app_context():
         assert executor.submit(threading.get_ident).result() != threading.get_ident()
@@ -321,7 +327,7 @@ def test_threads_again(lasting, executor_calls):
 def test_wrong(client):
     pass
 """,
-        passed=2,
+        passed=3,
         errors=1,
     )
 

@@ -20,6 +20,7 @@ from flask_executor_typed import (
     ExecutorBusyError,
     FutureProxy,
     UnpicklableError,
+    UnsupportedError,
     current_job,
     track,
 )
@@ -339,6 +340,16 @@ def test_an_executor_is_overridden_and_gets_its_settings_back(
         assert executor._max_workers == 3
     assert app.config["EXECUTOR_MAX_WORKERS"] == 3
     assert "EXECUTOR_TYPE" not in app.config
+
+
+def test_what_only_an_engine_does_is_ignored_while_something_else_runs_its_jobs(
+    app: Flask, executor: Executor
+) -> None:
+    routed = executor.using(queue="gpu", priority=1, delay=60, expires=120)
+    with override(executor, app):
+        assert routed.submit(int).result() == 0
+    with pytest.raises(UnsupportedError):
+        routed.submit(int)
 
 
 def test_a_setting_that_cannot_be_used_changes_nothing(app: Flask, executor: Executor) -> None:
