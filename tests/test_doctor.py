@@ -693,6 +693,7 @@ def test_celery_that_fetches_ahead_or_waits_for_ever_is_named(queued: Flask) -> 
     findings = found(queued)
     codes = {"celery-prefetches", "broker-without-timeout"}
     assert findings.keys() == {*codes, "store-unusable"}
+    assert "submit() refuses jobs with an Eng" in findings["store-unusable"].what
     assert not any(findings[code].must_mend for code in codes)
     assert "worker_disable_prefetch = True" in findings["celery-prefetches"].cure
     assert "'socket_timeout': 3" in findings["broker-without-timeout"].cure

@@ -227,21 +227,26 @@ def _of_server(
 def _of_stores(app: Flask, executors: list[Executor[Any]]) -> Iterator[Finding]:
     """What may go wrong with the records of jobs; once for executors that share a store."""
     clients = {
-        client.store.url: (executor.label, client.store)
+        client.store.url: (executor, client.store)
         for executor in reversed(executors)
         if (client := executor.state_of(app).client) is not None
     }
-    for label, store in clients.values():
+    for executor, store in clients.values():
+        label = executor.label
         try:
             for each in store.hazards():
                 yield Finding(each.code, each.must_mend, label, each.what, each.cure)
         except StoreError as error:
+            effect = (
+                "Jobs run, but other processes do not see them."
+                if executor.state_of(app).engine is None
+                else "submit() refuses jobs with an EngineUnreachableError."
+            )
             yield Finding(
                 "store-unusable",
                 "locked" not in error.reason,  # by a process that may be done in a moment
                 label,
-                f"{_sentence(str(error)).rstrip('.')}. Jobs run, but other processes do not see "
-                "them.",
+                f"{_sentence(str(error)).rstrip('.')}. {effect}",
                 "See that the address is right, that the database is up and whole, and that the "
                 "server's user may write to it.",
             )
