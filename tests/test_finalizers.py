@@ -92,3 +92,26 @@ def test_finalizers_do_nothing_once_modules_lose_their_names() -> None:
     # of a descriptor has bound the only one.
     names = sorted(name.partition(":")[0] for name in unprotected)
     assert names == ["exit.py", "threads.py", "uploads.py"]
+
+
+def test_the_exit_waits_for_jobs_although_something_else_cannot_be_closed() -> None:
+    ended = run_script(
+        """
+        from flask_executor_typed.runtime.exit import AtExit, close_at_exit
+
+        class Broken:
+            def close(self, *, cancel_pending):
+                raise LookupError("it is broken")
+            def runs_here(self):
+                return False
+            def wait(self, end):
+                return True
+
+        broken = Broken()
+        close_at_exit(broken, AtExit())  # before the executor, which the first job opens
+        executor.submit(lambda: (time.sleep(0.3), print("the job is over", flush=True)))
+        """
+    )
+    assert ended.stdout == "the job is over\n"
+    assert "Broken object" in ended.stderr
+    assert "cannot be closed" in ended.stderr

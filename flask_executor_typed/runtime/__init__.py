@@ -6,10 +6,10 @@ from those before it:
 - forks: register what runs at a fork
 - threads: daemon threads that the interpreter waits for
 - timers: functions that are called after some seconds
+- frames: the user's line that led here, or that failed
+- logs: logging that cannot fail
 - exit: closing, draining and leaving behind whatever runs calls
 - loop_inbox: callbacks for an event loop, from any thread
 - greenlets: detect gevent and eventlet
-- frames: the user's line that led here, or that failed
-- logs: logging that cannot fail
 - weak: weak references that are listed while other threads add to them
 """

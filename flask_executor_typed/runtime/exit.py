@@ -6,6 +6,7 @@ The only module that registers an exit hook.
 from __future__ import annotations
 
 import atexit
+import logging
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ from typing import Any, Protocol, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from .forks import in_child
+from .logs import log_exception
 from .threads import DaemonThread, refuse_threads, running_threads, wait_for_thread
 
 __all__ = (
@@ -35,6 +37,8 @@ __all__ = (
 )
 
 F = TypeVar("F", bound=Callable[[Any], None])
+
+_logger = logging.getLogger("flask_executor_typed")
 
 CLEANUP = 2.0
 """Seconds that cancelled jobs get to clean up once a shutdown's time is over; a guess."""
@@ -178,7 +182,10 @@ def finish_at_exit() -> None:
         with _lock:
             closables = list(_closables.items())
         for closable, how in closables:
-            closable.close(cancel_pending=how.cancel_pending)
+            try:
+                closable.close(cancel_pending=how.cancel_pending)
+            except Exception:  # the rest has jobs that wait too
+                log_exception(_logger, "%r cannot be closed", closable)
         try:
             drain(((closable, how.timeout) for closable, how in closables), begun)
         except BaseException:  # a second Ctrl-C, or a signal handler that calls sys.exit()
