@@ -64,7 +64,7 @@ class Options:
     def limits(self) -> Limits | None:
         limits = Limits(
             timeout=self.timeout,
-            retries=self.retries,
+            retries=int(self.retries),  # 2.0 is a whole number too, but no text of one
             backoff=self.backoff,
             route=Route(queue=self.queue, priority=self.priority, delay=self.delay),
             expires=self.expires,

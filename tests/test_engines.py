@@ -11,11 +11,12 @@ import itertools
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from flask import Flask, current_app, g
@@ -24,6 +25,7 @@ from flask_executor_typed import (
     ConfigError,
     EngineUnreachableError,
     Executor,
+    ExecutorClosedError,
     FutureProxy,
     JobAbandonedError,
     JobExpiredError,
@@ -1077,3 +1079,151 @@ def test_signer_is_bound_to_messages() -> None:
     signer = JobSigner(["secret"])
     with pytest.raises(SignatureError):
         signer.loads(signer.dumps(1, kind="result", job_id="a"), kind="message", job_id="a")
+
+
+# -- what goes wrong between the store, the engine and the worker ----------------------------------
+
+
+def test_whole_numbers_of_retries_are_stored_as_such(
+    executor: Executor[Any], engine: ListEngine
+) -> None:
+    future = executor.using(retries=cast("int", 2.0)).submit(work, 1)
+    assert future.status == "pending"
+    assert [record.id for record in executor.jobs.list()] == [future.id]
+    engine.run()
+    assert future.result(TIMEOUT) == 1
+
+
+def test_a_store_that_is_away_stops_no_shutdown(
+    executor: Executor[Any],
+    app: Flask,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    executor.submit(work, 1)
+    client = client_of(executor, app)
+
+    def fail_to_get(*_: object, **__: object) -> Any:
+        raise StoreError("redis://", "it is away")
+
+    monkeypatch.setattr(client.store, "get", fail_to_get)
+    executor.shutdown(wait=False, cancel_futures=True)
+    with pytest.raises(ExecutorClosedError):
+        executor.submit(work, 1)
+    assert "waiting jobs cannot be cancelled" in caplog.messages
+
+
+def test_a_job_fails_if_its_worker_can_start_no_thread(
+    executor: Executor[Any], engine: ListEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    future = executor.submit(work_async, 1)
+
+    def start_none(*_: object, **__: object) -> Any:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("flask_executor_typed.loops.pool.LoopThread", start_none)
+    with pytest.raises(JobFailedError, match="can't start new thread"):
+        run_message(*engine.messages.pop())
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        future.result(TIMEOUT)
+    assert ran == []
+
+
+def test_a_cancel_while_a_job_is_being_recorded_is_not_lost(
+    executor: Executor[Any], app: Flask, engine: ListEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = client_of(executor, app).store
+    enqueue = store.enqueue
+    answers: list[bool] = []
+
+    def enqueue_and_cancel(row: Any, owner_id: str) -> bool:
+        done = enqueue(row, owner_id)
+        answers.append(future.cancel())
+        return done
+
+    with app.test_request_context():
+        future = executor.after_response().submit(work, 1)
+        monkeypatch.setattr(store, "enqueue", enqueue_and_cancel)
+        app.process_response(app.make_response("")).close()
+    assert answers == [False]  # it cannot be known yet
+    engine.run()
+    assert (future.status, ran) == ("cancelled", [])
+
+
+def test_an_exit_in_publish_is_no_answer_of_the_engine(
+    executor: Executor[Any], app: Flask, engine: ListEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = client_of(executor, app)
+
+    def publish_and_exit(message: Message, route: Route) -> None:
+        assert client.take(message.id, 1) is not None
+        raise SystemExit(1)
+
+    monkeypatch.setattr(engine, "publish", publish_and_exit)
+    with pytest.raises(SystemExit):
+        executor.submit(work, 1)
+
+
+def test_a_broker_that_does_not_answer_is_asked_once(
+    app: Flask, engine: ListEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app.config["EXECUTOR_STORE_LEASE"] = 1.0
+    released, asked, beats = (threading.Event(), *(threading.Semaphore(0) for _ in range(2)))
+    executor: Executor[Any] = Executor(app)
+    client = client_of(executor, app)
+    beat = client.store.beat
+
+    def publish_late(message: Message, route: Route) -> None:
+        asked.release()
+        released.wait(TIMEOUT)
+
+    def count_beat(owner_id: str) -> Any:
+        beats.release()
+        return beat(owner_id)
+
+    with app.app_context():
+        future = executor.using(retries=1).submit(work, 1)
+        assert client.take(future.id, 1) is not None
+        monkeypatch.setattr(engine, "publish", publish_late)
+        client.store.lose(future.id, client.owner.id, "it was killed", time.time())
+        assert asked.acquire(timeout=TIMEOUT)
+        monkeypatch.setattr(client.store, "beat", count_beat)
+        for _ in range(4):
+            assert beats.acquire(timeout=TIMEOUT)
+        assert not asked.acquire(blocking=False)
+        released.set()
+        executor.shutdown(timeout=0)
+
+
+def test_the_last_attempt_is_no_warning_if_the_next_one_cannot_be_noted(
+    executor: Executor[Any],
+    app: Flask,
+    engine: ListEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    client = client_of(executor, app)
+
+    def note_none(*_: object) -> bool:
+        return False
+
+    monkeypatch.setattr(client, "note_attempt", note_none)
+    executor.using(retries=1).submit(fail, "no")
+    engine.run()
+    assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
+    assert ran == [1]
+
+
+def test_a_burial_passes_over_a_record_that_is_gone(executor: Executor[Any], app: Flask) -> None:
+    client = client_of(executor, app)
+    gone, future = (executor.using(expires=60).submit(work, number) for number in range(2))
+    store: Any = client.store
+    assert client.take(future.id, 1) is not None
+    assert client.take(gone.id, 1) is not None
+    waiting = executor.using(expires=60).submit(work, 3)
+    prefix = "{fet1}:job:"
+    for each in gone, waiting:
+        assert store._client.delete(prefix + each.id) == 1
+    store.expire(client.settings.space, time.time() + 120)
+    store.bury(client.owner.id, "it was killed", time.time())
+    assert store.get([future.id])[future.id].status == "lost"

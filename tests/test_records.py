@@ -76,6 +76,23 @@ def seen(executor: Executor, job_id: str) -> JobRecord:
     return record
 
 
+def test_a_kill_from_elsewhere_asks_a_function_that_cannot_be_killed(
+    here: Executor, there: Executor
+) -> None:
+    began = threading.Event()
+
+    def work() -> None:
+        began.set()
+        until(lambda: current_job.cancel_requested)
+
+    future = here.submit(work)
+    assert began.wait(TIMEOUT)
+    remote = there.jobs.future(future.id)
+    assert remote is not None
+    assert not remote.cancel(kill=True)
+    future.result(TIMEOUT)
+
+
 @pytest.mark.parametrize("kind", ["run", "run_async"])
 def test_a_start_and_an_end_are_seen_elsewhere(here: Executor, there: Executor, kind: str) -> None:
     steps = Steps()

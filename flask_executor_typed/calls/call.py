@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future
 from contextvars import Context
+from dataclasses import replace
 from functools import partial
 from logging import ERROR, WARNING
 from math import inf
@@ -470,11 +471,17 @@ class Call(Generic[R]):
                 raise ValueError(f"backoff gave {pause!r}: expected seconds, 0 or more")
         except BaseException:
             log_exception(self.snapshot.app.logger, "backoff of %s failed", self.future.name)
+            self.give_up()
             return None
         self.set_attempt(self.attempt + 1)
         self.future._note_change()
         rewind_uploads(self.fn, *self.args, *self.kwargs.values())
         return pause
+
+    def give_up(self) -> None:
+        """Let the attempt that has just failed be the last one."""
+        if self.limits is not None:
+            self.limits = replace(self.limits, retries=0)
 
     def _may_retry(self, error: BaseException) -> bool:
         return (

@@ -159,13 +159,16 @@ class DaskEngine:
                 if not self._lost:
                     self._is_recovering = False
                     return
-                message, route = self._lost[0]
-            try:
-                self.publish(message, route)
-            except Exception:  # the scheduler is away still
-                time.sleep(_PAUSE)
-            else:
-                self._lost.popleft()
+                lost, self._lost = self._lost, deque()
+            while lost:
+                try:
+                    self.publish(*lost[0])
+                except Exception:  # the scheduler is away still
+                    break
+                lost.popleft()
+            with self._guard:
+                self._lost.extendleft(reversed(lost))
+            time.sleep(_PAUSE)
 
     def forget_parent(self) -> None:
         """In the child of a fork: the client's thread and connection are the parent's."""

@@ -7,6 +7,7 @@ of a record that is missed. What cannot be published is withdrawn in the opposit
 from __future__ import annotations
 
 import json
+import logging
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..calls import Call, Limits, Route
 from ..errors import EngineUnreachableError, ExecutorError, StoreError, UnsupportedError
 from ..futures import Progress, follow, recorder_of
 from ..runtime.exit import exit_has_begun
+from ..runtime.logs import log_exception
 from ..stores.client import StoreClient
 from ..stores.records import Row
 from ..stores.remote import RemoteFuture
@@ -83,15 +85,21 @@ class EngineBackend(BorrowingBackend):
             raise EngineUnreachableError(future.name, engine.name, str(error)) from error
         call.interrupter = Unreachable(engine.name)
         answer = _Answer(client, row, call, engine)
-        call.watch(partial(self._is_over, call, answer, bool(row.listed)))
+        is_over = partial(self._is_over, call, answer, bool(row.listed))
+        if not call.watch(is_over):  # a shutdown has abandoned it meanwhile
+            client.withdraw(answer)
+            is_over(future)
+            return
         follow(future, answer)
         try:
+            if call.cancel_requested:  # before the future followed its record, which knows nothing
+                answer.cancel()
             publish(engine, self._setup.app_name, row, route.delay)
         except BaseException as error:
             may_run = False
             try:
                 # If a worker has taken the job, it was published, whatever the engine says.
-                if not client.withdraw(answer):
+                if not client.withdraw(answer) and isinstance(error, Exception):
                     return
             except StoreError:
                 may_run = True
@@ -119,9 +127,13 @@ class EngineBackend(BorrowingBackend):
             call.abandon(seconds, goes_on=True)
 
     def _cancel_pending(self) -> None:
-        for call in self._calls():
-            if call.future.status == "pending":
-                call.cancel()
+        try:
+            for call in self._calls():
+                if call.future.status == "pending":
+                    call.cancel()
+        except StoreError:  # for the others, it would be asked in vain too
+            logger = logging.getLogger("flask_executor_typed")
+            log_exception(logger, "waiting jobs cannot be cancelled")
 
     def _calls(self) -> set[Call[Any]]:
         with self._changed:

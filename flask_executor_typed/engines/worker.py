@@ -178,6 +178,7 @@ class _Call(WorkersCall):
         if self.client.note_attempt(self.future, patience):
             return pause
         self.set_attempt(self.attempt - 1)  # it is not begun, and the job fails
+        self.give_up()
         return None
 
     def _announce_start(self) -> None:
@@ -294,6 +295,12 @@ class _Runner(ClosableRunner):
             future.cancel()
         try:
             self._run_call(call, 0)
+        except BaseException as error:  # no thread can be started, or this worker is ending
+            if not future.done():
+                call.fail(error)
+                call.release()
+            if not isinstance(error, Exception):
+                raise
         finally:
             killer.release()
         return future, None

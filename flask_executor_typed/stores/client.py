@@ -30,6 +30,7 @@ from ..errors import (
     ResultNotSharedError,
     StoreError,
     UnstorableError,
+    UnsupportedError,
     job_failed,
 )
 from ..futures import (
@@ -161,6 +162,8 @@ class StoreClient(ClosableThreads):
         self._watches: tuple[_Watch, ...] = ()  # replaced, under _lock
         # Of an engine: jobs to be published again, and unlisted records to be removed.
         self._again: dict[str, Row] = {}
+        self._is_publishing = False
+        """Set by the client's thread, and cleared by the one that publishes them."""
         self._moved_on: OrderedDict[str, int] = OrderedDict()
         """Attempts that were published again, by id, oldest first. Guarded by _lock."""
         self._read: dict[str, None] = {}  # and those of jobs to be withdrawn
@@ -954,15 +957,14 @@ class StoreClient(ClosableThreads):
         is_due = now >= self._flushed + (_LINGER if self._urgent else _DELAY)
         if is_due and (self._dirty or self._urgent or self._scheduled):
             self._flush()
-        while self._unreleased:
-            job_id, key = next(iter(self._unreleased.items()))
+        for job_id, key in list(self._unreleased.items()):
             self.store.release(self.settings.space, key, job_id)
             self._unreleased.pop(job_id, None)
-        while self._read:
+        for job_id in list(self._read):
             if not self._next_tell:  # set before: without its record, a loss is not announced
                 self._tell_now(now)
-            self.store.withdraw(next(iter(self._read)))
-            self._read.pop(next(iter(self._read)), None)
+            self.store.withdraw(job_id)
+            self._read.pop(job_id, None)
         if now >= self._next_beat:
             self._next_beat = now + self._interval
             self._beat()
@@ -974,19 +976,25 @@ class StoreClient(ClosableThreads):
             self._next_purge = now + _PURGE_EVERY
             self._keep_bounds()
         self._look(now)
-        if self._again and now >= self._next_publish:
+        if self._again and not self._is_publishing and now >= self._next_publish:
             self._next_publish = now + self._interval
+            self._is_publishing = True
             self._apart(self._publish_all_again)  # a broker may not answer
 
     def _publish_all_again(self) -> None:
         assert self._publish_again is not None
-        for job_id, row in list(self._again.items()):
-            try:
-                self._publish_again(row)
-            except Exception:  # of a broker; the next step tries again
-                log_exception(self._logger(), "%s [%s] cannot be published again", row.name, job_id)
-                return
-            self._again.pop(job_id, None)
+        try:
+            for job_id, row in list(self._again.items()):
+                try:
+                    self._publish_again(row)
+                except Exception:  # of a broker; the next step tries again
+                    message = "%s [%s] cannot be published again"
+                    log_exception(self._logger(), message, row.name, job_id)
+                    continue
+                if self._again.get(job_id) is row:  # else there is a newer attempt
+                    self._again.pop(job_id, None)
+        finally:
+            self._is_publishing = False
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -1345,8 +1353,11 @@ def _is_late(row: Row, now: float) -> bool:
 
 
 def _cancel(future: FutureProxy[Any], *, kill: bool) -> None:
-    with contextlib.suppress(Exception):  # such as that it cannot be killed
-        future.cancel(kill=kill)
+    with contextlib.suppress(Exception):  # of a callback
+        try:
+            future.cancel(kill=kill)
+        except UnsupportedError:
+            future.cancel()
 
 
 def _headers(

@@ -265,7 +265,12 @@ call('HDEL', P .. 'beats', owner)
 call('ZREMRANGEBYSCORE', P .. 'dead', '-inf', now - tombstone)
 local burial = {{}, {}}
 for _, id in ipairs(call('SMEMBERS', P .. 'open:' .. owner)) do
-  bury(known(id), reason, lost, now, ttl, burial)
+  local row = known(id)
+  if row then
+    bury(row, reason, lost, now, ttl, burial)
+  else  -- it was evicted, or removed by hand
+    call('SREM', P .. 'open:' .. owner, id)
+  end
 end
 return burial
 """)
@@ -365,7 +370,12 @@ _EXPIRE = _Script("""
 local space, now, error, message, ttl = unpack(ARGV)
 local ended = {}
 for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'expires:' .. space, '-inf', now)) do
-  if expire(known(id), now, error, message, ttl) then ended[#ended + 1] = id end
+  local row = known(id)
+  if not row then  -- it was evicted, or removed by hand
+    call('ZREM', P .. 'expires:' .. space, id)
+  elseif expire(row, now, error, message, ttl) then
+    ended[#ended + 1] = id
+  end
 end
 return ended
 """)
