@@ -1,4 +1,7 @@
-"""The options of :meth:`Executor.using`, and their validation."""
+"""The options of :meth:`Executor.using`, and their validation.
+
+Whether a backend can do what they ask for is checked by its capabilities.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of its submitter's contexts that a job gets."""
+"""The rules for what a job gets of its submitter's contexts: ``carry_g``, and its default."""
 
 from __future__ import annotations
 

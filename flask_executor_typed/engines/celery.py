@@ -1,4 +1,7 @@
-"""Celery as an engine. The only module that imports Celery."""
+"""Celery as an engine: how messages are sent, the task that runs them, and workers that die.
+
+The only module that imports Celery.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Take the jobs that an engine's messages name, and run them with the app of this process."""
+"""Take the jobs that an engine's messages name, and run them with the app of this process.
+
+An engine's task, or function, calls :func:`run_message`.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The waiters in a future's list of watchers. Each is called once, when the future is done.
 
-Waiters come before callbacks: all of them are woken before any callback runs.
+Waiters come before callbacks: all of them are woken before any callback runs. How a job waits for
+another one without a deadlock is up to its backend: see thread.py there.
 """
 
 from __future__ import annotations

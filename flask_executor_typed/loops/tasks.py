@@ -1,7 +1,7 @@
 """Start this package's own tasks, and cancel those that users' code has started.
 
-Cancelling waits for their cleanup: at the end of a loop, or of an async view. Cancelling one job is
-up to its loop thread, and its cleanup to its task.
+Cancelling waits for their cleanup: at the end of a loop, or of an async view. A single job is
+cancelled in thread.py, and cleans up in its own task, ``Call.run_async``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A thread that keeps one event loop alive."""
+"""A thread that keeps one event loop alive, starts jobs on it, cancels them, and ends it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Register what runs at a fork: in its child, or around it.
 
-The only module that does. The functions are beside the state that they reset: see ``@in_child``,
-most of them named ``_forget_parent``, and ``around_fork``.
+The only module that does. The functions are beside the state that they reset: look for
+``in_child``, most of them named ``_forget_parent``, and for ``around_fork``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The records of one executor in one app: written behind, in a thread, and read when asked for.
 
-One thread writes what has changed, shows that this process is alive, looks whether others are, and
-settles the futures that wait for jobs of other processes. It starts with the first record, or the
-first future that is waited for.
+One thread writes what has changed, shows that this process is alive, buries those that are dead, so
+that their jobs are lost, and settles the futures that wait for jobs of other processes. It starts
+with the first record, or the first future that is waited for.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Identify the process that owns a job, and find out whether another one is alive."""
+"""Identify the process that owns a job, and find out whether another one is alive.
+
+What follows is up to client.py: it buries a dead process, whose jobs the store then has as lost.
+"""
 
 from __future__ import annotations
 
