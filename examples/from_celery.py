@@ -78,10 +78,9 @@ def start_count(year: int) -> ResponseReturnValue:
 @app.get("/count/<task_id>")
 def count(task_id: str) -> ResponseReturnValue:
     result = AsyncResult(task_id, app=celery_app)
-    if result.state == "PROGRESS":
-        return {"month": result.info["month"]}, 202
-    if not result.ready():
-        return {"month": 0}, 202  # or there never was such a task
+    if not result.ready():  # or there never was such a task
+        info = result.info  # read once: between two attempts, it is an error
+        return {"month": info["month"] if isinstance(info, dict) else 0}, 202
     return {"orders": result.get()}
 
 
