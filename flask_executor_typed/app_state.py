@@ -157,7 +157,7 @@ class AppState:
         """The backend of this process, once a call has needed it."""
         self._finalizer: finalize[Any, Any] | None = None
         self._closed = False  # set under _lock
-        self.ignores_routes: bool = "type" in _forced
+        self.ignores_routes: bool = False
         """Whether what only an engine does is left out: a test has something else run its jobs."""
         self.is_set_aside = False
         """Whether the app is left over from a test, and is meant only if there is no other."""
@@ -416,7 +416,7 @@ class AppState:
         Raises:
             UnsupportedError: they are for an engine, and this executor has none, or a lesser one.
         """
-        if given.need_engine and not self.ignores_routes:
+        if given.need_engine and not (self.ignores_routes or "type" in _forced):
             # Here, and not in the backend: one that is no engine need not know of it, and a call
             # that waits for a response is refused before it waits.
             check_route(name, given, self.backend(app).capabilities, self._shown_type())

@@ -468,6 +468,7 @@ def _override(
     config = cast("dict[str, Any]", app.config)
     given = {key_of(field, name=executor.name): value for field, value in settings.items()}
     before = {key: config[key] for key in given if key in config}
+    ignored = executor.serves(app) and executor.state_of(app).ignores_routes
     try:
         config.update(given)
         executor.init_app(app)
@@ -477,7 +478,8 @@ def _override(
         for key in given:
             config.pop(key, None)
         config.update(before)
-        executor.init_app(app)
+        executor.init_app(app)  # which keeps the state if no setting has changed
+        executor.state_of(app).ignores_routes = ignored
 
 
 class JobEnvironment:

@@ -8,7 +8,7 @@ import threading
 import unittest
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
-from typing import Any, cast
+from typing import Any, Literal, cast
 from unittest.mock import ANY
 
 import pytest
@@ -346,10 +346,12 @@ def test_what_only_an_engine_does_is_ignored_while_something_else_runs_its_jobs(
     app: Flask, executor: Executor
 ) -> None:
     routed = executor.using(queue="gpu", priority=1, delay=60, expires=120)
-    with override(executor, app):
-        assert routed.submit(int).result() == 0
-    with pytest.raises(UnsupportedError):
-        routed.submit(int)
+    kinds: list[Literal["sync", "thread"]] = ["sync", "thread"]
+    for kind in kinds:
+        with override(executor, app, type=kind):
+            assert routed.submit(int).result(TIMEOUT) == 0
+        with pytest.raises(UnsupportedError):
+            routed.submit(int)
 
 
 def test_a_setting_that_cannot_be_used_changes_nothing(app: Flask, executor: Executor) -> None:
