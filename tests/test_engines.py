@@ -956,6 +956,7 @@ class FakeDaskClient:
 def dask(monkeypatch: pytest.MonkeyPatch) -> FakeDask:
     fake = FakeDask()
     monkeypatch.setitem(sys.modules, "distributed", fake)
+    monkeypatch.setattr("flask_executor_typed.engines.dask._check_port", str)
     return fake
 
 
@@ -1012,7 +1013,7 @@ def test_dask_is_connected_to_by_the_first_job_and_again_after_a_loss(
 def test_what_a_dask_scheduler_forgets_is_published_again(
     on_dask: Executor[Any], dask: FakeDask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flask_executor_typed.engines.dask._PAUSE", 0.01)
+    monkeypatch.setattr("flask_executor_typed.engines.dask._PAUSES", (0.01, 0.01))
     on_dask.using(queue="gpu").submit(work, 1)
     on_dask.submit(work, 2)
     lost = dask.futures.copy()
@@ -1025,6 +1026,22 @@ def test_what_a_dask_scheduler_forgets_is_published_again(
     until(lambda: len(dask.futures) == 4)
     for again, before in zip(dask.futures[2:], lost, strict=True):
         assert (again.message, again.options) == (before.message, before.options)
+
+
+def test_a_shutdown_ends_the_search_for_a_dask_scheduler(
+    on_dask: Executor[Any], dask: FakeDask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flask_executor_typed.engines.dask._PAUSES", (0.01, 3600.0))
+    on_dask.submit(work, 1)
+    (lost,) = dask.futures
+    dask.is_up, dask.clients[0].status = False, "closed"
+    lost.status = "cancelled"
+    lost.callback(lost)
+    until(lambda: len(dask.clients) > 3)
+    on_dask.shutdown(timeout=0)
+    until(lambda: not [each for each in threading.enumerate() if each.name == "executor-dask"])
+    lost.callback(lost)
+    assert not [each for each in threading.enumerate() if each.name == "executor-dask"]
 
 
 def test_of_jobs_that_find_no_dask_scheduler_at_the_same_time_one_waits_for_it(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import threading
 import time
 from collections import deque
@@ -30,8 +31,9 @@ __all__ = ("DaskEngine",)
 _PATIENCE = 5.0
 """Seconds that the scheduler may take to accept a connection. A guess."""
 
-_PAUSE = 1.0
-"""Seconds between attempts to publish what a scheduler that is gone has forgotten. A guess."""
+_PAUSES = (1.0, 60.0)
+"""Seconds between attempts to publish what a scheduler that is gone has forgotten: the first time,
+and at most, after twice as many each time. A guess."""
 
 
 class DaskEngine:
@@ -77,6 +79,7 @@ class DaskEngine:
         self._guard = threading.Lock()  # held for moments only
         self._lost: deque[tuple[Message, Route]] = deque()  # this and the next: guarded by _guard
         self._is_recovering = False
+        self._stopped = threading.Event()
         close_at_exit(self, AtExit())
 
     def publish(self, message: Message, route: Route) -> None:
@@ -122,6 +125,8 @@ class DaskEngine:
                 raise ConnectionError(f"no Dask scheduler answers at {self._address}")
             self._client = None
             try:
+                # First: a client that finds no scheduler leaves a thread behind, with its loop.
+                _check_port(self._address)
                 self._client = self._dask.Client(
                     self._address, timeout=_PATIENCE, set_as_default=False
                 )
@@ -134,6 +139,8 @@ class DaskEngine:
         """Note that a task is over, or that the scheduler has forgotten it. In a thread of Dask."""
         if future.status in ("cancelled", "lost"):
             with self._guard:
+                if self._stopped.is_set():
+                    return
                 self._lost.append((message, route))
                 if not self._is_recovering and not exit_has_begun():
                     thread = start_thread("executor-dask", self._publish_lost)
@@ -154,6 +161,7 @@ class DaskEngine:
 
     def _publish_lost(self) -> None:
         """Publish once more what the scheduler has forgotten: what was begun is not run again."""
+        pause, longest = _PAUSES
         while True:
             with self._guard:
                 if not self._lost:
@@ -167,8 +175,16 @@ class DaskEngine:
                     break
                 lost.popleft()
             with self._guard:
-                self._lost.extendleft(reversed(lost))
-            time.sleep(_PAUSE)
+                if not self._stopped.is_set():
+                    self._lost.extendleft(reversed(lost))
+            self._stopped.wait(pause)
+            pause = min(2 * pause, longest)
+
+    def stop(self) -> None:
+        """Publish nothing again from now on: the executor is shut down."""
+        with self._guard:  # whatever is lost after this, _note_end() and the thread leave alone
+            self._stopped.set()
+            self._lost.clear()
 
     def forget_parent(self) -> None:
         """In the child of a fork: the client's thread and connection are the parent's."""
@@ -197,6 +213,12 @@ class DaskEngine:
         return False
 
     def leave_behind(self) -> None: ...
+
+
+def _check_port(address: str) -> None:
+    """Raise an ``OSError`` if nothing listens there."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
 
 
 _engines: WeakSet[DaskEngine] = WeakSet()

@@ -114,6 +114,12 @@ class EngineBackend(BorrowingBackend):
         self.release(call)
         call.release()
 
+    def close(self, *, cancel_pending: bool) -> None:
+        super().close(cancel_pending=cancel_pending)
+        engine: Any = self._setup.engine
+        if (stop := getattr(engine, "stop", None)) is not None:  # Dask's publishes jobs again
+            stop()
+
     def wait(self, end: float) -> bool:
         # The jobs go on without this process.
         return exit_has_begun() or super().wait(end)

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -357,10 +358,13 @@ with app.app_context():
 
 
 def test_without_a_scheduler_a_job_is_refused(folder: Path) -> None:
+    threads = {each for each in threading.enumerate() if each.name == "IO loop"}
     with opened(EXECUTOR_DASK_ADDRESS=free_address()):
-        with pytest.raises(EngineUnreachableError, match="EXECUTOR_TYPE='dask' cannot be reached"):
-            queued.add.submit(1, 2)
+        for _ in range(3):
+            with pytest.raises(EngineUnreachableError, match="='dask' cannot be reached"):
+                queued.add.submit(1, 2)
         assert queued.executor.jobs.list(limit=1, status="pending") == []
+    assert {each for each in threading.enumerate() if each.name == "IO loop"} <= threads
 
 
 @pytest.mark.slow
