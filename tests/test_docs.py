@@ -279,7 +279,9 @@ def test_each_promise_of_the_typing_page_is_a_case_of_its_checkers() -> None:
 def test_the_reference_has_every_public_name_and_no_other() -> None:
     text = (DOCS / "api.rst").read_text(encoding="utf-8")
     names = re.findall(r"^\.\. (?:auto\w+|data):: (\w+)(?:\(\))?$", text, re.MULTILINE)
-    assert sorted(names) == sorted([*flask_executor_typed.__all__, *testing.__all__])
+    of_engines = ("Engine", "Message", "Route", "run_message")
+    public = [*flask_executor_typed.__all__, *testing.__all__, *of_engines]
+    assert sorted(names) == sorted(public)
 
 
 def test_the_changelog_begins_with_the_current_version() -> None:
