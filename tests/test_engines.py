@@ -32,6 +32,7 @@ from flask_executor_typed import (
     JobFailedError,
     JobLostError,
     JobVersionError,
+    Progress,
     SignatureError,
     StoreError,
     UnsupportedError,
@@ -40,6 +41,7 @@ from flask_executor_typed import (
 )
 from flask_executor_typed.backends import Capabilities
 from flask_executor_typed.engines import Message, Route, run_message
+from flask_executor_typed.engines.submitter import _Answer
 from flask_executor_typed.engines.worker import _Killer
 from flask_executor_typed.signing import JobSigner
 from flask_executor_typed.stores.client import StoreClient
@@ -269,12 +271,40 @@ def test_of_threads_that_hear_no_answer_to_their_takes_one_runs_the_job(
     assert ran == [0, 1, 2, 3]
 
 
+def report_and_return() -> int:
+    current_job.progress(2, 3)
+    return 5
+
+
+def test_a_job_whose_end_alone_is_seen_has_its_start_and_progress_too(
+    executor: Executor[Any], engine: ListEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adopt = _Answer.adopt
+
+    def adopt_an_end(answer: _Answer, row: Row | None) -> None:
+        if row is None or row.done:  # those before it come and go while this process is busy
+            adopt(answer, row)
+
+    monkeypatch.setattr(_Answer, "adopt", adopt_an_end)
+    future = executor.submit(report_and_return)
+    engine.run()
+    assert future.result(TIMEOUT) == 5
+    record = executor.jobs.get(future.id)
+    assert record is not None
+    assert record.started_at is not None
+    assert (future.started_at, future.progress) == (record.started_at, Progress(2, 3))
+
+
 def test_a_job_that_was_cancelled_does_not_run(executor: Executor[Any], engine: ListEngine) -> None:
     future = executor.submit(work, 1)
     assert future.cancel()
     engine.run()
     assert future.cancelled()
     assert ran == []
+    record = executor.jobs.get(future.id)
+    assert record is not None
+    assert (record.status, record.cancel_requested) == ("cancelled", True)
+    assert future.started_at is None
 
 
 def test_killing_a_running_job_is_refused_if_the_engine_cannot(

@@ -34,6 +34,7 @@ from flask_executor_typed.stores.memory import MemoryStore
 from flask_executor_typed.stores.protocol import Query
 from flask_executor_typed.stores.recording import Codec
 from flask_executor_typed.stores.records import JobRecord, Row
+from flask_executor_typed.stores.remote import RemoteFuture
 from flask_executor_typed.stores.responses import RecordedResponse
 
 from .conftest import TIMEOUT, until
@@ -492,6 +493,38 @@ def test_progress_is_seen_elsewhere(here: StoreClient, there: StoreClient) -> No
     report(future, Progress(1.0, 2.0))
     seen = asyncio.run(asyncio.wait_for(watch(), TIMEOUT))
     assert seen == [Progress(1.0, 2.0), Progress(2.0, 2.0, "nearly")]
+
+
+def test_what_was_reported_and_begun_just_before_the_end_is_seen_with_the_end(
+    here: StoreClient, there: StoreClient
+) -> None:
+    future = job(here)
+    elsewhere = remote(there, future)
+    future.set_running_or_notify_cancel()
+    report(future, Progress(2.0, 2.0))
+    future.set_result(5)
+    until(lambda: status(there, future) == "succeeded")  # the next look finds the end at once
+    assert elsewhere.result(TIMEOUT) == 5
+    assert elsewhere.progress == Progress(2.0, 2.0)
+    assert elsewhere.started_at == future.started_at
+
+
+def test_a_record_that_was_read_before_the_end_changes_nothing_after_it(
+    here: StoreClient, there: StoreClient
+) -> None:
+    future = job(here)
+    elsewhere = remote(there, future)
+    assert isinstance(elsewhere, RemoteFuture)
+    late = here.store.get([future.id])[future.id]
+    future.set_running_or_notify_cancel()
+    report(future, Progress(1.0))
+    future.set_result(5)
+    assert elsewhere.result(TIMEOUT) == 5
+    late.progress_done = 0.5
+    elsewhere.adopt(late)  # by another thread, which was slow
+    assert (elsewhere.status, elsewhere.progress) == ("succeeded", Progress(1.0))
+    assert elsewhere.started_at == future.started_at
+    assert elsewhere.finished_at == future.finished_at
 
 
 def report(future: FutureProxy[Any], progress: Progress) -> None:

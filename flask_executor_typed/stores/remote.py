@@ -47,6 +47,8 @@ class RemoteFuture(FutureProxy[R]):
 
     is_answer: bool = False
     """Whether this process has submitted the job, to an engine, and waits for its end."""
+    _end: Row | None = None
+    """The final record, which decides even if a slow thread notes an older one after it."""
 
     def __init__(self, source: Source, row: Row) -> None:
         super().__init__(row.name)
@@ -62,9 +64,11 @@ class RemoteFuture(FutureProxy[R]):
         if row is None:
             self._fail(JobLostError(self.name, "its record is gone"))
         elif not row.done:
-            self._note(row)
+            if self._end is None:  # else a thread has read this row before another read the end
+                self._note(row)
         elif not self._outcomes:
-            self._row = row  # first: who sees the end may ask for its time
+            self._end = row  # first: whoever sees the end may ask for its times and progress
+            self._note(row)
             result, error = self._source.outcome_of(row)
             if row.status == "cancelled":
                 self._end_cancelled()
@@ -108,7 +112,7 @@ class RemoteFuture(FutureProxy[R]):
         self._look()
         if not self._outcomes:
             return "running" if self._started else "pending"
-        return self._row.status if self._row.done else "lost"
+        return "lost" if self._end is None else self._end.status
 
     @property
     def progress(self) -> Progress | None:
@@ -118,12 +122,13 @@ class RemoteFuture(FutureProxy[R]):
     @property
     def started_at(self) -> datetime | None:
         self._look()
-        return None if self._row.started is None else utc(self._row.started)
+        row = self._end or self._row
+        return None if row.started is None else utc(row.started)
 
     @property
     def finished_at(self) -> datetime | None:
         self._look()
-        return None if self._row.finished is None else utc(self._row.finished)
+        return None if self._end is None or self._end.finished is None else utc(self._end.finished)
 
     def done(self) -> bool:
         self._look()
