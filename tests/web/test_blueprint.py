@@ -300,7 +300,7 @@ def test_script_in_names_messages_and_errors_is_escaped(shop: Shop) -> None:
     with shop.app.test_request_context():
         future = shop.executor.using(name=script, key=script).submit(work)
         address = shop.jobs.accepted(future).headers["Location"]
-    until(lambda: future.progress)
+    until(lambda: json_of(shop.client.get(address))["progress"])
     for _ in range(2):
         for url in (
             f"{address}?user=root",
@@ -328,7 +328,7 @@ def test_half_a_surrogate_pair_is_shown_as_a_replacement_character(shop: Shop) -
     with shop.app.test_request_context():
         future = shop.executor.using(name=file, labels={"file": file}).submit(work)
         address = shop.jobs.accepted(future).headers["Location"]
-    until(lambda: future.progress)
+    until(lambda: json_of(shop.client.get(address))["progress"])
     document = json_of(shop.client.get(address))
     assert (document["name"], document["progress"]["message"]) == (
         "caf\ufffd.csv",
