@@ -323,6 +323,9 @@ def test_pending_call_can_be_cancelled_and_never_runs(
     last = contract.executor.submit(working.append, ran, "last")
     assert last.cancel() is True
     assert (last.status, last.cancel()) == ("cancelled", True)
+    record = contract.executor.jobs.get(last.id)
+    assert record is not None
+    assert record.cancel_requested
     gate.touch()
     concurrent.futures.wait([*blocked, *fetched], START)
     assert ran.read_text() == "fetched\n" * 8

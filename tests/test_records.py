@@ -6,7 +6,8 @@ import enum
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from decimal import Decimal
 from fractions import Fraction
 from importlib.util import find_spec
@@ -29,6 +30,7 @@ from flask_executor_typed.stores import JobRecord
 
 from .apps import working
 from .conftest import TIMEOUT, until
+from .helpers.services import RedisServer, redis_server
 from .helpers.workers import START
 
 # Each app has an executor of its own, with a client of its own, as in two server processes.
@@ -68,6 +70,25 @@ class Steps:
 
     async def run_async(self, result: Any = None) -> Any:
         return self.run(result)
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[RedisServer]:
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+def two_of_one_worker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[Executor]]:
+    """Two executors that share a store; without one, the same executor twice."""
+    url = "sqlite:///jobs.db" if request.param == "sqlite" else None
+    if request.param == "redis":
+        url = request.getfixturevalue("redis").url
+    number = 1 if url is None else 2
+    apps = [make_app(tmp_path, EXECUTOR_STORE=url, EXECUTOR_MAX_WORKERS=1) for _ in range(number)]
+    with ExitStack() as stack:
+        executors = [stack.enter_context(Executor(app)) for app in apps]
+        yield [executors[0], executors[-1]]
 
 
 def seen(executor: Executor, job_id: str) -> JobRecord:
@@ -221,6 +242,44 @@ def test_a_plain_function_of_another_process_is_asked_to_end(
     assert seen(there, future.id).cancel_requested
     assert there.jobs.cancel(future.id) == "cannot"
     assert there.jobs.cancel("unknown") is None
+
+
+@pytest.mark.parametrize("by", ["its future", "its process", "the other process"])
+def test_a_job_cancelled_before_it_begins_was_asked_to_end(
+    two_of_one_worker: list[Executor], by: str
+) -> None:
+    here, there = two_of_one_worker
+    steps = Steps()
+    here.submit(steps.run)
+    pending = here.submit(int)
+    assert not seen(there, pending.id).cancel_requested
+    if by == "its future":
+        assert pending.cancel()
+    else:
+        canceller = here if by == "its process" else there
+        assert canceller.jobs.cancel(pending.id, timeout=TIMEOUT) == "cancelled"
+    until(lambda: seen(there, pending.id).done)
+    record = seen(there, pending.id)
+    assert (record.status, record.cancel_requested) == ("cancelled", True)
+    steps.go_on.set()
+
+
+def test_a_job_cancelled_with_the_future_that_it_returned_was_asked_to_end(
+    two_of_one_worker: list[Executor],
+) -> None:
+    here, there = two_of_one_worker
+    first, second = Steps(), Steps()
+    pending: Callable[[], object] = lambda: last  # noqa: E731
+    outer = here.submit(lambda: first.run() or pending())
+    here.submit(second.run)
+    last = here.submit(int)
+    first.go_on.set()
+    assert second.began.wait(TIMEOUT)  # by the worker that has run the outer job
+    assert outer.cancel()
+    until(lambda: seen(there, outer.id).done)
+    record = seen(there, outer.id)
+    assert (record.status, record.cancel_requested) == ("cancelled", True)
+    second.go_on.set()
 
 
 def test_a_job_that_was_refused_leaves_neither_record_nor_key(tmp_path: Path) -> None:

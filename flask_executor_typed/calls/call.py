@@ -120,7 +120,8 @@ _set_running_call = running_call.set
 _hear_of_start = signals.receivers_of(signals.job_started)
 
 _no_future: FutureProxy[Any] = FutureProxy("a call that is over")
-_no_future.cancel()
+_no_future._withdraw()
+_no_future._end_cancelled()  # no cancel(): that of a call that is over was not asked for
 
 _nothing: Any = None  # in place of what a call that is over has dropped
 

@@ -279,7 +279,7 @@ class ClaimableFuture(Future[R]):
             return True
         del starts[1:]
         if starts[0] is _WITHDRAWN:
-            self._end_cancelled()  # for a cancel() that was interrupted
+            self._end_by_cancel()  # for a cancel() that was interrupted
         return False
 
     def _set_start(self, at: float) -> None:
@@ -315,6 +315,11 @@ class ClaimableFuture(Future[R]):
 
     def _end_cancelled(self) -> bool:
         return self._settle(CANCELLED_AND_NOTIFIED)
+
+    def _end_by_cancel(self) -> bool:
+        """End the call because that was asked for."""
+        self._cancel_requested = True  # first: a recorder reads it as soon as the call is over
+        return self._end_cancelled()
 
     def _settle(
         self: Self, state: str, result: R | None = None, exception: BaseException | None = None

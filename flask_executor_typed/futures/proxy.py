@@ -11,7 +11,7 @@ import secrets
 import threading
 import warnings
 from collections.abc import AsyncIterator, Callable, Generator, Hashable
-from concurrent.futures import CancelledError, InvalidStateError
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from datetime import datetime, timezone
@@ -256,16 +256,11 @@ class FutureProxy(ClaimableFuture[R]):
             return self.cancelled()
         _reserve_frames()  # enough of them to end what is decided here, or none is
         last = self._last_followed()
-        if isinstance(last, FutureProxy) and last is not self:  # cancelling that settles this one
-            return last.cancel(kill=kill)
         if last is not self:
-            cancelled = last.cancel()
-            if kill and last.running():
-                raise self._cannot_be_killed()
-            return cancelled
+            return self._cancel_followed(last, kill=kill)
         call = self._call
         if self._withdraw():
-            self._end_cancelled()
+            self._end_by_cancel()
         elif call is not None and call.can_interrupt(kill=kill):
             self._interrupt(kill=kill)
         elif kill and self.running():
@@ -276,6 +271,17 @@ class FutureProxy(ClaimableFuture[R]):
             if call is not None:
                 call.ask_to_end()
         return self.cancelled()
+
+    def _cancel_followed(self, last: Future[Any], *, kill: bool) -> bool:
+        """Cancel the future whose end settles this one."""
+        self._cancel_requested = True  # first: as in _end_by_cancel()
+        self._note_change()
+        if isinstance(last, FutureProxy):
+            return last.cancel(kill=kill)
+        cancelled = last.cancel()
+        if kill and last.running():
+            raise self._cannot_be_killed()
+        return cancelled
 
     def _cannot_be_killed(self) -> UnsupportedError:
         call = self._call
