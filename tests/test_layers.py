@@ -186,6 +186,11 @@ def test_only_runtime_registers_exit_and_fork_hooks() -> None:
     assert modules_where(lambda node: dotted(node) in hooks) == {"runtime"}
 
 
+def test_only_runtime_reads_and_hides_the_running_loop_by_its_private_names() -> None:
+    names = {"asyncio._get_running_loop", "asyncio._set_running_loop"}
+    assert modules_where(lambda node: dotted(node) in names) == {"runtime"}
+
+
 def test_only_loops_looks_into_the_stacks_of_threads() -> None:
     assert modules_where(lambda node: dotted(node) == "sys._current_frames") == {"loops"}
 

@@ -14,6 +14,7 @@ from ..errors import ExecutorClosedError
 from ..futures import block_until_done
 from ..loops import LoopPool
 from ..runtime.exit import ClosableThreads, exit_has_begun
+from ..runtime.running_loop import no_running_loop
 from ..runtime.threads import seconds_until, start_thread
 from ..runtime.timers import Timers
 from .capabilities import IN_A_THREAD
@@ -139,7 +140,7 @@ class BackendInThreads(BorrowingBackend):
                 return
             call.interrupter = self._in_thread
             if call.begin():
-                with _no_running_loop():
+                with no_running_loop():
                     call.run(self)
 
     # A call may block the loop that runs it: a coroutine may submit to this very backend. So each
@@ -204,14 +205,3 @@ class Unreachable:
 
     def ask_to_end(self, call: Call[Any]) -> None:
         """Do nothing, for the same reason."""
-
-
-@contextlib.contextmanager
-def _no_running_loop() -> Generator[None, None, None]:
-    """Let a plain function use ``async_to_sync`` and the like inside a running loop."""
-    loop = asyncio._get_running_loop()
-    asyncio._set_running_loop(None)
-    try:
-        yield
-    finally:
-        asyncio._set_running_loop(loop)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import threading
@@ -16,6 +15,7 @@ from ..errors import DeadlockError, ExecutorBusyError, QueueFullError
 from ..futures.base import ClaimableFuture
 from ..futures.callbacks import Callback, callbacks_of
 from ..runtime.frames import line_of_caller
+from ..runtime.running_loop import running_loop
 
 __all__ = (
     "Capacity",
@@ -104,7 +104,7 @@ class Capacity:
                 future._counter = self  # as add() does, in half the time
                 self._calls[future] = False
             return
-        if seconds and asyncio._get_running_loop() is not None:
+        if seconds and running_loop() is not None:
             raise DeadlockError(
                 line_of_caller(),
                 f"room for {future.name}",

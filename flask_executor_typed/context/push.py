@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Callable
 from contextvars import Context, ContextVar
@@ -22,6 +21,7 @@ from flask.signals import (
 
 from ..runtime.frames import levels_to_caller, line_of_caller
 from ..runtime.logs import log_exception
+from ..runtime.running_loop import no_running_loop, running_loop
 from ..signals import receivers_of
 from .capture import stop_telling, tell_of_capture
 from .carry import with_items
@@ -153,12 +153,11 @@ class PushedContexts:
     def _pop(self, exc: BaseException | None) -> None:
         # In a loop's thread: Flask calls async teardown functions through asgiref, which refuses
         # to run while a loop does. Like every teardown function, they hold up the loop.
-        loop = asyncio._get_running_loop()
-        if loop is not None and not _has_async_teardown(self._snapshot.app):
-            loop = None
+        if running_loop() is not None and _has_async_teardown(self._snapshot.app):
+            with no_running_loop():
+                self._pop(exc)
+            return
         try:
-            if loop is not None:
-                asyncio._set_running_loop(None)
             if active_app_context() is not self._app_context:
                 self._pop_what_is_left()
             tell_of_capture(self._app_context, self._warn_of_submit)
@@ -173,8 +172,6 @@ class PushedContexts:
             self._log_failed_teardown()
         finally:
             stop_telling(self._app_context)
-            if loop is not None:
-                asyncio._set_running_loop(loop)
 
     def _warn_of_submit(self) -> None:
         """Say, once for each line of code, that a job's own teardown submits a job."""

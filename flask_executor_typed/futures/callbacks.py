@@ -5,7 +5,6 @@ The only module that calls what users ask to be called when a future is done.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures._base import LOGGER
@@ -20,6 +19,7 @@ from ..callables import is_async_callable, name_of
 from ..context import ContextRules, ContextSnapshot, active_app_context, capture, run_pushed
 from ..runtime.forks import in_child
 from ..runtime.logs import log_exception, without_data
+from ..runtime.running_loop import running_loop
 from ..runtime.threads import start_thread
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _where_callbacks_may_block() -> _Submit | None:
     """Return what runs the callbacks of a future that is settled here; ``None``: this thread."""
     if (submit := _this_thread.submit) is not None:
         return submit
-    if asyncio._get_running_loop() is not None:  # not one of ours: a call was cancelled on it, say
+    if running_loop() is not None:  # not one of ours: a call was cancelled on it, say
         return partial(start_thread, "flask_executor_typed-callbacks")
     return None
 

@@ -22,6 +22,7 @@ from ..errors import JobLostError, UnsupportedError
 from ..runtime.forks import in_child
 from ..runtime.frames import levels_to_caller, name_of_caller
 from ..runtime.loop_inbox import inbox_of_running_loop
+from ..runtime.running_loop import running_loop
 from .base import ClaimableFuture, Recorder, has_watchers, shared_lock
 from .callbacks import Callback, DefaultCallback, check_callback, contexts_for_callback
 from .log_tail import LogTail
@@ -441,7 +442,7 @@ def _block_here(future: FutureProxy[Any], timeout: float | None) -> None:
     """Block a thread that is none of the executor's, such as that of a view."""
     # Waiting on the loop of an async view ends, unlike on the loop that must run the call: so this
     # only warns.
-    if asyncio._get_running_loop() is not None and (app := future._app) is not None and app.debug:
+    if running_loop() is not None and (app := future._app) is not None and app.debug:
         warnings.warn(
             f"waiting for {future.name} here blocks the event loop, and whatever else runs on it; "
             "use 'await future'",

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import asgiref.sync
 from asgiref.sync import AsyncToSync, SyncToAsync
 
+from ..runtime.running_loop import running_loop
+
 __all__ = (
     "adopt",
     "bridge_this_thread",
@@ -72,7 +74,7 @@ def loops_here() -> tuple[asyncio.AbstractEventLoop | None, asyncio.AbstractEven
     """Return the loop running in this thread, and the one that ``async_to_sync`` would use."""
     of_asgiref = getattr(SyncToAsync.threadlocal, "main_event_loop", None)
     bridged = of_asgiref.loop if isinstance(of_asgiref, _Bridge) else of_asgiref
-    return asyncio._get_running_loop(), bridged
+    return running_loop(), bridged
 
 
 def stock_async_to_sync(fn: Callable[..., Awaitable[R]]) -> Callable[..., R]:

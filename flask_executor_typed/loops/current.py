@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from asgiref.sync import AsyncToSync
 
 from ..runtime.forks import in_child
+from ..runtime.running_loop import running_loop
 from .asgiref_bridge import loops_here
 
 __all__ = (
@@ -53,7 +54,7 @@ in_child(loop_threads.clear)
 
 def loop_thread_here() -> Host | None:
     """Return the thread of the running loop, if the loop is this package's."""
-    loop = asyncio._get_running_loop()
+    loop = running_loop()
     return None if loop is None else loop_threads.get(loop)
 
 

@@ -9,6 +9,7 @@ from those before it:
 - frames: the user's line that led here, or that failed
 - logs: logging that cannot fail
 - exit: closing, draining and leaving behind whatever runs calls
+- running_loop: the event loop that runs in this thread
 - loop_inbox: callbacks for an event loop, from any thread
 - greenlets: detect gevent and eventlet
 - weak: weak references that are listed while other threads add to them

@@ -42,6 +42,7 @@ TESTS = {
     "futures/collection": "future_collection forking",
     "futures/chaining": "futures calls deadlocks",
     "runtime/loop_inbox": "futures as_completed threads",
+    "runtime/running_loop": "context_teardown backends sync",
     "futures/keys": "future_collection",
     "futures/proxy": "futures current_job as_completed calls deadlocks threads",
     "futures/stdlib": "futures forking",
