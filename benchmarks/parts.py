@@ -30,7 +30,7 @@ from flask_executor_typed.context import (
     active_app_context,
     capture,
 )
-from flask_executor_typed.futures import FutureProxy
+from flask_executor_typed.futures import FutureProxy, begin, succeed
 from harness import Case, Side, latency, measure, print_header, print_result, throughput
 
 JOBS = 4000
@@ -68,7 +68,7 @@ class HandOver:
 
     def finish(self, result: Any) -> None:
         if self.future is not None:
-            self.future._succeed(result)
+            succeed(self.future, result)
         self.result_ = result
         self.is_done = True
         if self.lock is not None:
@@ -126,7 +126,7 @@ class Parts:
         while True:
             hand_over = self._queue.get()
             if hand_over.future is not None:
-                hand_over.future._begin()
+                begin(hand_over.future)
             hand_over.finish(hand_over.variables.run(self._run, hand_over))
             del hand_over
 
@@ -141,7 +141,7 @@ class Parts:
         while self._posted:
             hand_over = self._posted.popleft()
             if hand_over.future is not None:
-                hand_over.future._begin()
+                begin(hand_over.future)
             _create_task(self._await(hand_over), loop=self._loop, context=hand_over.variables)
 
     async def _await(self, hand_over: HandOver) -> None:

@@ -20,7 +20,7 @@ import pytest
 from flask import Flask
 
 from flask_executor_typed import Executor, FutureProxy
-from flask_executor_typed.futures import Status, follow
+from flask_executor_typed.futures import Status, follow, succeed
 from flask_executor_typed.runtime.loop_inbox import LoopInbox
 
 from .conftest import TIMEOUT, until
@@ -761,7 +761,7 @@ class EndsMeanwhile(FutureProxy[int]):
     """Its call ends while somebody looks whether it runs."""
 
     def running(self) -> bool:
-        self._succeed(42)
+        succeed(self, 42)
         return super().running()
 
 
@@ -1034,7 +1034,7 @@ def test_call_that_returns_its_own_future_fails_rather_than_wait_for_itself(app:
 
 def test_future_interrupted_while_it_is_settled_like_another_holds_up_no_later_one() -> None:
     class Interrupted(FutureProxy[int]):
-        def _succeed(self, result: int) -> bool:
+        def _settle(self, *outcome: Any, **more: Any) -> bool:
             raise KeyboardInterrupt
 
     inner, outer = pending(), Interrupted()

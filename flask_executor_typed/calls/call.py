@@ -16,7 +16,7 @@ from logging import ERROR, WARNING
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar, cast
 
-from .. import signals
+from .. import futures, signals
 from ..context import (
     ContextSnapshot,
     PushedContexts,
@@ -56,7 +56,7 @@ _type_of: Callable[[object], type[object]] = type  # for type checkers
 
 def pending_call_of(future: FutureProxy[Any]) -> Call[Any] | None:
     """Return the pending call whose outcome ``future`` gets, if this process has that call."""
-    return cast("Call[Any] | None", future._pending_call())
+    return cast("Call[Any] | None", futures.pending_call(future))
 
 
 def is_of_another_call(result: object) -> bool:
@@ -117,11 +117,12 @@ class CallLoop(Protocol):
 
 # Bound once, because each call uses it.
 _set_running_call = running_call.set
+_begin, _succeed = futures.begin, futures.succeed
 _hear_of_start = signals.receivers_of(signals.job_started)
 
 _no_future: FutureProxy[Any] = FutureProxy("a call that is over")
-_no_future._withdraw()
-_no_future._end_cancelled()  # no cancel(): that of a call that is over was not asked for
+futures.refuse(_no_future)
+futures.end_cancelled(_no_future)  # no cancel(): that of a call that is over was not asked for
 
 _nothing: Any = None  # in place of what a call that is over has dropped
 
@@ -197,7 +198,7 @@ class Call(Generic[R]):
 
     def settles(self, future: FutureProxy[Any]) -> bool:
         """Return whether ``future`` gets the outcome of this call, which is not over."""
-        return future._last_followed() is self.future
+        return futures.last_followed(future) is self.future
 
     @property
     def is_over(self) -> bool:
@@ -220,7 +221,7 @@ class Call(Generic[R]):
 
     def begin(self) -> bool:
         """Take the right to run the call; ``False`` if it was cancelled, refused, or has run."""
-        begins = self.future._begin()
+        begins = _begin(self.future)
         if self._is_wanted and self.pool is not None:
             self.pool.unwant(self)
         return begins
@@ -230,7 +231,7 @@ class Call(Generic[R]):
 
         From any thread.
         """
-        return self.future._refuse()
+        return futures.refuse(self.future)
 
     def cancel(self) -> None:
         """Cancel the call unless it is over. From any thread."""
@@ -260,26 +261,26 @@ class Call(Generic[R]):
 
     def pause(self) -> None:
         """Give back the right to run, so that the call can be cancelled as if it had not begun."""
-        self.future._pause()
+        futures.pause(self.future)
 
     def resume(self) -> bool:
         """Take the right to run again; ``False`` if the call was settled meanwhile."""
-        return self.future._resume()
+        return futures.resume(self.future)
 
     def delegate_to(self, running: Future[Any]) -> None:
         """Have ``running``, the same call in another executor, answer for this one.
 
         It is asked whether the call runs, and ``cancel()`` cancels it.
         """
-        self.future._followed = running
+        futures.delegate(self.future, running)
 
     def end_hold(self) -> None:
         """Note that the response or commit that the call waited for has come."""
-        self.future._end_hold()
+        futures.end_hold(self.future)
 
     def set_start(self, at: float) -> None:
         """Note when the call began in another process, in seconds since the epoch."""
-        self.future._set_start(at)
+        futures.set_start(self.future, at)
 
     def set_attempt(self, number: int) -> None:
         """Note the number of the next attempt; those before it were made elsewhere."""
@@ -297,7 +298,7 @@ class Call(Generic[R]):
 
     def add_log(self, lines: Iterable[str]) -> None:
         """Keep lines that the function has logged, unless it is settled. From any thread."""
-        self.future._add_log(lines)
+        futures.add_log(self.future, lines)
 
     def announcement(self, signal: NamedSignal) -> Callable[[], None]:
         """Return a function that sends a signal about the call, in contexts like its own.
@@ -308,7 +309,7 @@ class Call(Generic[R]):
 
     def succeed(self, result: R) -> bool:
         """Settle the call with a result; ``False`` if it is settled already."""
-        return self.future._succeed(result)
+        return _succeed(self.future, result)
 
     def fail(self, error: BaseException) -> None:
         """Log ``error`` and settle the call with it; as cancelled if it answers ``cancel()``."""
@@ -317,11 +318,11 @@ class Call(Generic[R]):
         elif not self.future.cancelled():  # it may be, between two attempts
             self.explain(error)
             self.log(error)
-            self.future._fail(error)
+            futures.fail(self.future, error)
 
     def end_cancelled(self) -> bool:
         """Settle the call as cancelled; ``False`` if it is settled already."""
-        return self.future._end_cancelled()
+        return futures.end_cancelled(self.future)
 
     def release(self) -> None:
         """Drop all references, so that a failed call is freed without the garbage collector.
@@ -356,13 +357,13 @@ class Call(Generic[R]):
             self.on_wanted()
 
     def on_wanted(self) -> None:
-        if self.pool is None or self._is_wanted or self.future._starts:
+        if self.pool is None or self._is_wanted or futures.is_claimed(self.future):
             return
         self._is_wanted = True
         self.pool.want(self)
-        # A worker that begins the call sets _starts first, and then looks at _is_wanted: one of
+        # A worker that begins the call claims it first, and then looks at _is_wanted: one of
         # the two sees that the call is not wanted any more.
-        if self.is_over or self.future._starts:
+        if self.is_over or futures.is_claimed(self.future):
             self.pool.unwant(self)
 
     # -- in a thread -----------------------------------------------------------------------------
@@ -384,7 +385,7 @@ class Call(Generic[R]):
                     if type(result) is _ReturnedFuture:
                         follow(future, result.future)
                     else:
-                        future._succeed(result)
+                        _succeed(future, result)
                 break
         finally:
             if lift_limit is not None:
@@ -434,7 +435,7 @@ class Call(Generic[R]):
                         continue
                     self.fail(error)
                 else:
-                    future._succeed(result)
+                    _succeed(future, result)
                 break
         except asyncio.CancelledError:  # between two attempts
             self.end_cancelled()
@@ -475,7 +476,7 @@ class Call(Generic[R]):
             self.give_up()
             return None
         self.set_attempt(self.attempt + 1)
-        self.future._note_change()
+        futures.note_change(self.future)
         rewind_uploads(self.fn, *self.args, *self.kwargs.values())
         return pause
 
@@ -512,13 +513,13 @@ class Call(Generic[R]):
         if future is _no_future:
             return
         # If this takes the right to start, no worker can.
-        begun = not future._refuse()
+        begun = not futures.refuse(future)
         if begun and self.looks and not future._cancel_requested:
             future.cancel()
             return
         error = JobAbandonedError(future.name, seconds, begun=begun, goes_on=goes_on)
         explain(error, future)
-        if future._interrupt(error) and self.logs:
+        if futures.interrupt(future, error) and self.logs:
             self.logs = False  # whatever the function raises from now on goes nowhere
             message = "Background job %s [%s] is abandoned"
             log_call(

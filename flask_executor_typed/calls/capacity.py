@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import DeadlockError, ExecutorBusyError, QueueFullError
-from ..futures.base import ClaimableFuture
+from ..futures.base import ClaimableFuture, times_of
 from ..futures.callbacks import Callback, callbacks_of
 from ..runtime.frames import line_of_caller
 from ..runtime.running_loop import running_loop
@@ -229,14 +229,14 @@ class Capacity:
 
 def stats_of(capacities: Iterable[Capacity], workers: int, loops: int) -> ExecutorStats:
     capacities = list(capacities)
-    calls = [call for each in capacities for call in each.calls()]
-    waiting = [call._submitted for call in calls if not call._started]
+    times = [times_of(call) for each in capacities for call in each.calls()]
+    waiting = [submitted for submitted, started in times if not started]
     succeeded, failed, cancelled = map(
         sum, zip(*(each.ended() for each in capacities), strict=True)
     )
     return ExecutorStats(
         pending=len(waiting),
-        running=len(calls) - len(waiting),
+        running=len(times) - len(waiting),
         succeeded=succeeded,
         failed=failed,
         cancelled=cancelled,
@@ -297,7 +297,8 @@ def what_runs(capacities: Iterable[Capacity]) -> list[str]:
     found: list[str] = []
     for each in capacities:
         for call in each.calls():
-            how = f"running for {now - call._started:.1f} s" if call._started else "pending"
+            _, started = times_of(call)
+            how = f"running for {now - started:.1f} s" if started else "pending"
             key = "" if call.key is None else f", key {call.key!r}"
             found.append(f"{call.name} ({how}{key})")
         found.extend(f"the done callback {callback.name}" for callback in each.callbacks())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ..futures import FutureCollection, release_key
+from ..futures import FutureCollection, hold, release_key
 from .call import Call
 
 __all__ = (
@@ -31,7 +31,7 @@ class HeldCall:
     def __init__(self, submitter: Submitter, call: Call[Any]) -> None:
         self._submitter = submitter
         self._call = call
-        call.future._held = True
+        hold(call.future)
 
     def submit(self) -> None:
         """Hand the call to the workers, unless it was cancelled. Never raises."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from ..errors import JobTimeoutError
-from ..futures import FutureProxy
+from ..futures import FutureProxy, facts_of, interrupt
 from .reports import explain, log_call
 
 __all__ = (
@@ -83,9 +83,9 @@ class Deadline:
         future = self._future
         error = JobTimeoutError(future.name, self._seconds)
         explain(error, future)
-        if future._interrupt(error) and self._logger is not None:
+        if interrupt(future, error) and self._logger is not None:
             message = "Background job %s [%s] took too long"
-            attempt = future._attempts
+            attempt = facts_of(future).attempts
             log_call(
                 self._logger, message, future=future, fn=self._fn, attempt=attempt, error=error
             )

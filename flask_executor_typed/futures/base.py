@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from contextvars import Context
 from time import time
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from typing_extensions import Self
 
@@ -19,7 +19,7 @@ from .. import signals
 from ..context import ContextRules, ContextSnapshot
 from ..errors import ForkedFutureError, JobLostError
 from ..runtime.forks import in_child
-from .callbacks import CallbackCounter, announce
+from .callbacks import CallbackCounter, DefaultCallback, announce
 from .log_tail import LogTail
 from .progress import Progress
 from .waiters import SharedState
@@ -28,9 +28,43 @@ if TYPE_CHECKING:
     from blinker import NamedSignal
     from flask import Flask
 
-__all__ = ("ClaimableFuture", "Recorder", "has_watchers", "shared_lock")
+__all__ = (
+    "ClaimableFuture",
+    "Facts",
+    "Recorder",
+    "add_default_callback",
+    "add_log",
+    "begin",
+    "end_cancelled",
+    "end_hold",
+    "facts_of",
+    "fail",
+    "hold",
+    "interrupt",
+    "is_claimed",
+    "is_waited_for",
+    "keep_log",
+    "last_followed",
+    "log_of",
+    "may_never_run",
+    "note_change",
+    "note_submitter",
+    "pause",
+    "pending_call",
+    "record_late",
+    "record_with",
+    "recorder_of",
+    "refuse",
+    "resume",
+    "set_start",
+    "shared_lock",
+    "submitter_of",
+    "succeed",
+    "times_of",
+)
 
 R = TypeVar("R")
+F = TypeVar("F", bound="ClaimableFuture[Any]")
 
 Outcome = tuple[str, Any, "BaseException | None", float, object]
 """The final state (``FINISHED`` or ``CANCELLED_AND_NOTIFIED``), result, exception, time, and what
@@ -163,7 +197,8 @@ _hear_of_loss = signals.receivers_of(signals.job_lost)
 class ClaimableFuture(Future[R]):
     """A future as the workers see it: the right to start its call, its outcome, and its watchers.
 
-    :class:`FutureProxy` adds what users may do. Slots of both are here, for one ``__init__``.
+    :class:`FutureProxy` adds what users may do. Slots of both are here, for one ``__init__``. What
+    only this package does to a future are functions of this module: users need not see it there.
     """
 
     # What makes a stdlib future slow is its Condition: creating, taking and notifying it for every
@@ -253,18 +288,6 @@ class ClaimableFuture(Future[R]):
         """When a worker began to run the call; 0.0 if none has."""
         return max(0.0, self._starts[0]) if self._starts else 0.0
 
-    def _begin(self) -> bool:
-        """Take the right to run the call; ``False`` if it was cancelled, refused, or has begun."""
-        if not self._claim_start(time()):
-            return False
-        if self._recorder is not None:
-            self._recorder.on_change(self)
-        return True
-
-    def _refuse(self) -> bool:
-        """Keep the call from ever starting; ``False`` if another thread was first."""
-        return self._claim_start(-time())
-
     def _withdraw(self) -> bool:
         """Keep the call from starting or resuming; ``False`` if it runs, is refused, or done."""
         return self._claim_start(_WITHDRAWN) or self._take(_TO_RESUME)
@@ -282,44 +305,12 @@ class ClaimableFuture(Future[R]):
             self._end_by_cancel()  # for a cancel() that was interrupted
         return False
 
-    def _set_start(self, at: float) -> None:
-        """Note when the call, which has begun, began in another process."""
-        self._starts[0] = at
-        self._note_change()
-
-    def _end_hold(self) -> None:
-        """Note that the response or commit that the call waited for has come."""
-        self._held = False
-        self._note_change()
-
-    def _note_change(self) -> None:
-        """Have the recorder, if there is one, write that the call has changed."""
-        if self._recorder is not None:
-            self._recorder.on_change(self)
-
-    def _pause(self) -> None:
-        """Give the right to run the call back, until :meth:`_resume`."""
-        self._watchers.append(_TO_RESUME)
-
-    def _resume(self) -> bool:
-        """Take the right to run again; ``False`` if the call was settled meanwhile."""
-        return self._take(_TO_RESUME) and not self._outcomes
-
     # -- the outcome -----------------------------------------------------------------------------
-
-    def _succeed(self, result: R) -> bool:
-        return self._settle(FINISHED, result)
-
-    def _fail(self, exception: BaseException) -> bool:
-        return self._settle(FINISHED, None, exception)
-
-    def _end_cancelled(self) -> bool:
-        return self._settle(CANCELLED_AND_NOTIFIED)
 
     def _end_by_cancel(self) -> bool:
         """End the call because that was asked for."""
         self._cancel_requested = True  # first: a recorder reads it as soon as the call is over
-        return self._end_cancelled()
+        return end_cancelled(self)
 
     def _settle(
         self: Self, state: str, result: R | None = None, exception: BaseException | None = None
@@ -377,13 +368,6 @@ class ClaimableFuture(Future[R]):
             signal = signals.job_failed if exception is not None else _SIGNALS[state]
             announce(signal, self, snapshot, self._variables)
 
-    def _add_log(self, lines: Iterable[str]) -> None:
-        """Keep lines that the call has logged, until it is settled: its record is final then."""
-        if self._log is not None and not self._outcomes:
-            self._log.add(lines)
-            if self._recorder is not None:
-                self._recorder.on_log(self)
-
     # -- watchers --------------------------------------------------------------------------------
 
     def _watch(self, watcher: Callable[[Self], object], *, first: bool = False) -> bool:
@@ -419,20 +403,198 @@ class ClaimableFuture(Future[R]):
         """
         return _is_forked and self._process is not _this_process and not self._outcomes
 
-    def _last_followed(self) -> Future[Any]:
-        """Return the future at the end of the chain, which may be long, but never is a ring."""
-        last: Future[Any] = self
-        while isinstance(last, ClaimableFuture) and last._followed is not None:
-            last = last._followed
-        return last
 
-    def _pending_call(self) -> PendingCall | None:
-        """Return the pending call whose outcome this gets, if this process has that call."""
-        last = self._last_followed()
-        return last._call if isinstance(last, ClaimableFuture) and not last._starts else None
+# -- the right to run ----------------------------------------------------------------------------
 
 
-def has_watchers(future: ClaimableFuture[Any]) -> bool:
-    """Return whether a future has watchers, apart from its recorder and its tickets."""
+def begin(future: ClaimableFuture[Any]) -> bool:
+    """Take the right to run the call; ``False`` if it was cancelled, refused, or has begun."""
+    if not future._claim_start(time()):
+        return False
+    if future._recorder is not None:
+        future._recorder.on_change(future)
+    return True
+
+
+def refuse(future: ClaimableFuture[Any]) -> bool:
+    """Keep the call from ever starting; ``False`` if another thread was first."""
+    return future._claim_start(-time())
+
+
+def is_claimed(future: ClaimableFuture[Any]) -> bool:
+    """Return whether the call has begun, was refused, or was cancelled before it began."""
+    return bool(future._starts)
+
+
+def pause(future: ClaimableFuture[Any]) -> None:
+    """Give the right to run the call back, until :func:`resume`."""
+    future._watchers.append(_TO_RESUME)
+
+
+def resume(future: ClaimableFuture[Any]) -> bool:
+    """Take the right to run again; ``False`` if the call was settled meanwhile."""
+    return future._take(_TO_RESUME) and not future._outcomes
+
+
+def set_start(future: ClaimableFuture[Any], at: float) -> None:
+    """Note when the call, which has begun, began in another process."""
+    future._starts[0] = at
+    note_change(future)
+
+
+def times_of(future: ClaimableFuture[Any]) -> tuple[float, float]:
+    """Return when the call was submitted, and when a worker began it: 0.0 if none has."""
+    return future._submitted, future._started
+
+
+def hold(future: ClaimableFuture[Any]) -> None:
+    """Note that the call waits for a response or commit, before any worker gets it."""
+    future._held = True
+
+
+def end_hold(future: ClaimableFuture[Any]) -> None:
+    """Note that the response or commit that the call waited for has come."""
+    future._held = False
+    note_change(future)
+
+
+def may_never_run(future: Future[Any]) -> bool:
+    """Return whether a call waits for what may never come, or belongs to a parent process."""
+    return isinstance(future, ClaimableFuture) and (future._held or future._is_of_parent())
+
+
+# -- the outcome ---------------------------------------------------------------------------------
+
+
+def succeed(future: ClaimableFuture[R], result: R) -> bool:
+    """Settle the future with a result; ``False`` if it is settled already."""
+    return future._settle(FINISHED, result)
+
+
+def fail(future: ClaimableFuture[Any], exception: BaseException) -> bool:
+    """Settle the future with an exception; ``False`` if it is settled already."""
+    return future._settle(FINISHED, None, exception)
+
+
+def end_cancelled(future: ClaimableFuture[Any]) -> bool:
+    """Settle the future as cancelled; ``False`` if it is settled already."""
+    return future._settle(CANCELLED_AND_NOTIFIED)
+
+
+def interrupt(
+    future: ClaimableFuture[Any], error: BaseException | None = None, *, kill: bool = False
+) -> bool:
+    """End a running call, with ``error`` or as cancelled; ``False`` if it was done before.
+
+    A coroutine is stopped at its next ``await``; a plain function is only asked to end.
+    """
+    call = future._call
+    future._cancel_requested = True
+    if not (end_cancelled(future) if error is None else fail(future, error)):
+        return False
+    if call is not None:
+        call.interrupt(kill=kill)
+    return True
+
+
+# -- watchers ------------------------------------------------------------------------------------
+
+
+def add_default_callback(future: F, fn: Callable[[F], object]) -> None:
+    """Like ``add_done_callback()``, for a call that is not submitted yet."""
+    future._has_callbacks = True
+    future._watchers.append(DefaultCallback(fn, future._snapshot, future._variables))
+
+
+def is_waited_for(future: ClaimableFuture[Any]) -> bool:
+    """Return whether a future has watchers of its end, apart from its recorder, or its progress."""
     own = future._recorder
-    return any(not isinstance(each, _Ticket) and each is not own for each in list(future._watchers))
+    return bool(future._progress_watchers) or any(
+        not isinstance(each, _Ticket) and each is not own for each in list(future._watchers)
+    )
+
+
+def last_followed(future: Future[Any]) -> Future[Any]:
+    """Return the future at the end of the chain, which may be long, but never is a ring."""
+    while isinstance(future, ClaimableFuture) and future._followed is not None:
+        future = future._followed
+    return future
+
+
+def pending_call(future: ClaimableFuture[Any]) -> PendingCall | None:
+    """Return the pending call whose outcome ``future`` gets, if this process has that call."""
+    last = last_followed(future)
+    return last._call if isinstance(last, ClaimableFuture) and not last._starts else None
+
+
+# -- logs and records ----------------------------------------------------------------------------
+
+
+def keep_log(future: ClaimableFuture[Any]) -> None:
+    """Keep what a call logs, which no worker knows of yet."""
+    future._log = LogTail()
+
+
+def add_log(future: ClaimableFuture[Any], lines: Iterable[str]) -> None:
+    """Keep lines that the call has logged, until it is settled: its record is final then."""
+    if future._log is not None and not future._outcomes:
+        future._log.add(lines)
+        if future._recorder is not None:
+            future._recorder.on_log(future)
+
+
+def log_of(future: ClaimableFuture[Any]) -> str | None:
+    """Return the last lines that a call has logged; ``None`` if there are none."""
+    return None if future._log is None else future._log.text() or None
+
+
+def note_submitter(future: ClaimableFuture[Any], line: str) -> None:
+    """Note the line that submits a call, before any worker gets it."""
+    future._submitter = line
+
+
+def submitter_of(future: ClaimableFuture[Any]) -> str:
+    """Return the line that submitted a call, or ``""`` if it was not noted."""
+    return future._submitter
+
+
+def note_change(future: ClaimableFuture[Any]) -> None:
+    """Have the recorder, if there is one, write that the call has changed."""
+    if future._recorder is not None:
+        future._recorder.on_change(future)
+
+
+def recorder_of(future: ClaimableFuture[Any]) -> Recorder | None:
+    return future._recorder
+
+
+def record_with(future: ClaimableFuture[Any], recorder: Recorder) -> None:
+    """Record the changes of a call that was not submitted yet."""
+    future._recorder = recorder
+    future._watchers.insert(0, recorder)
+
+
+def record_late(future: ClaimableFuture[Any], recorder: Recorder) -> None:
+    """Record the changes of a call from now on, even if it is running or over.
+
+    Like any watcher, the recorder is called at the end, twice if it was added while the call was
+    being settled. It encodes the outcome only if it came before: :meth:`Recorder.encode_outcome`.
+    """
+    future._recorder = recorder
+    if not future._watch(recorder, first=True):
+        recorder(future)
+
+
+class Facts(NamedTuple):
+    """The part of a record that a future does not show to users."""
+
+    attempts: int
+    is_held: bool
+    cancel_requested: bool
+    recorded: object
+    """The outcome as the recorder encoded it, once it is decided."""
+
+
+def facts_of(future: ClaimableFuture[Any]) -> Facts:
+    recorded = future._outcomes[0][-1] if future._outcomes else None
+    return Facts(future._attempts, future._held, future._cancel_requested, recorded)

@@ -14,9 +14,16 @@ from functools import partial
 from typing import Any, TypeVar
 
 from ..errors import ForkedFutureError
-from .base import ClaimableFuture, shared_lock
+from .base import (
+    ClaimableFuture,
+    end_cancelled,
+    fail,
+    last_followed,
+    shared_lock,
+    succeed,
+)
 
-__all__ = ("follow", "following_apart")
+__all__ = ("delegate", "follow", "following_apart")
 
 R = TypeVar("R")
 
@@ -40,6 +47,14 @@ def following_apart() -> Generator[None, None, None]:
         _this_thread.followers = outer
 
 
+def delegate(follower: ClaimableFuture[R], future: Future[R]) -> None:
+    """Have ``future`` answer whether ``follower`` runs, and cancel it with ``follower``.
+
+    Another thread settles ``follower``.
+    """
+    follower._followed = future
+
+
 def follow(follower: ClaimableFuture[R], future: Future[R]) -> None:
     """Settle ``follower`` with the outcome of ``future``, and cancel ``future`` with it."""
     settle = partial(_settle_like, follower)  # unlike a callback, it needs no contexts
@@ -48,15 +63,16 @@ def follow(follower: ClaimableFuture[R], future: Future[R]) -> None:
         future.add_done_callback(settle)
         return
     with shared_lock():  # two futures that follow each other at once would be a ring
-        is_ring = future._last_followed() is follower
+        is_ring = last_followed(future) is follower
         if not is_ring:
             follower._followed = future
     if is_ring:
-        follower._fail(
-            RuntimeError(f"{follower.name} returned its own future, and can never be done")
+        fail(
+            follower,
+            RuntimeError(f"{follower.name} returned its own future, and can never be done"),
         )
     elif future._is_of_parent():
-        follower._fail(ForkedFutureError(future.name))
+        fail(follower, ForkedFutureError(future.name))
     else:
         if (call := future._call) is not None:
             call.on_wanted()  # by the job that waits for the follower
@@ -83,9 +99,9 @@ def _settle_all(followers: deque[tuple[ClaimableFuture[Any], Future[Any]]]) -> N
     while followers:
         follower, followed = followers[0]
         if followed.cancelled():
-            follower._end_cancelled()
+            end_cancelled(follower)
         elif (exception := followed.exception()) is not None:
-            follower._fail(exception)
+            fail(follower, exception)
         else:
-            follower._succeed(followed.result())
+            succeed(follower, followed.result())
         followers.popleft()

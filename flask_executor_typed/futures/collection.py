@@ -13,10 +13,11 @@ from typing_extensions import TypeVar as TypeVarWithDefault
 
 from ..errors import DuplicateKeyError, StoreError
 from ..runtime.forks import in_child
+from .base import may_never_run, note_change, recorder_of
 from .chaining import follow
 from .keys import FutureKey, plain_key
 from .progress import Progress
-from .proxy import FutureProxy, Status, recorder_of
+from .proxy import FutureProxy, Status
 
 __all__ = (
     "FutureCollection",
@@ -298,7 +299,7 @@ def claim_key(
         if kept is not None:
             if on_duplicate == "error":
                 raise DuplicateKeyError(key)
-            if on_duplicate == "join" and not (kept.done() or _may_never_run(kept)):
+            if on_duplicate == "join" and not (kept.done() or may_never_run(kept)):
                 return _as_proxy(kept)
             del futures._futures[key]
         if isinstance(future, FutureProxy):
@@ -310,13 +311,8 @@ def claim_key(
             )
             del futures._futures[next(finished, next(iter(futures._futures)))]
     if shared is not None and isinstance(future, FutureProxy):
-        future._note_change()  # not before: one that joins another has no record
+        note_change(future)  # not before: one that joins another has no record
     return None
-
-
-def _may_never_run(kept: Future[Any]) -> bool:
-    """Return whether a call waits for what may never come, or belongs to a parent process."""
-    return isinstance(kept, FutureProxy) and (kept._held or kept._is_of_parent())
 
 
 def release_key(futures: FutureCollection[Any], future: FutureProxy[Any]) -> None:

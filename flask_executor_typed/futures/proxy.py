@@ -15,7 +15,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 from weakref import WeakValueDictionary
 
 from ..errors import JobLostError, UnsupportedError
@@ -23,33 +23,29 @@ from ..runtime.forks import in_child
 from ..runtime.frames import levels_to_caller, name_of_caller
 from ..runtime.loop_inbox import inbox_of_running_loop
 from ..runtime.running_loop import running_loop
-from .base import ClaimableFuture, Recorder, has_watchers, shared_lock
-from .callbacks import Callback, DefaultCallback, check_callback, contexts_for_callback
-from .log_tail import LogTail
+from .base import (
+    ClaimableFuture,
+    begin,
+    interrupt,
+    last_followed,
+    note_change,
+    shared_lock,
+    succeed,
+)
+from .callbacks import Callback, app_of, check_callback, contexts_for_callback
 from .progress import Progress
 from .stdlib import shared_state_of, state_of
 from .waiters import Awaiter, Blocked
 from .watching import steps_of
 
 __all__ = (
-    "Facts",
     "FutureProxy",
     "Status",
-    "add_default_callback",
     "block_until_done",
-    "facts_of",
     "future_with_id",
     "id_of",
-    "is_waited_for",
-    "keep_log",
-    "log_of",
     "named_future",
     "named_futures",
-    "note_submitter",
-    "record_late",
-    "record_with",
-    "recorder_of",
-    "submitter_of",
     "wait_here_with",
     "waiting_here_by",
 )
@@ -256,19 +252,19 @@ class FutureProxy(ClaimableFuture[R]):
             self._go_on()
             return self.cancelled()
         _reserve_frames()  # enough of them to end what is decided here, or none is
-        last = self._last_followed()
+        last = last_followed(self)
         if last is not self:
             return self._cancel_followed(last, kill=kill)
         call = self._call
         if self._withdraw():
             self._end_by_cancel()
         elif call is not None and call.can_interrupt(kill=kill):
-            self._interrupt(kill=kill)
+            interrupt(self, kill=kill)
         elif kill and self.running():
             raise self._cannot_be_killed()
         else:
             self._cancel_requested = True
-            self._note_change()
+            note_change(self)
             if call is not None:
                 call.ask_to_end()
         return self.cancelled()
@@ -276,7 +272,7 @@ class FutureProxy(ClaimableFuture[R]):
     def _cancel_followed(self, last: Future[Any], *, kill: bool) -> bool:
         """Cancel the future whose end settles this one."""
         self._cancel_requested = True  # first: as in _end_by_cancel()
-        self._note_change()
+        note_change(self)
         if isinstance(last, FutureProxy):
             return last.cancel(kill=kill)
         cancelled = last.cancel()
@@ -292,19 +288,6 @@ class FutureProxy(ClaimableFuture[R]):
             "kill a running job",
             "use EXECUTOR_TYPE='process', or cancel() and current_job.cancel_requested",
         )
-
-    def _interrupt(self, error: BaseException | None = None, *, kill: bool = False) -> bool:
-        """End a running call, with ``error`` or as cancelled; ``False`` if it was done before.
-
-        A coroutine is stopped at its next ``await``; a plain function is only asked to end.
-        """
-        call = self._call
-        self._cancel_requested = True
-        if not (self._end_cancelled() if error is None else self._fail(error)):
-            return False
-        if call is not None:
-            call.interrupt(kill=kill)
-        return True
 
     def result(self, timeout: float | None = None) -> R:
         """Wait until the call is done and return what it returned.
@@ -385,7 +368,7 @@ class FutureProxy(ClaimableFuture[R]):
 
     def set_running_or_notify_cancel(self) -> bool:
         """Claim the call for running. For executors; ``False`` if it was cancelled."""
-        if self._begin():
+        if begin(self):
             return True
         if self._started or (self._outcomes and not self.cancelled()):
             raise InvalidStateError(f"{self.status}: {self!r}")
@@ -394,7 +377,7 @@ class FutureProxy(ClaimableFuture[R]):
     def set_result(self, result: R) -> None:
         """Settle the future with a result. For executors; raises ``InvalidStateError`` if done."""
         _reserve_frames()
-        if not self._succeed(result):
+        if not succeed(self, result):
             raise InvalidStateError(f"{self.status}: {self!r}")
 
     def set_exception(self, exception: BaseException | None) -> None:
@@ -442,7 +425,7 @@ def _block_here(future: FutureProxy[Any], timeout: float | None) -> None:
     """Block a thread that is none of the executor's, such as that of a view."""
     # Waiting on the loop of an async view ends, unlike on the loop that must run the call: so this
     # only warns.
-    if running_loop() is not None and (app := future._app) is not None and app.debug:
+    if running_loop() is not None and (app := app_of(future)) is not None and app.debug:
         warnings.warn(
             f"waiting for {future.name} here blocks the event loop, and whatever else runs on it; "
             "use 'await future'",
@@ -467,14 +450,6 @@ def block_until_done(future: FutureProxy[Any], timeout: float | None = None) -> 
             future._take(blocked)
 
 
-def add_default_callback(
-    future: FutureProxy[Any], fn: Callable[[FutureProxy[Any]], object]
-) -> None:
-    """Like ``add_done_callback()``, for a call that is not submitted yet."""
-    future._has_callbacks = True
-    future._watchers.append(DefaultCallback(fn, future._snapshot, future._variables))
-
-
 def id_of(future: FutureProxy[Any]) -> str:
     """Return the id of a future without writing its record: for logs, and for the record itself."""
     return future._made_id()
@@ -493,67 +468,6 @@ def named_futures() -> list[FutureProxy[Any]]:
     """Return the futures of this process whose ids were read, the oldest first."""
     with shared_lock():
         return list(_named.values())
-
-
-class Facts(NamedTuple):
-    """The part of a record that a future does not show to users."""
-
-    attempts: int
-    is_held: bool
-    cancel_requested: bool
-    recorded: object
-    """The outcome as the recorder encoded it, once it is decided."""
-
-
-def facts_of(future: FutureProxy[Any]) -> Facts:
-    recorded = future._outcomes[0][-1] if future._outcomes else None
-    return Facts(future._attempts, future._held, future._cancel_requested, recorded)
-
-
-def keep_log(future: FutureProxy[Any]) -> None:
-    """Keep what a call logs, which no worker knows of yet."""
-    future._log = LogTail()
-
-
-def log_of(future: FutureProxy[Any]) -> str | None:
-    """Return the last lines that a call has logged; ``None`` if there are none."""
-    return None if future._log is None else future._log.text() or None
-
-
-def recorder_of(future: FutureProxy[Any]) -> Recorder | None:
-    return future._recorder
-
-
-def is_waited_for(future: FutureProxy[Any]) -> bool:
-    """Return whether a future has watchers of its end or of its progress."""
-    return has_watchers(future) or bool(future._progress_watchers)
-
-
-def record_with(future: FutureProxy[Any], recorder: Recorder) -> None:
-    """Record the changes of a call that was not submitted yet."""
-    future._recorder = recorder
-    future._watchers.insert(0, recorder)
-
-
-def note_submitter(future: FutureProxy[Any], line: str) -> None:
-    """Note the line that submits a call, before any worker gets it."""
-    future._submitter = line
-
-
-def submitter_of(future: FutureProxy[Any]) -> str:
-    """Return the line that submitted a call, or ``""`` if it was not noted."""
-    return future._submitter
-
-
-def record_late(future: FutureProxy[Any], recorder: Recorder) -> None:
-    """Record the changes of a call from now on, even if it is running or over.
-
-    Like any watcher, the recorder is called at the end, twice if it was added while the call was
-    being settled. It encodes the outcome only if it came before: :meth:`Recorder.encode_outcome`.
-    """
-    future._recorder = recorder
-    if not future._watch(recorder, first=True):
-        recorder(future)
 
 
 def future_with_id(name: str, future_id: str, key: Hashable | None) -> FutureProxy[Any]:

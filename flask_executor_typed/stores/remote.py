@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 from ..errors import JobLostError
-from ..futures import FutureProxy, Progress, Status
+from ..futures import FutureProxy, Progress, Status, end_cancelled, fail, succeed
 from .encoding import decode_key
 from .records import Row, utc
 
@@ -62,7 +62,7 @@ class RemoteFuture(FutureProxy[R]):
     def adopt(self, row: Row | None) -> None:
         """Show what a record says, and settle the future if it is final or gone."""
         if row is None:
-            self._fail(JobLostError(self.name, "its record is gone"))
+            fail(self, JobLostError(self.name, "its record is gone"))
         elif not row.done:
             if self._end is None:  # else a thread has read this row before another read the end
                 self._note(row)
@@ -71,11 +71,11 @@ class RemoteFuture(FutureProxy[R]):
             self._note(row)
             result, error = self._source.outcome_of(row)
             if row.status == "cancelled":
-                self._end_cancelled()
+                end_cancelled(self)
             elif error is not None:
-                self._fail(error)
+                fail(self, error)
             else:
-                self._succeed(result)
+                succeed(self, result)
 
     @property
     def has_ended(self) -> bool:
@@ -84,7 +84,7 @@ class RemoteFuture(FutureProxy[R]):
 
     def give_up(self, error: BaseException) -> None:
         """Fail the future, whose record is not looked at any more."""
-        self._fail(error)
+        fail(self, error)
 
     def _note(self, row: Row) -> None:
         self._row = row

@@ -15,7 +15,7 @@ from flask import Flask
 
 from flask_executor_typed import Executor, FutureProxy
 from flask_executor_typed.calls import Capacity
-from flask_executor_typed.futures import follow
+from flask_executor_typed.futures import begin, follow, succeed
 
 from ..conftest import TIMEOUT
 from ..helpers.held import Held
@@ -189,13 +189,13 @@ def test_submit_with_a_key_that_is_interrupted_leaves_no_key_without_a_call(
 # -- two threads -----------------------------------------------------------------------------------
 
 
-def begin(future: FutureProxy[int]) -> None:
-    if future._begin():
-        future._succeed(1)
+def run(future: FutureProxy[int]) -> None:
+    if begin(future):
+        succeed(future, 1)
 
 
-@pytest.mark.parametrize("first", [begin, cancel, set_result])
-@pytest.mark.parametrize("second", [begin, cancel])
+@pytest.mark.parametrize("first", [run, cancel, set_result])
+@pytest.mark.parametrize("second", [run, cancel])
 def test_thread_that_is_stopped_at_any_instruction_and_another_agree(
     first: Action, second: Action
 ) -> None:

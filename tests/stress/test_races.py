@@ -21,6 +21,7 @@ import pytest
 from flask import Flask
 
 from flask_executor_typed import Executor, ExecutorClosedError, FutureProxy
+from flask_executor_typed.futures import begin, succeed
 from flask_executor_typed.runtime.loop_inbox import LoopInbox
 from flask_executor_typed.runtime.weak import WeakListing
 
@@ -100,9 +101,9 @@ def test_right_to_run_and_to_cancel_is_given_to_one_of_many() -> None:
     futures: list[FutureProxy[int]] = [FutureProxy() for _ in range(20_000)]
     began, cancelled = list[int](), list[int]()
 
-    def begin() -> None:
+    def begin_all() -> None:
         for number, future in enumerate(futures):
-            if future._begin():
+            if begin(future):
                 began.append(number)
 
     def cancel() -> None:
@@ -110,7 +111,7 @@ def test_right_to_run_and_to_cancel_is_given_to_one_of_many() -> None:
             if futures[number].cancel():
                 cancelled.append(number)
 
-    at_once(begin, begin, cancel, cancel)
+    at_once(begin_all, begin_all, cancel, cancel)
     assert len(set(began)) == len(began)
     assert sorted({*began, *cancelled}) == list(range(len(futures)))
     assert set(began).isdisjoint(cancelled)
@@ -124,7 +125,7 @@ def test_outcome_is_decided_by_one_of_many() -> None:
     def settle_all(number: int) -> Callable[[], None]:
         def run() -> None:
             for place, future in enumerate(futures):
-                if future._succeed(number):
+                if succeed(future, number):
                     won[number].append(place)
 
         return run
