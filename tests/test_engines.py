@@ -843,6 +843,28 @@ def test_shutdown_waits_for_jobs(executor: Executor[Any], engine: ListEngine) ->
     assert future.result() == 1
 
 
+def test_a_call_that_a_shutdown_abandons_while_it_is_recorded_is_withdrawn(
+    app: Flask, executor: Executor[Any], engine: ListEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = client_of(executor, app)
+    enqueue = client.enqueue
+    shutdown = threading.Thread(target=partial(executor.shutdown, timeout=0))
+
+    def enqueue_and_shut_down(future: FutureProxy[Any], **options: Any) -> Row:
+        row = enqueue(future, **options)
+        shutdown.start()
+        until(future.done)
+        return row
+
+    monkeypatch.setattr(client, "enqueue", enqueue_and_shut_down)
+    future = executor.submit(work, 1)
+    shutdown.join(TIMEOUT)
+    with pytest.raises(JobAbandonedError):
+        future.result(TIMEOUT)
+    assert engine.messages == []
+    assert client.store.get([future.id]) == {}
+
+
 @pytest.mark.parametrize("record", [True, False])
 def test_a_shutdown_whose_time_is_up_leaves_jobs_to_the_engine(
     app: Flask, executor: Executor[Any], engine: ListEngine, record: bool

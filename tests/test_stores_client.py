@@ -38,7 +38,7 @@ from flask_executor_typed.stores.remote import RemoteFuture
 from flask_executor_typed.stores.responses import RecordedResponse
 
 from .conftest import TIMEOUT, until
-from .helpers.stores import SPACE
+from .helpers.stores import SPACE, row_of
 
 SETTINGS = Settings(space=SPACE, executor="executor", lease=0.3)
 
@@ -80,7 +80,12 @@ class Processes:
         self.clients: list[StoreClient] = []
         self.told: list[JobRecord] = []
 
-    def start(self, settings: Settings = SETTINGS, codec: Codec | None = None) -> StoreClient:
+    def start(
+        self,
+        settings: Settings = SETTINGS,
+        codec: Codec | None = None,
+        publish_again: Callable[[Row], object] | None = None,
+    ) -> StoreClient:
         client = StoreClient(
             self.store,
             settings,
@@ -88,6 +93,7 @@ class Processes:
             label=f"process-{len(self.clients)}",
             logger=lambda: logging.getLogger("tests.stores"),
             tell=lambda future, record: self.told.append(record),
+            publish_again=publish_again,
         )
         self.clients.append(client)
         return client
@@ -616,6 +622,25 @@ def test_a_job_can_be_given_a_key_later(here: StoreClient, there: StoreClient, w
     assert not here.add(FutureProxy("not recorded"), "other")
     assert not here.add(future, object())
     assert there.find("other") is None
+
+
+# -- jobs of an engine -----------------------------------------------------------------------------
+
+
+def test_an_attempt_that_is_lost_while_the_one_before_it_is_published_again_is_published_too(
+    processes: Processes,
+) -> None:
+    published: list[int] = []
+
+    def publish(row: Row) -> None:
+        published.append(row.attempts)
+        if row.attempts == 2:
+            client.again(dataclasses.replace(row, attempts=3))  # its worker has died as well
+
+    client = processes.start(publish_again=publish)
+    client.again(row_of("a", attempts=2))
+    until(lambda: client._again == {} and not client._is_publishing)
+    assert published == [2, 3]
 
 
 # -- the end of processes --------------------------------------------------------------------------
