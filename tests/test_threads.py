@@ -9,13 +9,14 @@ import re
 import threading
 import time
 from pathlib import Path
+from queue import SimpleQueue
 from textwrap import dedent
 
 import pytest
 
 from flask_executor_typed.runtime import threads
 
-from .conftest import TIMEOUT
+from .conftest import TIMEOUT, until
 from .helpers.scripts import IN_THE_CHILD, PRELUDE, Ended, has_fork, run_python, run_script
 
 # The interpreter's exit
@@ -770,3 +771,46 @@ def test_thread_that_did_not_start_is_waited_for_by_nothing(
     with pytest.raises(RuntimeError, match="can't start new"):
         threads.start_thread("thread", list, among)
     assert among == []
+
+
+# -- spare threads ---------------------------------------------------------------------------------
+
+
+def threads_called(name: str) -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name == name]
+
+
+def test_a_spare_thread_runs_one_call_after_the_other_and_ends_when_closed() -> None:
+    spare, where = threads.SpareThreads("spare"), SimpleQueue[threading.Thread]()
+    used: set[threading.Thread] = set()
+    for _ in range(20):
+        spare.run(lambda: where.put(threading.current_thread()))
+        used.add(where.get(timeout=TIMEOUT))
+        until(lambda: spare._idle._value == 1, TIMEOUT)
+    assert set(threads_called("spare")) == used
+    assert len(used) == 1
+    spare.close()
+    until(lambda: not threads_called("spare"), TIMEOUT)
+
+
+def test_a_spare_thread_that_is_blocked_holds_up_no_other_call() -> None:
+    spare, all_run = threads.SpareThreads("blocked"), threading.Barrier(4)
+
+    def wait_for_the_others() -> None:
+        all_run.wait(TIMEOUT)
+
+    for _ in range(25):
+        for _ in range(3):
+            spare.run(wait_for_the_others)
+        wait_for_the_others()
+    spare.close()  # also those that are not idle yet
+    until(lambda: not threads_called("blocked"), TIMEOUT)
+
+
+def test_a_spare_thread_ends_by_itself_and_loses_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_SPARE", 0.0005)  # they end all the time
+    spare, done = threads.SpareThreads("short-lived"), threading.Semaphore(0)
+    for _ in range(2000):
+        spare.run(done.release)
+        assert done.acquire(timeout=TIMEOUT)
+    until(lambda: not threads_called("short-lived"), TIMEOUT)

@@ -20,6 +20,7 @@ from typing import Any
 __all__ = (
     "DaemonPool",
     "DaemonThread",
+    "SpareThreads",
     "refuse_threads",
     "running_threads",
     "seconds_until",
@@ -27,6 +28,9 @@ __all__ = (
     "threads_are_refused",
     "wait_for_thread",
 )
+
+
+_SPARE = 1.0  # seconds that a spare thread waits for another call
 
 
 class DaemonThread(threading.Thread):
@@ -133,6 +137,46 @@ def _run_calls(
         del item, future, call  # an idle thread keeps nothing alive
         free.release()
     calls.put(None)  # pass the end marker on to the next thread
+
+
+class SpareThreads:
+    """Runs each function at once, in a thread that has nothing else to do, or in a new one."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._calls: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._idle = threading.Semaphore(0)  # who acquires it may put one item into the queue
+        self._is_closed = False
+
+    def run(self, call: Callable[[], object]) -> None:
+        """Run a function, which logs its own errors. Raises what :func:`start_thread` raises."""
+        if self._idle.acquire(blocking=False):
+            self._calls.put(call)
+        else:
+            start_thread(self._name, partial(self._serve, call))
+
+    def close(self) -> None:
+        """Have the threads end once they have nothing to do."""
+        self._is_closed = True
+        while self._idle.acquire(blocking=False):
+            self._calls.put(None)
+
+    def _serve(self, call: Callable[[], object] | None) -> None:
+        while call is not None:
+            call()
+            del call  # an idle thread keeps nothing alive
+            self._idle.release()
+            if self._is_closed:  # after the release: close() has seen that, or we see this
+                self.close()
+            call = self._next()
+
+    def _next(self) -> Callable[[], object] | None:
+        while True:
+            try:
+                return self._calls.get(timeout=_SPARE)
+            except Empty:
+                if self._idle.acquire(blocking=False):  # else another thread has just put an item
+                    return None
 
 
 _refusing = False  # set when interpreter exit has stopped waiting for threads
