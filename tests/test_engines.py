@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import replace
 from functools import partial
 from types import ModuleType, SimpleNamespace
@@ -44,6 +45,7 @@ from flask_executor_typed.engines import Message, Route, run_message
 from flask_executor_typed.engines.submitter import _Answer
 from flask_executor_typed.engines.worker import _Killer
 from flask_executor_typed.signing import JobSigner
+from flask_executor_typed.stores import client as clients
 from flask_executor_typed.stores.client import StoreClient
 from flask_executor_typed.stores.protocol import Owner, Query
 from flask_executor_typed.stores.records import Row
@@ -305,6 +307,62 @@ def test_a_job_that_was_cancelled_does_not_run(executor: Executor[Any], engine: 
     assert record is not None
     assert (record.status, record.cancel_requested) == ("cancelled", True)
     assert future.started_at is None
+
+
+def test_no_record_is_written_again_that_its_reader_has_removed(
+    redis: RedisServer,
+    executor: Executor[Any],
+    engine: ListEngine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker_app = Flask("engines")  # which runs the messages, as the newest app of this name
+    settings = {"EXECUTOR_TYPE": engine, "EXECUTOR_STORE": redis.url}
+    worker_app.config.from_mapping(settings, SECRET_KEY="secret")
+    worker: Executor[Any] = Executor(worker_app)
+    client = client_of(worker, worker_app)
+    write, ids = client.store.write, set[str]()
+
+    def write_late(rows: Sequence[Row], *, patient: bool = False) -> list[str]:
+        ids.update(row.id for row in rows)
+        if threading.current_thread().name.endswith("-records"):
+            time.sleep(0.01)  # meanwhile the worker's thread would write it, and its reader read
+        return write(rows, patient=patient)
+
+    monkeypatch.setattr(clients, "_DELAY", 0.0)  # the client's thread writes all the time
+    monkeypatch.setattr(client.store, "write", write_late)
+    for _ in range(10):
+        results = executor.map(work, range(10))
+        engine.run()
+        assert list(results) == list(range(10))
+    worker.shutdown()  # all that it writes is written
+    assert len(ids) == 100
+    until(lambda: not client.store.get(ids), TIMEOUT)
+
+
+def look_for_the_request() -> None:
+    until(lambda: current_job.cancel_requested, TIMEOUT)
+    current_job.raise_if_cancelled()
+
+
+def test_a_job_is_cancelled_whose_worker_heard_of_that_while_it_took_the_job(
+    app: Flask, executor: Executor[Any], engine: ListEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = client_of(executor, app)
+    take = client.store.take
+
+    def take_while_it_is_cancelled(job_id: str, *args: Any) -> Row | None:
+        row = take(job_id, *args)
+        client.store.ask_to_cancel(job_id, time.time())
+        until(lambda: job_id in client._asked, TIMEOUT)
+        return row
+
+    assert executor.submit(work, "so that this process listens").cancel()
+    engine.messages.clear()
+    monkeypatch.setattr(client.store, "take", take_while_it_is_cancelled)
+    future = executor.submit(look_for_the_request)
+    engine.run()
+    with pytest.raises(CancelledError):
+        future.result(TIMEOUT)
 
 
 def test_killing_a_running_job_is_refused_if_the_engine_cannot(

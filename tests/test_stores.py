@@ -16,7 +16,7 @@ import pytest
 from flask_executor_typed.errors import StoreError, UnstorableError
 from flask_executor_typed.futures import OnDuplicate
 from flask_executor_typed.stores.memory import MemoryStore
-from flask_executor_typed.stores.protocol import Owner, Query, Store
+from flask_executor_typed.stores.protocol import Hears, Owner, Query, Store
 from flask_executor_typed.stores.records import COLUMNS, EXPIRED, LOST, Row
 from flask_executor_typed.stores.redis import RedisStore
 from flask_executor_typed.stores.sqlite import SqliteStore
@@ -475,7 +475,7 @@ def test_a_lost_job_is_told_once_in_its_own_space(store: Store) -> None:
 
 
 def test_one_worker_takes_a_job_that_waits_in_an_engine(store: Store) -> None:
-    store.write([row_of("a", owner=None, token=b"message", result=b"")])
+    store.write([row_of("a", owner=None, token=b"message")])
     taken = store.take("a", 1, owner_of("w1", server="worker:1"), 1001.0)
     assert taken is not None
     assert (taken.owner, taken.server, taken.status) == ("w1", "worker:1", "running")
@@ -819,27 +819,38 @@ def test_the_mark_changes_with_what_another_process_does(open_again: Opener, sto
 def test_a_listener_hears_what_another_process_does(open_again: Opener, store: Store) -> None:
     other = open_again()
     other.register(owner_of("o2"))
-    listener = other.listener(SPACE)
-    assert listener.wait(TIMEOUT) is None  # what was before may matter
+    worker = store.listener(SPACE, "o1")  # what o2 is asked, it does not hear
+    submitter, page = other.listener(SPACE, "o2"), other.listener(SPACE, "o2")
+    listeners = {worker: Hears.ASKS, submitter: Hears.CHANGES, page: Hears.STARTS}
+    for listener, hears in listeners.items():
+        assert listener.wait(TIMEOUT, hears) is None  # what was before may matter
 
-    def heard(*expected: str) -> bool:
-        ids: set[str] = set()
-        limit = time.monotonic() + TIMEOUT
-        while not ids.issuperset(expected) and time.monotonic() < limit:
-            ids.update(listener.wait(TIMEOUT) or ())
-        return ids == set(expected)
+    def heard(step: Callable[[], object], *expected: set[str]) -> None:
+        """Do a step, and see that each listener hears this, and nothing before."""
+        step()
+        for (listener, hears), ids in zip(listeners.items(), expected, strict=True):
+            found: set[str] = set()
+            while not found.issuperset(ids):
+                found.update(listener.wait(TIMEOUT, hears) or ())
+            assert found == ids
 
-    store.write([row_of("a")])
-    assert heard("a")
-    store.write([row_of("a", step=2, status="running")])
-    assert heard("a")
-    other.ask_to_cancel("a", 1001.0)
-    assert heard("a", "o1")
+    nothing: set[str] = set()
+    heard(lambda: store.write([row_of("a"), row_of("e", owner=None)]), nothing, nothing, nothing)
+    running = row_of("a", step=2, status="running")
+    heard(lambda: store.write([running]), nothing, {"a"}, {"a"})
+    heard(lambda: store.take("e", 1, owner_of("o1"), 1001.0), nothing, nothing, {"e"})
+    heard(lambda: other.ask_to_cancel("a", 1001.0), {"o1"}, {"a"}, {"a"})
     store.write([row_of("b", space="other")])
-    store.bury("o1", "why", 1001.0)
-    assert heard("a")
-    assert listener.wait(0) == set()
-    listener.close()
+    heard(lambda: store.bury("o1", "why", 1001.0), nothing, {"a", "e"}, {"a", "e"})
+    for listener, hears in listeners.items():
+        assert listener.wait(0, hears) == set()
+    # Who hears more from now on may have missed it, and is told.
+    assert worker.wait(TIMEOUT, Hears.STARTS) is None
+    heard(lambda: store.ask_to_cancel("b", 1002.0), nothing, nothing, nothing)
+    worker.wake()
+    assert worker.wait(TIMEOUT, Hears.STARTS) == set()
+    for listener in listeners:
+        listener.close()
 
 
 def test_another_process_sees_at_once_what_was_written(open_again: Opener, store: Store) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from flask_executor_typed.errors import ConfigError, StoreError
 from flask_executor_typed.stores import open_store
-from flask_executor_typed.stores.protocol import Query, Store
+from flask_executor_typed.stores.protocol import Hears, Query, Store
 from flask_executor_typed.stores.redis import RedisStore
 
 from .conftest import TIMEOUT
@@ -82,10 +82,10 @@ def test_a_redis_behind_a_unix_socket(tmp_path: Path) -> None:
         store, _ = open_store("EXECUTOR_STORE", url, instance_path=str(tmp_path))
         assert store.write([row_of("a")]) == []
         assert set(store.get(["a"])) == {"a"}
-        listener = store.listener(SPACE)
-        assert listener.wait(TIMEOUT) is None
-        store.write([row_of("b")])
-        assert listener.wait(TIMEOUT) == {"b"}
+        listener = store.listener(SPACE, "o1")
+        assert listener.wait(TIMEOUT, Hears.STARTS) is None
+        store.write([row_of("a", step=2, status="running")])
+        assert listener.wait(TIMEOUT, Hears.STARTS) == {"a"}
         listener.close()
         store.close()
 
@@ -100,7 +100,7 @@ def all_fail(store: Store) -> None:
         lambda: store.beat("o1"),
         lambda: store.get(["a"]),
         store.owners,
-        lambda: store.listener(SPACE).wait(0.1),
+        lambda: store.listener(SPACE, "o1").wait(0.1, Hears.ASKS),
     ):
         with pytest.raises(StoreError):
             step()
@@ -111,19 +111,19 @@ def test_a_redis_that_stops_and_is_back_without_its_data() -> None:
         store = RedisStore(server.url, "shown", ttl=100.0)
         store.register(owner_of("o1"))
         store.write([row_of("a")])
-        listener = store.listener(SPACE)
-        listener.wait(TIMEOUT)
+        listener = store.listener(SPACE, "o1")
+        listener.wait(TIMEOUT, Hears.STARTS)
     all_fail(store)
     with pytest.raises(StoreError, match="shown"):
-        listener.wait(TIMEOUT)
+        listener.wait(TIMEOUT, Hears.STARTS)
     listener.close()
     with redis_server(port=server.port):
         assert store.beat("o1") == "gone"
         store.register(owner_of("o1"))
         assert store.write([row_of("a", step=2, status="running")]) == []  # it knows the script
         assert store.get(["a"])["a"].status == "running"
-        listener = store.listener(SPACE)
-        assert listener.wait(TIMEOUT) is None
+        listener = store.listener(SPACE, "o1")
+        assert listener.wait(TIMEOUT, Hears.STARTS) is None
         listener.close()
     store.close()
 

@@ -266,7 +266,7 @@ class _Runner(ClosableRunner):
             future = future_with_id(name, job_id, None)
         if error is not None and not future.done():
             self._fail(future, row, error)
-        client.wait_until_written(future, _PATIENCE)
+        client.write_end(future, _PATIENCE)
         if not future.cancelled() and (failure := future.exception(0)) is not None:
             raise JobFailedError(name, type(failure).__qualname__, _text_of(failure), "")
 

@@ -159,6 +159,7 @@ class FutureProxy(ClaimableFuture[R]):
     @property
     def started_at(self) -> datetime | None:
         """When a worker began to run the call, in UTC; ``None`` if it has not, or never did."""
+        self.running()  # the record of a job that it follows may say so
         started = self._started
         return datetime.fromtimestamp(started, timezone.utc) if started else None
 

@@ -46,10 +46,10 @@ from ..futures import (
 from ..runtime.exit import ClosableThreads, exit_has_begun
 from ..runtime.forks import in_child
 from ..runtime.logs import log_exception
-from ..runtime.threads import start_thread
+from ..runtime.threads import SpareThreads, start_thread
 from .encoding import encode_key
 from .owners import Leases, is_dead, this_process
-from .protocol import Listener, Owner, Query, Store
+from .protocol import Hears, Listener, Owner, Query, Store
 from .recording import Codec, Recording
 from .records import EXPIRED, CancelAnswer, JobRecord, JobStatus, Row, record_of
 from .remote import RemoteFuture
@@ -141,10 +141,15 @@ class StoreClient(ClosableThreads):
     def _reset(self) -> None:
         self.owner: Owner = this_process()
         self._lock = threading.RLock()  # reentrant: a finalizer may come back
+        self._writing = threading.RLock()
+        """Held by the thread, and by those of jobs that were taken, from the look at what is open
+        until it is written. Not by requests: it may be held while a disk is slow."""
         self._is_registered = False  # set under _lock
         self._thread: threading.Thread | None = None  # this and the next: set under _lock
         self._runs = False
         self._listens = False
+        self._listener: Listener | None = None
+        self._hears = Hears.ASKS  # raised under _lock
         self._closing = False
         self._wake = threading.Event()
         self._urgent = self._scheduled = False
@@ -159,6 +164,7 @@ class StoreClient(ClosableThreads):
         self._known: WeakValueDictionary[str, FutureProxy[Any]] = WeakValueDictionary()
         """Futures by id, of this process and of others: one for each id. Guarded by _lock."""
         self._kept: OrderedDict[str, FutureProxy[Any]] = OrderedDict()  # guarded by _lock
+        self._settlers = SpareThreads(f"{self._label}-settle")
         self._watches: tuple[_Watch, ...] = ()  # replaced, under _lock
         # Of an engine: jobs to be published again, and unlisted records to be removed.
         self._again: dict[str, Row] = {}
@@ -278,7 +284,9 @@ class StoreClient(ClosableThreads):
                 self._scheduled = True
                 self._awake()
 
-    def ensure(self, future: FutureProxy[Any], recording: Recording) -> None:
+    def ensure(
+        self, future: FutureProxy[Any], recording: Recording, *, patient: bool = False
+    ) -> None:
         with self._lock:
             self._known[id_of(future)] = future
         if self._down_since or future not in self._open:
@@ -286,7 +294,7 @@ class StoreClient(ClosableThreads):
         try:
             self._register()
             row = recording.row(future)
-            refused = self.store.write([row])  # if it is, a later one is there
+            refused = self.store.write([row], patient=patient)  # if it is, a later one is there
         except UnstorableError:  # which is no fault of the store; the thread leaves texts out
             self.mark(future, soon=True)
             return
@@ -459,8 +467,11 @@ class StoreClient(ClosableThreads):
         with self._lock:
             self._known[row.id] = future
         self._open[future] = recording
-        self._look_is_due = True  # it may have been asked for before we listened
-        self._awake()
+        # It may have been asked for before. The thread that hears of it first notes it, and then
+        # looks for the future, so one of the two finds what the other has left, or both do.
+        if (kill := self._asked.get(row.id)) is not None:
+            self._cancel_here(row.id, kill=kill)
+        self._attend()
 
     def note_attempt(self, future: FutureProxy[Any], seconds: float) -> bool:
         """Write that a job that this process has taken is about to be tried again.
@@ -493,6 +504,13 @@ class StoreClient(ClosableThreads):
                     and not found.done
                 )
         return False
+
+    def write_end(self, future: FutureProxy[Any], seconds: float) -> None:
+        """Write the end of a job that this process has taken, or have the thread try it."""
+        if (recording := self._open.get(future)) is not None:
+            with self._writing:  # what the thread writes later could come after a withdrawal
+                self.ensure(future, recording, patient=True)
+            self.wait_until_written(future, seconds)
 
     def wait_until_written(self, future: FutureProxy[Any], seconds: float) -> bool:
         """Wait until the end of a job that this process has taken is written."""
@@ -651,7 +669,7 @@ class StoreClient(ClosableThreads):
         with self._lock:
             self._watches += (watch,)
         try:
-            self._look_again()
+            self._look_again(Hears.STARTS)
             with contextlib.suppress(Empty):
                 watch.changes.get(timeout=timeout)
         finally:
@@ -784,14 +802,26 @@ class StoreClient(ClosableThreads):
     def wait_for(self, future: RemoteFuture[Any]) -> None:
         self._waiting[id_of(future)] = future
         if future.is_answer:  # waited for before any process can take the job
-            self._awake()
+            self._hear(Hears.CHANGES)
+            self._attend()
         else:
             self._look_again()
 
-    def _look_again(self) -> None:
+    def _look_again(self, hears: Hears = Hears.CHANGES) -> None:
         self._waited_since = time.monotonic()
         self._look_is_due = True  # an end may have come before it was waited for
+        self._hear(hears)
         self._awake()
+
+    def _hear(self, hears: Hears) -> None:
+        """Listen for at least that from now on. Once the listener does, all is looked at."""
+        with self._lock:
+            if self._hears >= hears:
+                return
+            self._hears = hears
+        if (listener := self._listener) is not None:
+            with contextlib.suppress(StoreError):  # then it comes to that within a second
+                listener.wake()
 
     def cancel_remote(self, job_id: str, *, kill: bool) -> bool:
         return self._ask_to_cancel(job_id, 1.0, kill=kill) == "cancelled"
@@ -871,6 +901,11 @@ class StoreClient(ClosableThreads):
         self._wake.set()
         if not self._runs:
             self._start()
+
+    def _attend(self) -> None:
+        """Have the thread run, and poll a store that does not tell of changes."""
+        if not self._runs or not self.store.listens:
+            self._awake()
 
     def _start(self) -> None:
         with self._lock:
@@ -1008,7 +1043,8 @@ class StoreClient(ClosableThreads):
                 self._dirty.pop(future, None)  # before it is looked at: a later change counts again
             try:
                 self._register()
-                self._write(batch)
+                with self._writing:
+                    self._write(batch)
             except BaseException:
                 for future in batch:
                     if future in self._open:
@@ -1197,17 +1233,22 @@ class StoreClient(ClosableThreads):
 
     def _listen(self) -> None:
         listener: Listener | None = None
-        pause = _RETRY_FIRST
+        owner, pause = self.owner, _RETRY_FIRST
         while self._runs:
             try:
-                if listener is None:
-                    listener = self.store.listener(self.settings.space)
-                heard = listener.wait(1.0)
+                if listener is None or owner is not self.owner:
+                    if listener is not None:
+                        listener.close()
+                    owner = self.owner
+                    listener = self.store.listener(self.settings.space, owner.id)
+                    self._listener = listener
+                # Who wants to hear more sets this first, and then wakes the listener found here.
+                heard = listener.wait(1.0, self._hears)
                 pause = _RETRY_FIRST
             except StoreError:
                 if listener is not None:
                     listener.close()
-                listener = None
+                self._listener = listener = None
                 time.sleep(pause)
                 pause = min(2 * pause, _RETRY_LAST)
                 continue
@@ -1219,6 +1260,7 @@ class StoreClient(ClosableThreads):
                 self._wake.set()
         if listener is not None:
             listener.close()
+        self._listener = None
         self._listens = False
 
     def _that_matter(self, heard: Any) -> list[str]:
@@ -1231,10 +1273,8 @@ class StoreClient(ClosableThreads):
         is_due = self._may_have_changed(now)
         if not is_due and not heard:
             return
-        for job_id, cancel_hard in self.store.asked_to_cancel(self.owner.id) if self._open else ():
-            if job_id not in self._asked or cancel_hard > self._asked[job_id]:
-                self._asked[job_id] = cancel_hard
-                self._cancel_here(job_id, kill=cancel_hard)
+        if is_due or self.owner.id in heard:
+            self._look_at_cancels()
         waiting, watches = list(self._waiting), self._watches
         if not is_due:  # thousands may wait, of which few have changed
             waiting = [each for each in waiting if each in heard]
@@ -1262,6 +1302,12 @@ class StoreClient(ClosableThreads):
             else:
                 self._apart(partial(future.adopt, row))
 
+    def _look_at_cancels(self) -> None:
+        for job_id, kill in self.store.asked_to_cancel(self.owner.id):
+            if job_id not in self._asked or kill > self._asked[job_id]:
+                self._asked[job_id] = kill
+                self._cancel_here(job_id, kill=kill)
+
     def _may_have_changed(self, now: float) -> bool:
         is_due = self._look_is_due
         if is_due:
@@ -1277,7 +1323,7 @@ class StoreClient(ClosableThreads):
     def _apart(self, settle: Callable[[], object]) -> None:
         """Settle a future in a thread of its own: callbacks may wait, for remote futures say."""
         try:
-            start_thread(f"{self._label}-settle", settle)
+            self._settlers.run(settle)
         except RuntimeError:
             settle()
 
@@ -1317,6 +1363,7 @@ class StoreClient(ClosableThreads):
                 self._label,
                 self.store.url,
             )
+        self._settlers.close()
         with contextlib.suppress(StoreError):
             if self._is_registered and not self._open:
                 self._announce()

@@ -341,7 +341,7 @@ class MemoryStore:
     def mark(self) -> int:
         return self._changes
 
-    def listener(self, space: str) -> Listener:
+    def listener(self, space: str, owner_id: str) -> Listener:
         raise NotImplementedError("this store does not listen; poll mark()")
 
     def hazards(self) -> Iterator[Hazard]:

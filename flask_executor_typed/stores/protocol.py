@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Literal, Protocol
 
 from ..futures import OnDuplicate
 from .records import JobStatus, Row
 
-__all__ = ("Burial", "Hazard", "Listener", "Owner", "Pulse", "Query", "Store", "matches")
+__all__ = ("Burial", "Hazard", "Hears", "Listener", "Owner", "Pulse", "Query", "Store", "matches")
 
 Pulse = Literal["ok", "dead", "gone"]
 """``"dead"``: another process has buried this one. ``"gone"``: the store has lost its data."""
@@ -80,18 +81,41 @@ class Query:
     """Only records older than the one with this id; none, if there is no such record."""
 
 
+class Hears(IntEnum):
+    """What a listener tells of. Each costs every process that hears it, so it is all that it needs.
+
+    None of them is told of new jobs.
+    """
+
+    ASKS = 0
+    """Requests to cancel jobs of this process."""
+
+    CHANGES = 1
+    """Those, and changes of all jobs, but for starts."""
+
+    STARTS = 2
+    """Those, and the workers' beginning of jobs that an engine has."""
+
+
 class Listener(Protocol):
     """Receives changes as they happen, in one thread."""
 
-    def wait(self, seconds: float) -> Collection[str] | None:
-        """Return the ids of changed jobs, and of owners that are asked to cancel a job.
+    def wait(self, seconds: float, hears: Hears) -> Collection[str] | None:
+        """Return the ids of jobs that have changed, and the owner's if it is to cancel a job.
 
         ``None``: changes may have been missed, so the caller must check everything.
+
+        Args:
+            seconds: How long to wait for the first.
+            hears: What is heard from now on. Never less than before.
 
         Raises:
             StoreError: the connection is lost.
         """
         ...
+
+    def wake(self) -> None:
+        """Have :meth:`wait` return, from any thread. Raises ``StoreError`` if it cannot."""
 
     def close(self) -> None:
         """Stop listening, from any thread. :meth:`wait` then returns or raises soon."""
@@ -280,8 +304,8 @@ class Store(Protocol):
         """Return a value that differs after another process has made a change. Cheap."""
         ...
 
-    def listener(self, space: str) -> Listener:
-        """Return a new listener for changes; only for stores that listen."""
+    def listener(self, space: str, owner_id: str) -> Listener:
+        """Return a new listener of a process, for a space; only for stores that listen."""
         ...
 
     # -- the place -------------------------------------------------------------------------------

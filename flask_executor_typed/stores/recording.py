@@ -203,6 +203,10 @@ class Recording:
             self.writer.ensure(future, self)
 
     def on_change(self, future: Any) -> None:
+        if (taken := self.taken) is not None:
+            facts = facts_of(future)
+            if facts.attempts == taken.attempts and not facts.cancel_requested:
+                return  # it has begun, and the record says so since it was taken
         self.writer.mark(future, soon=False)
 
     def on_progress(self, future: Any) -> None:
@@ -219,7 +223,8 @@ class Recording:
         return self.writer.codec.outcome_of(id_of(future), result, exception)
 
     def __call__(self, future: Any) -> None:
-        self.writer.mark(future, soon=True)
+        # The end of a job that was taken is written by the thread that has run it.
+        self.writer.mark(future, soon=self.taken is None)
 
     def on_refused(self, future: Any) -> None:
         self.writer.refuse(future)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields
 from importlib import import_module
 from itertools import islice
+from time import monotonic
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 from weakref import WeakSet
@@ -19,7 +20,7 @@ from weakref import WeakSet
 from ..errors import StoreError, UnstorableError
 from ..futures import OnDuplicate
 from ..runtime.forks import in_child
-from .protocol import Burial, Hazard, Listener, Owner, Pulse, Query, matches
+from .protocol import Burial, Hazard, Hears, Listener, Owner, Pulse, Query, matches
 from .records import COLUMNS, EXPIRED, LOST, NOT_IN_TIME, Row
 
 __all__ = ("RedisStore",)
@@ -55,7 +56,9 @@ _INTEGERS = range(-(2**63), 2**63)
 #   cancel:<owner>     set of those of them that are to be cancelled
 #   holders            set of the owners that have unfinished records
 #   owners, beats      hashes by owner; dead: sorted set of buried owners, by the time
-#   events:<space>     the channel: ids of records that changed, or owners that are to cancel a job
+#   events:<space>     the channel of the ids of records that have changed in any other way
+#   starts:<space>     the channel of the ids of those that a worker has taken
+#   asks:<owner>       the channel of a process that is to cancel a job; an empty message wakes it
 _PREFIX = "{fet1}:"
 
 _GUARDS = (
@@ -67,6 +70,7 @@ _PRELUDE = (
     f"local P = '{_PREFIX}'\n"
     f"local GUARDS = {{{', '.join(map(repr, _GUARDS))}}}\n"
     f"local READ = {{{', '.join(map(repr, _READ))}}}\n"
+    f"local COLUMNS = {{{', '.join(map(repr, COLUMNS))}}}\n"
     """
 local call = redis.call
 
@@ -96,17 +100,21 @@ local function keep(row)
   call('HSET', P .. 'job:' .. row.id, unpack(flat))
 end
 
-local function change(row, changes)  -- false removes
-  call('HINCRBY', P .. 'job:' .. row.id, 'version', 1)
+local function change(row, changes, channel)  -- false removes
+  local key, set, removed = P .. 'job:' .. row.id, {'version', row.version + 1}, {}
+  row.version = set[2]
   for name, value in pairs(changes) do
     if value then
-      call('HSET', P .. 'job:' .. row.id, name, value)
+      set[#set + 1] = name
+      set[#set + 1] = value
     else
-      call('HDEL', P .. 'job:' .. row.id, name)
+      removed[#removed + 1] = name
     end
     row[name] = value or nil
   end
-  call('PUBLISH', P .. 'events:' .. row.space, row.id)
+  call('HSET', key, unpack(set))
+  if #removed > 0 then call('HDEL', key, unpack(removed)) end
+  call('PUBLISH', P .. (channel or 'events:') .. row.space, row.id)
 end
 
 local function open(row)
@@ -180,7 +188,6 @@ local function insert(row, ttl)
     end
   end
   if row.finished then finish(row, ttl) else open(row) end
-  call('PUBLISH', P .. 'events:' .. row.space, row.id)
 end
 
 local function insert_with_key(row, ttl)  -- if the key is free
@@ -195,9 +202,11 @@ local function update(old, row)  -- the record is replaced by the row, but for w
   row.cancel = math.max(tonumber(old.cancel), tonumber(row.cancel))
   row.version = old.version + 1
   keep(row)
-  for _, name in ipairs(call('HKEYS', P .. 'job:' .. row.id)) do
-    if not row[name] then call('HDEL', P .. 'job:' .. row.id, name) end  -- now None
+  local none = {}
+  for _, name in ipairs(COLUMNS) do
+    if not row[name] then none[#none + 1] = name end
   end
+  call('HDEL', P .. 'job:' .. row.id, unpack(none))
   call('PUBLISH', P .. 'events:' .. row.space, row.id)
 end
 
@@ -358,12 +367,13 @@ return 1
 _TAKE = _Script("""
 local id, attempt, owner, server, now, expired, message, ttl = unpack(ARGV)
 local row = known(id)
-if not row or row.owner or row.status ~= 'pending' then return 0 end
-if expire(row, now, expired, message, ttl) or row.attempts ~= attempt then return 0 end
-change(row, {owner = owner, server = server, status = 'running', started = now})
+if not row or row.owner or row.status ~= 'pending' then return end
+if expire(row, now, expired, message, ttl) or row.attempts ~= attempt then return end
+local changes = {owner = owner, server = server, status = 'running', started = now}
+change(row, changes, 'starts:')
 leave({id = id, space = row.space})
 open(row)
-return 1
+return read(id)
 """)
 
 _EXPIRE = _Script("""
@@ -389,7 +399,7 @@ if not row.finished then
   if row.owner then
     change(row, {cancel = cancel})
     call('SADD', P .. 'cancel:' .. row.owner, id)
-    call('PUBLISH', P .. 'events:' .. row.space, row.owner)
+    call('PUBLISH', P .. 'asks:' .. row.owner, row.owner)
   else
     change(row, {cancel = cancel, status = 'cancelled', finished = now})
     finish(row, ttl)
@@ -592,6 +602,10 @@ class RedisStore:
     # -- records that a process writes about its own jobs ----------------------------------------
 
     def write(self, rows: Sequence[Row], *, patient: bool = False) -> list[str]:
+        if len(rows) == 1:  # a pipeline costs more than the command
+            (row,) = rows
+            is_written = self._run(_WRITE, self._ttl, *_flat(row, self.url))
+            return [] if is_written else [row.id]
         commands = [[str(self._ttl), *_flat(row, self.url)] for row in rows]
         with self.errors(), self._client.pipeline(transaction=False) as pipeline:
             for arguments in commands:
@@ -630,9 +644,8 @@ class RedisStore:
 
     def take(self, job_id: str, attempt: int, owner: Owner, now: float) -> Row | None:
         ending = (EXPIRED, NOT_IN_TIME, self._ttl)
-        if not self._run(_TAKE, job_id, attempt, owner.id, owner.server, now, *ending):
-            return None
-        return self.get([job_id], results=True).get(job_id)
+        taken = self._run(_TAKE, job_id, attempt, owner.id, owner.server, now, *ending)
+        return None if taken is None else _row(_READ, taken)
 
     def expire(self, space: str, now: float) -> list[str]:
         ended = self._run(_EXPIRE, space, now, EXPIRED, NOT_IN_TIME, self._ttl)
@@ -665,6 +678,10 @@ class RedisStore:
     ) -> list[tuple[str, list[bytes | None]]]:
         if not job_ids:
             return []
+        if len(job_ids) == 1:  # a pipeline costs more than the command
+            with self.errors():
+                (job_id,) = job_ids
+                return [(job_id, self._client.hmget(f"{_PREFIX}job:{job_id}", names))]
         with self.errors(), self._client.pipeline(transaction=False) as pipeline:
             for job_id in job_ids:
                 pipeline.hmget(f"{_PREFIX}job:{job_id}", names)
@@ -745,18 +762,26 @@ class RedisStore:
     def mark(self) -> Hashable:
         raise NotImplementedError("this store reports changes; use its listener()")
 
-    def listener(self, space: str) -> Listener:
-        return _RedisListener(self, space)
+    def listener(self, space: str, owner_id: str) -> Listener:
+        return _RedisListener(self, space, owner_id)
 
-    def subscribed(self, space: str) -> Any:
-        """Return a subscription on its own connection, confirmed by Redis."""
+    def new_subscription(self) -> Any:
+        """Return a subscription to nothing yet, with its own connection."""
         options: dict[str, Any] = {"health_check_interval": _KEEPALIVE, "socket_timeout": None}
-        pubsub = self._new_client(1, **options).pubsub()
-        pubsub.subscribe(f"{_PREFIX}events:{space}")
-        if pubsub.get_message(timeout=_TIMEOUT) is None:
-            pubsub.close()
-            raise self._redis.exceptions.TimeoutError("no answer to a subscription")
-        return pubsub
+        return self._new_client(1, **options).pubsub()
+
+    def subscribe(self, pubsub: Any, channel: str) -> None:
+        """Subscribe, and wait until Redis has confirmed it."""
+        pubsub.subscribe(f"{_PREFIX}{channel}")
+        end = monotonic() + _TIMEOUT
+        while (message := pubsub.get_message(timeout=max(0.0, end - monotonic()))) is not None:
+            if message["type"] == "subscribe":  # before it, messages of other channels may come
+                return
+        raise self._redis.exceptions.TimeoutError("no answer to a subscription")
+
+    def wake(self, owner_id: str) -> None:
+        with self.errors():
+            self._client.publish(f"{_PREFIX}asks:{owner_id}", "")
 
     # -- the place -------------------------------------------------------------------------------
 
@@ -786,22 +811,32 @@ class RedisStore:
 class _RedisListener:
     """A subscription on its own connection, which has no read timeout."""
 
-    def __init__(self, store: RedisStore, space: str) -> None:
+    def __init__(self, store: RedisStore, space: str, owner_id: str) -> None:
         self._store = store
-        self._space = space
+        self._owner_id = owner_id
         self._pubsub: Any = None
+        self._channels = [f"asks:{owner_id}", f"events:{space}", f"starts:{space}"]
+        """Those that are not subscribed to yet, in the order of :class:`Hears`."""
 
-    def wait(self, seconds: float) -> Collection[str] | None:
+    def wait(self, seconds: float, hears: Hears) -> Collection[str] | None:
         with self._store.errors():
             if self._pubsub is None:
-                self._pubsub = self._store.subscribed(self._space)
+                self._pubsub = self._store.new_subscription()
+            is_new = False
+            while len(self._channels) > Hears.STARTS - hears:
+                self._store.subscribe(self._pubsub, self._channels.pop(0))
+                is_new = True
+            if is_new:
                 return None  # earlier changes were missed
             ids: set[str] = set()
             message = self._pubsub.get_message(timeout=seconds)
             while message is not None:
                 ids.add(message["data"].decode())
                 message = self._pubsub.get_message()
-            return ids
+            return ids - {""}
+
+    def wake(self) -> None:
+        self._store.wake(self._owner_id)
 
     def close(self) -> None:
         pubsub, self._pubsub = self._pubsub, None

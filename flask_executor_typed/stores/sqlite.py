@@ -660,7 +660,7 @@ class SqliteStore:
             (changes,) = connection.execute("PRAGMA data_version").fetchone()
             return self._reader_number, changes  # each connection has its own count
 
-    def listener(self, space: str) -> Listener:
+    def listener(self, space: str, owner_id: str) -> Listener:
         raise NotImplementedError("this store does not listen; poll mark()")
 
     # -- the place -------------------------------------------------------------------------------
