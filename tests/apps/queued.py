@@ -10,6 +10,8 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,16 @@ def create_app(**config: Any) -> Flask:
     return app
 
 
+@contextmanager
+def opened(**config: Any) -> Generator[Flask]:
+    """Create the app, and close its executor when the block ends; what is queued stays so."""
+    app = create_app(**config)
+    try:
+        yield app
+    finally:
+        executor.shutdown(timeout=0, app=app)
+
+
 def folder() -> Path:
     return Path(os.environ["QUEUED_FOLDER"])
 
@@ -73,6 +85,12 @@ def note(line: object) -> None:
     """Append a line to the file of what has run: in one write, so that processes do not mix."""
     with (folder() / "runs").open("a", encoding="utf-8") as file:
         file.write(f"{line}\n")
+
+
+def notes() -> list[str]:
+    """Return the lines of that file."""
+    file = folder() / "runs"
+    return file.read_text("utf-8").splitlines() if file.exists() else []
 
 
 def wait_for(name: str) -> None:

@@ -9,13 +9,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from ..conftest import TIMEOUT
+from ..conftest import TIMEOUT, until
 from ..helpers.services import redis_server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,15 +40,74 @@ COMMANDS = {
 }
 
 
-class Server:
-    """One server with its workers, in a process group of their own."""
+class Program:
+    """A program with all its processes, in a process group of their own. Its output is kept."""
+
+    def __init__(
+        self,
+        log: Path,
+        *command: str,
+        environment: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
+        self._log = log
+        with log.open("wb") as output:
+            self.process: subprocess.Popen[bytes] = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={**os.environ, **(environment or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=pass_fds,
+                start_new_session=True,
+            )
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text("utf-8", errors="replace")
+
+    def says(self, text: str) -> bool:
+        """Return whether the program, which has not ended, has written the text."""
+        assert self.process.poll() is None, self.log
+        return text in self.log
+
+    def stop(self, by: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal to the program and wait until it ends; its exit code."""
+        self.process.send_signal(by)
+        return self.process.wait(PATIENCE)
+
+    def processes_are_left(self) -> bool:
+        """Whether any process of the program's group is alive."""
+        try:
+            os.killpg(self.process.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def kill(self) -> None:
+        """End whatever is left of the group that the program made for itself."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(PATIENCE)
+
+
+@contextmanager
+def running(ready: str, log: Path, *command: str, **environment: str) -> Generator[Program]:
+    """Run a program until the block ends, from when its log contains ``ready``."""
+    program = Program(log, *command, environment=environment)
+    try:
+        until(lambda: program.says(ready), PATIENCE)
+        yield program
+    finally:
+        program.kill()
+
+
+class Server(Program):
+    """One server with its workers."""
 
     def __init__(self, log: Path, name: str, module: str, *options: str) -> None:
-        self._log = log
-        with (
-            socket.create_server(("127.0.0.1", 0), backlog=1024) as listener,
-            log.open("wb") as output,
-        ):
+        with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
             # The server inherits a socket that listens already: no port to guess, nothing to
             # poll; the first request waits in the socket until a worker accepts it.
             self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -58,38 +117,7 @@ class Server:
                     command += options
                 else:
                     command.append(word.format(fd=listener.fileno(), module=module))
-            self._process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                pass_fds=[listener.fileno()],
-                start_new_session=True,
-            )
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text("utf-8", errors="replace")
-
-    def stop(self, by: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal to the server and wait until it ends; its exit code."""
-        self._process.send_signal(by)
-        return self._process.wait(PATIENCE)
-
-    def processes_are_left(self) -> bool:
-        """Whether any process of the server's group is alive."""
-        try:
-            os.killpg(self._process.pid, 0)
-        except ProcessLookupError:
-            return False
-        return True
-
-    def kill(self) -> None:
-        """End whatever is left of the group that the server made for itself."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(PATIENCE)
+            super().__init__(log, *command, pass_fds=[listener.fileno()])
 
 
 ServerFactory = Callable[..., Server]

@@ -6,11 +6,9 @@ import asyncio
 import base64
 import os
 import pickle
-import signal
-import subprocess
 import sys
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -33,7 +31,7 @@ from flask_executor_typed.engines import Message
 
 from ..conftest import until
 from ..helpers.services import RedisServer, redis_server, skip_without
-from .conftest import PATIENCE, ROOT
+from .conftest import PATIENCE, Program, running
 
 skip_without("celery")
 pytest.importorskip("celery", reason="Celery is not installed beside the oldest Flask")
@@ -41,57 +39,18 @@ pytest.importorskip("celery", reason="Celery is not installed beside the oldest 
 from ..apps import queued  # noqa: E402
 
 
-class Worker:
-    """A Celery worker with its processes, in a process group of their own."""
-
-    def __init__(self, log: Path, *options: str, **environment: str) -> None:
-        self._log = log
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "celery", "-A", "tests.apps.queued", "worker"),
-                    *("--without-gossip", "--without-mingle", "--without-heartbeat"),
-                    *("--loglevel", "INFO", *options),
-                ],
-                cwd=ROOT,
-                env={
-                    **os.environ,
-                    "QUEUED_CELERY": "1",
-                    "QUEUED_RELEASE": "old",
-                    **environment,
-                },
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text("utf-8", errors="replace")
-
-    def is_ready(self) -> bool:
-        assert self.process.poll() is None, self.log
-        return " ready." in self.log
-
-    def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(PATIENCE)
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(PATIENCE)
-
-
-@contextmanager
-def worker(folder: Path, name: str, *options: str, **environment: str) -> Generator[Worker]:
-    started = Worker(folder / f"{name}.log", *options, **environment)
-    try:
-        until(started.is_ready, PATIENCE)
-        yield started
-    finally:
-        if started.process.poll() is None:
-            started.kill()
+def worker(
+    folder: Path, name: str, *options: str, **environment: str
+) -> AbstractContextManager[Program]:
+    """Run a Celery worker until the block ends."""
+    return running(
+        " ready.",
+        folder / f"{name}.log",
+        *(sys.executable, "-m", "celery", "-A", "tests.apps.queued", "worker"),
+        *("--without-gossip", "--without-mingle", "--without-heartbeat"),
+        *("--loglevel", "INFO", *options),
+        **{"QUEUED_CELERY": "1", "QUEUED_RELEASE": "old", **environment},
+    )
 
 
 PREFORK = ("--pool", "prefork", "--concurrency", "2")
@@ -115,13 +74,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> Iter
 
 @pytest.fixture(scope="module")
 def app(folder: Path) -> Iterator[Flask]:
-    app = queued.create_app()
-    yield app
-    queued.executor.shutdown(timeout=0, app=app)
+    with queued.opened() as app:
+        yield app
 
 
 @pytest.fixture(scope="module", params=[PREFORK, THREADS], ids=["prefork", "threads"])
-def celery(request: pytest.FixtureRequest, app: Flask, folder: Path) -> Iterator[Worker]:
+def celery(request: pytest.FixtureRequest, app: Flask, folder: Path) -> Iterator[Program]:
     with worker(folder, request.param[1], *request.param) as started:
         yield started
         assert started.stop() == 0, started.log
@@ -151,13 +109,8 @@ def count_records(redis: RedisServer) -> int:
         return len(client.keys("{fet1}:job:*"))
 
 
-def runs(folder: Path) -> list[str]:
-    file = folder / "runs"
-    return file.read_text("utf-8").splitlines() if file.exists() else []
-
-
-def count_of(prefix: str, folder: Path) -> int:
-    return sum(line.startswith(prefix) for line in runs(folder))
+def count_of(prefix: str) -> int:
+    return sum(line.startswith(prefix) for line in queued.notes())
 
 
 def start(name: str) -> FutureProxy[str]:
@@ -189,7 +142,7 @@ def test_a_job_that_is_cancelled_before_it_begins_never_runs(app: Flask, folder:
         loops = {queued.add_async.submit(n, n).result(PATIENCE)[1] for n in range(5)}
         assert len(loops) == 1  # which lasts
         assert late.stop() == 0, late.log
-    assert runs(folder).count("add") == 1
+    assert queued.notes().count("add") == 1
 
 
 def test_killed_workers_lose_what_they_ran_and_nothing_else(app: Flask, folder: Path) -> None:
@@ -204,7 +157,7 @@ def test_killed_workers_lose_what_they_ran_and_nothing_else(app: Flask, folder: 
         (folder / "neighbour-may-end").touch()
         assert neighbour.result(PATIENCE) == "neighbour"
         doomed = [start(f"doomed-{number}") for number in range(2)]
-        until(lambda: count_of("doomed", folder) == 2, PATIENCE)
+        until(lambda: count_of("doomed") == 2, PATIENCE)
         waiting = [queued.add.submit(number, number) for number in range(4)]
         first.kill()
     for future in doomed:
@@ -212,9 +165,9 @@ def test_killed_workers_lose_what_they_ran_and_nothing_else(app: Flask, folder: 
             future.result(PATIENCE)
     with worker(folder, "second", "--disable-prefetch", *PREFORK):
         assert [future.result(PATIENCE) for future in waiting] == [0, 2, 4, 6]
-    begun = [line for line in runs(folder) if line.startswith(("dead", "again"))]
+    begun = [line for line in queued.notes() if line.startswith(("dead", "again"))]
     assert begun == ["dead 1", "again 1", "again 2"]
-    assert count_of("doomed", folder) == 2
+    assert count_of("doomed") == 2
 
 
 def test_queue_priority_delay_and_expires(app: Flask, folder: Path) -> None:
@@ -237,7 +190,7 @@ def test_queue_priority_delay_and_expires(app: Flask, folder: Path) -> None:
             with pytest.raises(JobExpiredError):
                 future.result(PATIENCE)
             assert future.status == "failed"
-    begun = [line.split()[0] for line in runs(folder)]
+    begun = [line.split()[0] for line in queued.notes()]
     assert [name for name in begun if name != "delayed"] == ["first", "0", "3", "6", "9"]
     assert delayed.started_at is not None
     assert (delayed.started_at - delayed.submitted_at).total_seconds() > 1.4
@@ -247,7 +200,7 @@ def test_queue_priority_delay_and_expires(app: Flask, folder: Path) -> None:
 # -- what works in a worker ------------------------------------------------------------------------
 
 
-def test_a_job_gives_its_result_to_its_submitter(celery: Worker) -> None:
+def test_a_job_gives_its_result_to_its_submitter(celery: Program) -> None:
     future = queued.add.submit(20, 22)
     assert future.result(PATIENCE) == 42
     assert future.status == "succeeded"
@@ -257,14 +210,14 @@ def test_a_job_gives_its_result_to_its_submitter(celery: Worker) -> None:
     assert record.server != ""
 
 
-def test_a_job_is_awaited(celery: Worker) -> None:
+def test_a_job_is_awaited(celery: Program) -> None:
     async def view() -> tuple[tuple[int, int], tuple[int, int]]:
         return await asyncio.gather(queued.add_async.submit(1, 2), queued.add_async.submit(3, 4))
 
     assert [total for total, _ in asyncio.run(view())] == [3, 7]
 
 
-def test_a_job_has_its_app_g_and_current_job(celery: Worker, context: None) -> None:
+def test_a_job_has_its_app_g_and_current_job(celery: Program, context: None) -> None:
     future = queued.describe.using(key="who", labels={"kind": "test"}, user="ann").submit()
     assert future.result(PATIENCE) == {
         "app": "queued",
@@ -283,7 +236,7 @@ def test_a_job_has_its_app_g_and_current_job(celery: Worker, context: None) -> N
     assert queued.executor.futures.pop("who") is future
 
 
-def test_a_job_is_known_in_every_process(celery: Worker, folder: Path) -> None:
+def test_a_job_is_known_in_every_process(celery: Program, folder: Path) -> None:
     future = queued.wait.using(key="shared").submit("shared")
     assert queued.wait.using(key="shared", on_duplicate="join").submit("shared") is future
     # A store client of its own, so another process as far as records are concerned.
@@ -298,11 +251,11 @@ def test_a_job_is_known_in_every_process(celery: Worker, folder: Path) -> None:
         by_id = other.jobs.future(future.id)
         assert by_id is not None
         assert by_id.result(PATIENCE) == "shared"
-    assert count_of("shared", folder) == 1
+    assert count_of("shared") == 1
     queued.executor.futures.pop("shared")
 
 
-def test_an_error_is_raised_as_its_class_with_the_remote_traceback(celery: Worker) -> None:
+def test_an_error_is_raised_as_its_class_with_the_remote_traceback(celery: Program) -> None:
     future = queued.fail.submit("no such trip")
     with pytest.raises(queued.TripError, match="no such trip") as caught:
         future.result(PATIENCE)
@@ -315,7 +268,7 @@ def test_an_error_is_raised_as_its_class_with_the_remote_traceback(celery: Worke
 
 
 def test_results_of_map_come_in_order_and_leave_no_record(
-    celery: Worker, redis: RedisServer
+    celery: Program, redis: RedisServer
 ) -> None:
     before = queued.executor.jobs.counts()
     assert list(queued.executor.map(queued.divmod_ten, range(20))) == [
@@ -328,14 +281,14 @@ def test_results_of_map_come_in_order_and_leave_no_record(
     until(lambda: count_records(redis) == sum(before.values()), PATIENCE)
 
 
-def test_callbacks_and_signals_come_in_the_process_that_submits(celery: Worker) -> None:
+def test_callbacks_and_signals_come_in_the_process_that_submits(celery: Program) -> None:
     over: list[object] = []
     future = queued.add.submit(1, 2)
     future.add_done_callback(lambda done: over.append(done.result()))
     until(lambda: over == [3], PATIENCE)
 
 
-def test_progress_is_seen_while_the_job_runs(celery: Worker, folder: Path) -> None:
+def test_progress_is_seen_while_the_job_runs(celery: Program, folder: Path) -> None:
     future = queued.count_to.submit(5)
     until(lambda: future.progress is not None and future.progress.done == 4, PATIENCE)
     assert future.status == "running"
@@ -344,23 +297,23 @@ def test_progress_is_seen_while_the_job_runs(celery: Worker, folder: Path) -> No
     assert future.result(PATIENCE) == 5
 
 
-def test_a_running_coroutine_is_cancelled(celery: Worker, folder: Path) -> None:
+def test_a_running_coroutine_is_cancelled(celery: Program) -> None:
     future = queued.wait_async.submit("cancelled-coroutine")
-    until(lambda: any("cancelled-coroutine " in line for line in runs(folder)), PATIENCE)
+    until(lambda: any("cancelled-coroutine " in line for line in queued.notes()), PATIENCE)
     until(future.cancel, PATIENCE)
     assert future.cancelled()
-    until(lambda: "cancelled-coroutine cancelled" in runs(folder), PATIENCE)
+    until(lambda: "cancelled-coroutine cancelled" in queued.notes(), PATIENCE)
 
 
-def test_a_running_function_is_asked_to_end(celery: Worker, folder: Path) -> None:
+def test_a_running_function_is_asked_to_end(celery: Program) -> None:
     future = queued.obey.submit("obeying")
-    until(lambda: "obeying" in runs(folder), PATIENCE)
+    until(lambda: "obeying" in queued.notes(), PATIENCE)
     future.cancel()
     until(lambda: future.status == "cancelled", PATIENCE)
 
 
 def test_a_running_job_is_killed_in_a_process_of_its_own_and_else_asked(
-    celery: Worker, folder: Path, is_prefork: bool
+    celery: Program, folder: Path, is_prefork: bool
 ) -> None:
     pytest.importorskip("blinker")
     heard: list[object] = []
@@ -371,12 +324,12 @@ def test_a_running_job_is_killed_in_a_process_of_its_own_and_else_asked(
     with job_lost.connected_to(hear):
         neighbour = start("neighbour")
         future = queued.wait.using(retries=1).submit("doomed")
-        until(lambda: count_of("doomed", folder), PATIENCE)
+        until(lambda: count_of("doomed"), PATIENCE)
         assert not future.cancel()  # which it does not look for
         future.cancel(kill=True)
         if is_prefork:
             until(lambda: future.status == "cancelled", PATIENCE)
-            process = int(runs(folder)[-1].split()[1])
+            process = int(queued.notes()[-1].split()[1])
             until(lambda: not Path(f"/proc/{process}").exists(), PATIENCE)
             assert queued.add.submit(1, 2).result(PATIENCE) == 3  # in another process
         else:
@@ -385,12 +338,12 @@ def test_a_running_job_is_killed_in_a_process_of_its_own_and_else_asked(
             assert future.result(PATIENCE) == "doomed"
         (folder / "neighbour-may-end").touch()
         assert neighbour.result(PATIENCE) == "neighbour"
-    assert count_of("doomed", folder) == 1
+    assert count_of("doomed") == 1
     assert future.status == ("cancelled" if is_prefork else "succeeded")
     assert heard == []
 
 
-def test_a_job_that_raises_is_tried_again(celery: Worker) -> None:
+def test_a_job_that_raises_is_tried_again(celery: Program) -> None:
     future = queued.fail_twice.using(retries=2).submit()
     assert future.result(PATIENCE) == 3
     record = queued.executor.jobs.get(future.id)
@@ -398,7 +351,7 @@ def test_a_job_that_raises_is_tried_again(celery: Worker) -> None:
     assert record.attempts == 3
 
 
-def test_a_time_limit_fails_the_job(celery: Worker, folder: Path) -> None:
+def test_a_time_limit_fails_the_job(celery: Program, folder: Path) -> None:
     future = queued.wait.using(timeout=0.2).submit("limited")
     with pytest.raises(JobTimeoutError):
         future.result(PATIENCE)
@@ -406,7 +359,7 @@ def test_a_time_limit_fails_the_job(celery: Worker, folder: Path) -> None:
     until(lambda: f"[{future.id}] raised expected" in celery.log, PATIENCE)
 
 
-def test_jobs_submit_jobs_and_may_not_wait_for_them(celery: Worker) -> None:
+def test_jobs_submit_jobs_and_may_not_wait_for_them(celery: Program) -> None:
     inner = queued.executor.jobs.future(queued.submit_another.submit().result(PATIENCE))
     assert inner is not None
     assert inner.result(PATIENCE) == 42
@@ -431,7 +384,7 @@ def send(app: Flask, message: Message) -> None:
 
 
 def test_a_message_that_comes_many_times_runs_its_job_once(
-    app: Flask, celery: Worker, folder: Path
+    app: Flask, celery: Program, folder: Path
 ) -> None:
     future = start("repeated")
     message = message_of(app, future.id)
@@ -442,7 +395,7 @@ def test_a_message_that_comes_many_times_runs_its_job_once(
     for attempt in range(5):
         send(app, message._replace(attempt=attempt))
     until(lambda: celery.log.count("succeeded in") >= 11, PATIENCE)
-    assert count_of("repeated", folder) == 1
+    assert count_of("repeated") == 1
 
 
 class Explosive:
@@ -456,7 +409,7 @@ class Explosive:
 
 
 def test_a_message_that_is_not_genuine_is_not_unpickled(
-    app: Flask, celery: Worker, folder: Path
+    app: Flask, celery: Program, folder: Path
 ) -> None:
     future = start("genuine")
     message = message_of(app, future.id)
@@ -475,7 +428,7 @@ def test_a_message_that_is_not_genuine_is_not_unpickled(
 
 
 def test_a_function_that_the_worker_lacks_fails_its_job(
-    celery: Worker, monkeypatch: pytest.MonkeyPatch
+    celery: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def new_in_this_release() -> None: ...
 

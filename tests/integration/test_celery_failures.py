@@ -21,13 +21,13 @@ from flask_executor_typed import EngineUnreachableError, FutureProxy, JobLostErr
 
 from ..conftest import until
 from ..helpers.services import RedisServer, redis_server, skip_without
-from .conftest import PATIENCE, ROOT, Server, ServerFactory
+from .conftest import PATIENCE, ROOT, Program, Server, ServerFactory
 
 skip_without("celery")
 pytest.importorskip("celery", reason="Celery is not installed beside the oldest Flask")
 
 from ..apps import queued  # noqa: E402
-from .test_celery import PREFORK, Worker, count_of, worker  # noqa: E402
+from .test_celery import PREFORK, count_of, worker  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -82,13 +82,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, redis: Redis) -> Iterator[P
 
 @pytest.fixture(scope="module")
 def app(folder: Path) -> Iterator[Flask]:
-    app = queued.create_app()
-    yield app
-    queued.executor.shutdown(timeout=0, app=app)
+    with queued.opened() as app:
+        yield app
 
 
 @pytest.fixture(scope="module", autouse=True)
-def celery(app: Flask, folder: Path) -> Iterator[Worker]:
+def celery(app: Flask, folder: Path) -> Iterator[Program]:
     with worker(folder, "failures", "--disable-prefetch", *PREFORK) as started:
         yield started
 
@@ -99,9 +98,9 @@ def context(app: Flask) -> Iterator[None]:
         yield
 
 
-def start(name: str, folder: Path) -> FutureProxy[str]:
+def start(name: str) -> FutureProxy[str]:
     future = queued.wait.submit(name)
-    until(lambda: count_of(name, folder), PATIENCE)
+    until(lambda: count_of(name), PATIENCE)
     return future
 
 
@@ -131,7 +130,7 @@ def test_the_jobs_of_a_killed_submitter_end_and_are_found(folder: Path) -> None:
     ) as submitter:
         assert submitter.stdout is not None
         ids: list[str] = json.loads(submitter.stdout.readline())
-        until(lambda: count_of("orphan", folder) == 2, PATIENCE)  # and two wait
+        until(lambda: count_of("orphan") == 2, PATIENCE)  # and two wait
         submitter.kill()
     for number in range(4):
         let_end(f"orphan-{number}", folder)
@@ -141,7 +140,7 @@ def test_the_jobs_of_a_killed_submitter_end_and_are_found(folder: Path) -> None:
         assert by_id is not None
         assert by_id is by_key
         assert by_id.result(PATIENCE) == f"orphan-{number}"
-    assert count_of("orphan", folder) == 4
+    assert count_of("orphan") == 4
 
 
 @pytest.fixture
@@ -182,11 +181,11 @@ def test_each_server_process_answers_for_a_job_even_if_one_is_killed(
         assert other.get(f"{address}/result").json() == 5
 
 
-def test_each_server_process_cancels_a_job(server: Server, folder: Path) -> None:
+def test_each_server_process_cancels_a_job(server: Server) -> None:
     begun = httpx.post(f"{server.url}/obey/told", timeout=PATIENCE, trust_env=False)
     assert begun.status_code == 202, server.log
     address, process = begun.headers["Location"], begun.headers["X-Process"]
-    until(lambda: count_of("told", folder), PATIENCE)
+    until(lambda: count_of("told"), PATIENCE)
     with closing(other_than(process, server)) as other:
         assert other.delete(address).status_code in {200, 202}
         until(lambda: other.get(address).json()["status"] == "cancelled", PATIENCE)
@@ -200,7 +199,7 @@ def test_a_time_limit_of_celery_loses_the_job(folder: Path) -> None:
             limited.result(PATIENCE)
         assert limited.status == "lost"
         assert queued.add.using(queue="limited").submit(1, 2).result(PATIENCE) == 3
-    assert count_of("limited", folder) == 1
+    assert count_of("limited") == 1
 
 
 # -- Redis -----------------------------------------------------------------------------------------
@@ -211,7 +210,7 @@ def test_a_frozen_redis_refuses_jobs_and_loses_none(
     redis: Redis, folder: Path, key: str | None
 ) -> None:
     name = f"frozen-{key}"
-    future = start(name, folder)
+    future = start(name)
     with redis.frozen():
         with pytest.raises(EngineUnreachableError) as caught:
             queued.add.using(key=key).submit(1, 2)
@@ -223,11 +222,11 @@ def test_a_frozen_redis_refuses_jobs_and_loses_none(
     until(lambda: jobs.counts().get("pending", 0) == 0, PATIENCE)
     until(lambda: queued.executor.futures.get("refused") is None, PATIENCE)
     assert queued.add.submit(3, 4).result(PATIENCE) == 7
-    assert count_of(name, folder) == 1
+    assert count_of(name) == 1
 
 
 def test_a_redis_that_is_stopped_and_started_loses_no_job(redis: Redis, folder: Path) -> None:
-    future = start("stopped", folder)
+    future = start("stopped")
     with redis.stopped():
         with pytest.raises(EngineUnreachableError) as caught:
             queued.add.submit(1, 2)
@@ -243,11 +242,11 @@ def test_a_redis_that_is_stopped_and_started_loses_no_job(redis: Redis, folder: 
             return False
 
     until(is_served, PATIENCE)
-    assert count_of("stopped", folder) == 1
+    assert count_of("stopped") == 1
 
 
 def test_an_emptied_redis_loses_what_waits(redis: Redis, folder: Path) -> None:
-    running = [start(f"emptied-{number}", folder) for number in range(2)]
+    running = [start(f"emptied-{number}") for number in range(2)]
     waiting = [queued.wait.submit(f"waiting-{number}") for number in range(3)]
     redis.empty()
     for future in waiting:
@@ -259,5 +258,5 @@ def test_an_emptied_redis_loses_what_waits(redis: Redis, folder: Path) -> None:
         error = future.exception(PATIENCE)
         assert error is None or isinstance(error, JobLostError)
     assert queued.add.submit(1, 2).result(PATIENCE) == 3
-    assert count_of("waiting", folder) == 0
-    assert count_of("emptied", folder) == 2
+    assert count_of("waiting") == 0
+    assert count_of("emptied") == 2

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -33,7 +33,7 @@ from flask_executor_typed import (
 
 from ..conftest import until
 from ..helpers.services import redis_server, skip_without
-from .conftest import PATIENCE, ROOT
+from .conftest import PATIENCE, ROOT, Program, running
 
 skip_without("dask")
 distributed: Any = pytest.importorskip(
@@ -42,63 +42,22 @@ distributed: Any = pytest.importorskip(
 
 from ..apps import queued  # noqa: E402
 
-
-class Program:
-    """A scheduler, or a worker with its processes, in a process group of their own."""
-
-    def __init__(self, log: Path, *command: str, **environment: str) -> None:
-        self._log = log
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", *command),
-                    *("--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0"),
-                ],
-                cwd=ROOT,
-                env={**os.environ, **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text("utf-8", errors="replace")
-
-    def says(self, text: str) -> bool:
-        assert self.process.poll() is None, self.log
-        return text in self.log
-
-    def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(PATIENCE)
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(PATIENCE)
+LOCAL = ("--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0")
 
 
-@contextmanager
-def running(ready: str, log: Path, *command: str, **environment: str) -> Generator[Program]:
-    program = Program(log, *command, **environment)
-    try:
-        until(lambda: program.says(ready), PATIENCE)
-        yield program
-    finally:
-        if program.process.poll() is None:
-            program.kill()
+def scheduler(folder: Path, address: str) -> AbstractContextManager[Program]:
+    """Run a scheduler until the block ends."""
+    command = (sys.executable, "-m", "distributed.cli.dask_scheduler")
+    port = ("--port", address.rpartition(":")[2])
+    return running("Scheduler at:", folder / "scheduler.log", *command, *port, *LOCAL)
 
 
-def scheduler(folder: Path, address: str) -> Any:
-    command = ("distributed.cli.dask_scheduler", "--port", address.rpartition(":")[2])
-    return running("Scheduler at:", folder / "scheduler.log", *command)
-
-
-def worker(folder: Path, name: str, **environment: str) -> Any:
-    command = ("distributed.cli.dask_worker", os.environ["QUEUED_DASK"], "--nworkers", "1")
+def worker(folder: Path, name: str, **environment: str) -> AbstractContextManager[Program]:
+    """Run a worker until the block ends."""
+    command = (sys.executable, "-m", "distributed.cli.dask_worker", os.environ["QUEUED_DASK"])
+    size = ("--nworkers", "1", "--nthreads", "2")
     log = folder / f"{name}.log"
-    return running("Registered to:", log, *command, "--nthreads", "2", **environment)
+    return running("Registered to:", log, *command, *size, *LOCAL, **environment)
 
 
 def free_address() -> str:
@@ -119,13 +78,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @contextmanager
 def opened(**config: str) -> Generator[Flask]:
-    app = queued.create_app(**config)
-    try:
-        with app.app_context():
-            g.user = "ann"
-            yield app
-    finally:
-        queued.executor.shutdown(timeout=0, app=app)
+    with queued.opened(**config) as app, app.app_context():
+        g.user = "ann"
+        yield app
 
 
 @pytest.fixture(scope="module")
@@ -149,14 +104,9 @@ def app(folder: Path) -> Iterator[Flask]:
 pytestmark = pytest.mark.usefixtures("app")
 
 
-def runs(folder: Path) -> list[str]:
-    file = folder / "runs"
-    return file.read_text("utf-8").splitlines() if file.exists() else []
-
-
-def start(folder: Path, name: str) -> FutureProxy[str]:
+def start(name: str) -> FutureProxy[str]:
     future = queued.wait.submit(name)
-    until(lambda: any(line.startswith(name) for line in runs(folder)), PATIENCE)
+    until(lambda: any(line.startswith(name) for line in queued.notes()), PATIENCE)
     return future
 
 
@@ -196,10 +146,10 @@ def test_coroutines_share_one_loop_that_lasts(dask: Program) -> None:
     assert len({loop for _, loop in given}) == 1
 
 
-def test_equal_calls_are_jobs_of_their_own(dask: Program, folder: Path) -> None:
+def test_equal_calls_are_jobs_of_their_own(dask: Program) -> None:
     futures = [queued.add.submit(1, 2) for _ in range(20)]
     assert [future.result(PATIENCE) for future in futures] == [3] * 20
-    assert runs(folder) == ["add"] * 20
+    assert queued.notes() == ["add"] * 20
 
 
 def test_an_error_is_logged_once_and_raised_as_its_class(dask: Program) -> None:
@@ -230,20 +180,20 @@ def test_map_progress_retries_and_a_time_limit(dask: Program, folder: Path) -> N
 
 def test_cancelling(dask: Program, folder: Path) -> None:
     coroutine, function = queued.wait_async.submit("coroutine"), queued.obey.submit("function")
-    until(lambda: len(runs(folder)) == 2, PATIENCE)
+    until(lambda: len(queued.notes()) == 2, PATIENCE)
     until(coroutine.cancel, PATIENCE)
-    until(lambda: "coroutine cancelled" in runs(folder), PATIENCE)
+    until(lambda: "coroutine cancelled" in queued.notes(), PATIENCE)
     with pytest.raises(UnsupportedError, match="EXECUTOR_TYPE='dask' cannot kill a running job"):
         function.cancel(kill=True)
     function.cancel()
     until(lambda: function.status == "cancelled", PATIENCE)
-    busy = [start(folder, f"busy-{number}") for number in range(2)]
+    busy = [start(f"busy-{number}") for number in range(2)]
     pending = queued.add.submit(1, 2)
     assert pending.cancel()
     let_end(folder, "busy-0", "busy-1")
     assert [future.result(PATIENCE) for future in busy] == ["busy-0", "busy-1"]
     assert queued.add.submit(3, 4).result(PATIENCE) == 7
-    assert runs(folder).count("add") == 1
+    assert queued.notes().count("add") == 1
 
 
 def test_more_jobs_wait_for_others_than_there_are_threads(dask: Program) -> None:
@@ -257,7 +207,7 @@ def test_more_jobs_wait_for_others_than_there_are_threads(dask: Program) -> None
 def test_a_message_that_comes_many_times_runs_its_job_once(
     app: Flask, dask: Program, folder: Path
 ) -> None:
-    future = start(folder, "repeated")
+    future = start("repeated")
     state = queued.executor.state_of(app)
     assert state.client is not None
     row = state.client.store.get([future.id])[future.id]
@@ -268,19 +218,17 @@ def test_a_message_that_comes_many_times_runs_its_job_once(
     let_end(folder, "repeated")
     assert future.result(PATIENCE) == "repeated"
     assert queued.add.submit(1, 2).result(PATIENCE) == 3
-    assert sum(line.startswith("repeated") for line in runs(folder)) == 1
+    assert sum(line.startswith("repeated") for line in queued.notes()) == 1
 
 
-def test_a_killed_worker_process_loses_its_job_or_runs_it_again(
-    dask: Program, folder: Path
-) -> None:
+def test_a_killed_worker_process_loses_its_job_or_runs_it_again(dask: Program) -> None:
     dead = queued.die.submit("dead")
     with pytest.raises(JobLostError, match=r"has ended"):
         dead.result(PATIENCE)
     assert dead.status == "lost"
     # Dask's nanny has started another process.
     assert queued.die_once.using(retries=1).submit("again").result(PATIENCE) == 2
-    assert [line for line in runs(folder) if line != "add"] == ["dead 1", "again 1", "again 2"]
+    assert [line for line in queued.notes() if line != "add"] == ["dead 1", "again 1", "again 2"]
 
 
 SUBMITTER = """
@@ -310,7 +258,7 @@ def test_jobs_outlive_a_submitter_that_is_killed(dask: Program, folder: Path) ->
     let_end(folder, *(f"orphan-{number}" for number in range(4)))
     given = [future.result(PATIENCE) for future in futures if future is not None]
     assert given == [f"orphan-{number}" for number in range(4)]
-    assert sum(line.startswith("orphan") for line in runs(folder)) == 4
+    assert sum(line.startswith("orphan") for line in queued.notes()) == 4
 
 
 def test_an_app_that_workers_cannot_load_is_named(
@@ -351,13 +299,13 @@ with app.app_context():
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     let_end(folder, "left-True", "left-False")
-    until(lambda: sum(line.startswith("left") for line in runs(folder)) == 2, PATIENCE)
+    until(lambda: sum(line.startswith("left") for line in queued.notes()) == 2, PATIENCE)
 
 
 # -- with a scheduler and workers of their own -----------------------------------------------------
 
 
-def test_without_a_scheduler_a_job_is_refused(folder: Path) -> None:
+def test_without_a_scheduler_a_job_is_refused() -> None:
     threads = {each for each in threading.enumerate() if each.name == "IO loop"}
     with opened(EXECUTOR_DASK_ADDRESS=free_address()):
         for _ in range(3):
@@ -382,7 +330,7 @@ def test_killed_schedulers_and_workers_lose_what_ran_and_nothing_else(
                 assert refused.cancel()
                 assert stranger.stop() == 0, stranger.log
             with worker(folder, "first") as lost:
-                doomed = [start(folder, f"doomed-{number}") for number in range(2)]
+                doomed = [start(f"doomed-{number}") for number in range(2)]
                 waiting = [queued.add.submit(number, number) for number in range(4)]
                 lost.kill()
             for future in doomed:
@@ -390,7 +338,7 @@ def test_killed_schedulers_and_workers_lose_what_ran_and_nothing_else(
                     future.result(PATIENCE)
             with worker(folder, "second") as second:
                 assert [future.result(PATIENCE) for future in waiting] == [0, 2, 4, 6]
-                survivors = [start(folder, f"survivor-{number}") for number in range(2)]
+                survivors = [start(f"survivor-{number}") for number in range(2)]
                 waiting = [queued.add.submit(number, number) for number in range(4)]
                 first.kill()
                 let_end(folder, "survivor-0", "survivor-1")
@@ -400,8 +348,8 @@ def test_killed_schedulers_and_workers_lose_what_ran_and_nothing_else(
         with scheduler(folder, address), worker(folder, "third"):
             assert [future.result(PATIENCE) for future in waiting] == [0, 2, 4, 6]
             assert queued.add.submit(20, 22).result(PATIENCE) == 42
-    assert runs(folder).count("add") == 9
-    names = [line.partition(" ")[0] for line in runs(folder) if line != "add"]
+    assert queued.notes().count("add") == 9
+    names = [line.partition(" ")[0] for line in queued.notes() if line != "add"]
     assert sorted(names) == ["doomed-0", "doomed-1", "survivor-0", "survivor-1"]
 
 

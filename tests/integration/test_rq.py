@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from flask_executor_typed import FutureProxy, JobFailedError, JobLostError, curr
 
 from ..conftest import until
 from ..helpers.services import redis_server, skip_without
-from .conftest import PATIENCE, ROOT
+from .conftest import PATIENCE, ROOT, Program, running
 
 skip_without("rq")
 pytest.importorskip("rq", reason="RQ is not installed beside the oldest Flask, nor on Windows")
@@ -67,51 +66,23 @@ def shop() -> Iterator[Any]:
         module.executor.shutdown(timeout=0, app=module.app)
 
 
-class Worker:
-    def __init__(self, shop: Any, log: Path) -> None:
-        self._log = log
-        with log.open("wb") as output:
-            self.process = subprocess.Popen(
-                [
-                    *(str(Path(sys.executable).with_name("rq")), "worker", "--url", shop.REDIS),
-                    *("--path", str(ROOT), "--serializer", "json", "shop"),
-                ],
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text("utf-8", errors="replace")
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(PATIENCE)
-
-
 @pytest.fixture(scope="module")
-def worker(shop: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Worker]:
-    started = Worker(shop, tmp_path_factory.mktemp("rq") / "log")
-    try:
-        yield started
-        assert started.stop() == 0, started.log
-    finally:
-        if started.process.poll() is None:
-            os.killpg(started.process.pid, signal.SIGKILL)
-            started.process.wait(PATIENCE)
+def worker(shop: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    command = (str(Path(sys.executable).with_name("rq")), "worker", "--url", shop.REDIS)
+    options = ("--path", str(ROOT), "--serializer", "json", "shop")
+    with running("Listening on", tmp_path_factory.mktemp("rq") / "log", *command, *options) as one:
+        yield one
+        assert one.stop() == 0, one.log
 
 
-def test_a_job_gives_its_result_and_says_how_far_it_is(shop: Any, worker: Worker) -> None:
+def test_a_job_gives_its_result_and_says_how_far_it_is(shop: Any, worker: Program) -> None:
     future: FutureProxy[str] = shop.print_label.submit(7)
     assert future.result(PATIENCE) == "label of order 7"
     record = shop.executor.jobs.get(future.id)
     assert (record.status, record.progress.message) == ("succeeded", "the address")
 
 
-def test_a_coroutine_has_the_app_and_g_in_a_process_of_its_own(shop: Any, worker: Worker) -> None:
+def test_a_coroutine_has_the_app_and_g_in_a_process_of_its_own(shop: Any, worker: Program) -> None:
     g.user = "ada"
     futures = [shop.executor.submit(describe) for _ in range(2)]
     (name, user, first), (_, _, second) = [each.result(PATIENCE) for each in futures]
@@ -119,7 +90,7 @@ def test_a_coroutine_has_the_app_and_g_in_a_process_of_its_own(shop: Any, worker
     assert len({first, second, worker.process.pid}) == 3  # RQ forks for each job
 
 
-def test_an_error_arrives_as_its_class(shop: Any, worker: Worker) -> None:
+def test_an_error_arrives_as_its_class(shop: Any, worker: Program) -> None:
     future = shop.executor.submit(fail)
     with pytest.raises(LookupError, match="no such order") as caught:
         future.result(PATIENCE)
@@ -127,7 +98,7 @@ def test_an_error_arrives_as_its_class(shop: Any, worker: Worker) -> None:
     assert f"Exception in background job fail [{future.id}]" in worker.log
 
 
-def test_a_killed_job_is_lost_or_runs_again(shop: Any, worker: Worker) -> None:
+def test_a_killed_job_is_lost_or_runs_again(shop: Any, worker: Program) -> None:
     lost = shop.executor.submit(die, 1)
     again = shop.executor.using(retries=1).submit(die, 1)
     with pytest.raises(JobLostError):
@@ -136,14 +107,14 @@ def test_a_killed_job_is_lost_or_runs_again(shop: Any, worker: Worker) -> None:
     assert again.result(PATIENCE) == 2
 
 
-def test_a_running_job_is_asked_to_end(shop: Any, worker: Worker) -> None:
+def test_a_running_job_is_asked_to_end(shop: Any, worker: Program) -> None:
     future = shop.executor.submit(obey)
     until(lambda: future.status == "running", PATIENCE)
     future.cancel()
     until(lambda: future.status == "cancelled", PATIENCE)
 
 
-def test_a_deaf_job_is_killed(shop: Any, worker: Worker) -> None:
+def test_a_deaf_job_is_killed(shop: Any, worker: Program) -> None:
     future = shop.executor.submit(time.sleep, PATIENCE)
     until(lambda: future.status == "running", PATIENCE)
     until(lambda: future.cancel(kill=True), PATIENCE)
