@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -31,6 +32,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         with celery_worker(log, "examples.from_celery:celery_app"), module.app.app_context():
             yield module
             module.executor.shutdown(timeout=0, app=module.app)
+            gc.collect()  # results of Celery's, which call its Redis when they are freed
 
 
 @pytest.fixture
