@@ -33,6 +33,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
+    initialize,
     invariant,
     precondition,
     rule,
@@ -152,6 +153,17 @@ class Both(RuleBasedStateMachine):
             MortalConnection.left = None
         assert answer == expected
         return answer
+
+    @initialize(owned=st.lists(st.none() | owners, min_size=3, max_size=3), retries=st.booleans())
+    def begin(self, owned: list[str | None], retries: bool) -> None:
+        """Begin with jobs that wait: random steps of their own would seldom find one."""
+        for owner in OWNERS:
+            self.do(partial(lambda worker, store: store.register(worker), owner_of(owner)), None)
+        rows = [
+            row_of(job, owner=owner, step=0, retries=int(retries))
+            for job, owner in zip(JOBS, owned, strict=False)
+        ]
+        self.do(lambda store: store.write(rows), None)
 
     @rule(owner=owners, kill=kills)
     def register(self, owner: str, kill: Any) -> None:
