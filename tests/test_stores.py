@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -831,7 +832,7 @@ def test_a_listener_hears_what_another_process_does(open_again: Opener, store: S
         for (listener, hears), ids in zip(listeners.items(), expected, strict=True):
             found: set[str] = set()
             while not found.issuperset(ids):
-                found.update(listener.wait(TIMEOUT, hears) or ())
+                found.update(listener.wait(TIMEOUT, hears) or {})
             assert found == ids
 
     nothing: set[str] = set()
@@ -843,14 +844,42 @@ def test_a_listener_hears_what_another_process_does(open_again: Opener, store: S
     store.write([row_of("b", space="other")])
     heard(lambda: store.bury("o1", "why", 1001.0), nothing, {"a", "e"}, {"a", "e"})
     for listener, hears in listeners.items():
-        assert listener.wait(0, hears) == set()
+        assert listener.wait(0, hears) == {}
     # Who hears more from now on may have missed it, and is told.
     assert worker.wait(TIMEOUT, Hears.STARTS) is None
     heard(lambda: store.ask_to_cancel("b", 1002.0), nothing, nothing, nothing)
     worker.wake()
-    assert worker.wait(TIMEOUT, Hears.STARTS) == set()
+    assert worker.wait(TIMEOUT, Hears.STARTS) == {}
     for listener in listeners:
         listener.close()
+
+
+@pytest.mark.parametrize("open_again", ["redis"], indirect=True)
+def test_a_listener_hears_the_whole_of_a_record_that_its_owner_has_finished(
+    open_again: Opener, store: Store
+) -> None:
+    listener = open_again().listener(SPACE, "o2")
+    assert listener.wait(TIMEOUT, Hears.CHANGES) is None
+
+    store.write([row_of("last")])
+    steps = itertools.count(2)
+
+    def heard_of(job_id: str, **values: Any) -> Row | None:
+        store.write([row_of(job_id, key=f'"{job_id}"', token=b"message")])
+        store.ask_to_cancel(job_id, 1000.5)
+        store.write([row_of(job_id, step=2, status="succeeded", finished=1001.0, **values)])
+        store.write([row_of("last", step=next(steps))])
+        heard: dict[str, Row | None] = {}
+        while "last" not in heard:
+            heard.update(listener.wait(TIMEOUT, Hears.CHANGES) or {})
+        return heard[job_id]
+
+    every_byte = bytes(range(256))
+    for number, result in enumerate((b"", b"null", every_byte, "\u20ac/\\".encode())):
+        row = heard_of(f"job-{number}", result=result, name="caf\xe9 \U0001f600", started=0.1 + 0.2)
+        assert row == got(store, f"job-{number}")
+    assert heard_of("large", result=bytes(5000)) is None  # it is read, by those that wait for it
+    listener.close()
 
 
 def test_another_process_sees_at_once_what_was_written(open_again: Opener, store: Store) -> None:

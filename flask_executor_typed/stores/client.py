@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -175,9 +175,8 @@ class StoreClient(ClosableThreads):
         self._read: dict[str, None] = {}  # and those of jobs to be withdrawn
         self._unreleased: dict[str, str] = {}
         """Keys of calls that were refused while the store could not be used, by id."""
-        self._heard: set[str] = (
-            set()
-        )  # jobs that have changed; items are added and removed atomically
+        self._heard: dict[str, Row | None] = {}
+        """Ids of jobs that have changed, with their records if they came along."""
         self._asked: dict[str, bool] = {}  # those that were told to cancel, or kill; the thread's
         self._look_is_due = False
         """Set by any thread; the client's own clears it, and then looks at what is waited for."""
@@ -1256,20 +1255,21 @@ class StoreClient(ClosableThreads):
                 self._look_is_due = True
                 self._wake.set()
             elif matters := self._that_matter(heard):
-                self._heard.update(matters)
+                for each in matters:
+                    self._heard[each] = heard[each]
                 self._wake.set()
         if listener is not None:
             listener.close()
         self._listener = None
         self._listens = False
 
-    def _that_matter(self, heard: Any) -> list[str]:
+    def _that_matter(self, heard: Iterable[str]) -> list[str]:
         ours = {self.owner.id, *(watch.job_id for watch in self._watches)}
         return [each for each in heard if each in self._waiting or each in ours]
 
     def _look(self, now: float) -> None:
         """Settle what is waited for, and cancel what is to be cancelled."""
-        heard = {self._heard.pop() for _ in range(len(self._heard))}
+        heard = dict(self._heard.popitem() for _ in range(len(self._heard)))
         is_due = self._may_have_changed(now)
         if not is_due and not heard:
             return
@@ -1281,7 +1281,8 @@ class StoreClient(ClosableThreads):
         ids = {*waiting, *(watch.job_id for watch in watches)}
         # A few that were heard of have ended, most likely: their results come in the same answer.
         at_once = not is_due and len(ids) <= _RESULTS_AT_ONCE
-        rows = self.store.get(ids, results=at_once) if ids else {}
+        rows = {each: row for each in ids if (row := heard.get(each)) is not None}
+        rows |= self.store.get(ids - rows.keys(), results=at_once)
         for watch in watches:
             row = rows.get(watch.job_id)
             row = None if row is None else self._up_to_date(row)
@@ -1289,7 +1290,7 @@ class StoreClient(ClosableThreads):
         for job_id in waiting:
             row = rows.get(job_id)
             row = None if row is None else self._up_to_date(row)
-            if row is not None and row.done and not at_once:
+            if row is not None and row.done and not (at_once or heard.get(job_id)):
                 row = self.store.get([job_id], results=True).get(job_id)
             future = self._waiting.pop(job_id, None)  # after what may raise: it is waited for
             if future is None:  # given up meanwhile

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Literal, Protocol
@@ -100,10 +100,11 @@ class Hears(IntEnum):
 class Listener(Protocol):
     """Receives changes as they happen, in one thread."""
 
-    def wait(self, seconds: float, hears: Hears) -> Collection[str] | None:
+    def wait(self, seconds: float, hears: Hears) -> Mapping[str, Row | None] | None:
         """Return the ids of jobs that have changed, and the owner's if it is to cancel a job.
 
-        ``None``: changes may have been missed, so the caller must check everything.
+        With an id comes the job's record, if that is final and need not be read. ``None``: changes
+        may have been missed, so the caller must check everything.
 
         Args:
             seconds: How long to wait for the first.

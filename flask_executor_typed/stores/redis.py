@@ -29,6 +29,7 @@ _TIMEOUT = 1.0  # seconds to wait for a connection, and for an answer
 _CONNECTIONS = 2  # per process, not counting the listener's; managed servers limit them
 _KEEPALIVE = 30.0  # seconds without a message after which the listener's connection is tested
 _TOMBSTONE = 86400  # seconds that a dead process is remembered
+_CARRIED = 4096  # bytes of a record that is sent to all that wait for any
 _PAGE = 500  # records read at once when a list is filtered in Python
 
 _READ = tuple(name for name in COLUMNS if name != "result")
@@ -56,7 +57,8 @@ _INTEGERS = range(-(2**63), 2**63)
 #   cancel:<owner>     set of those of them that are to be cancelled
 #   holders            set of the owners that have unfinished records
 #   owners, beats      hashes by owner; dead: sorted set of buried owners, by the time
-#   events:<space>     the channel of the ids of records that have changed in any other way
+#   events:<space>     the channel of the ids of records that have changed in any other way; a
+#                      small one that is finished follows as JSON, so that it need not be read
 #   starts:<space>     the channel of the ids of those that a worker has taken
 #   asks:<owner>       the channel of a process that is to cancel a job; an empty message wakes it
 _PREFIX = "{fet1}:"
@@ -71,6 +73,7 @@ _PRELUDE = (
     f"local GUARDS = {{{', '.join(map(repr, _GUARDS))}}}\n"
     f"local READ = {{{', '.join(map(repr, _READ))}}}\n"
     f"local COLUMNS = {{{', '.join(map(repr, COLUMNS))}}}\n"
+    f"local CARRIED = {_CARRIED}\n"
     """
 local call = redis.call
 
@@ -207,7 +210,12 @@ local function update(old, row)  -- the record is replaced by the row, but for w
     if not row[name] then none[#none + 1] = name end
   end
   call('HDEL', P .. 'job:' .. row.id, unpack(none))
-  call('PUBLISH', P .. 'events:' .. row.space, row.id)
+  local message = row.id
+  if row.finished and #(row.result or '') <= CARRIED then
+    local record = cjson.encode(row)
+    if #record <= CARRIED then message = message .. '\\n' .. record end
+  end
+  call('PUBLISH', P .. 'events:' .. row.space, message)
 end
 
 local function bury(row, reason, lost, now, ttl, burial)
@@ -468,6 +476,16 @@ def _row(names: Sequence[str], values: Sequence[bytes | None]) -> Row | None:
         if value is not None
     }
     return Row(**given) if "version" in given else None
+
+
+def _carried(record: bytes) -> Row | None:
+    """Return the row in a message. Lua's JSON leaves all bytes above 127 as they are."""
+    values = {
+        name: str(value).encode("latin-1")
+        for name, value in json.loads(record.decode("latin-1")).items()
+        if name in _PARSER_OF
+    }
+    return _row(list(values), list(values.values()))
 
 
 def _flat(row: Row, url: str) -> list[bytes]:
@@ -818,7 +836,7 @@ class _RedisListener:
         self._channels = [f"asks:{owner_id}", f"events:{space}", f"starts:{space}"]
         """Those that are not subscribed to yet, in the order of :class:`Hears`."""
 
-    def wait(self, seconds: float, hears: Hears) -> Collection[str] | None:
+    def wait(self, seconds: float, hears: Hears) -> dict[str, Row | None] | None:
         with self._store.errors():
             if self._pubsub is None:
                 self._pubsub = self._store.new_subscription()
@@ -828,12 +846,14 @@ class _RedisListener:
                 is_new = True
             if is_new:
                 return None  # earlier changes were missed
-            ids: set[str] = set()
+            heard: dict[str, Row | None] = {}
             message = self._pubsub.get_message(timeout=seconds)
             while message is not None:
-                ids.add(message["data"].decode())
+                job_id, _, record = message["data"].partition(b"\n")
+                heard[job_id.decode()] = _carried(record) if record else None
                 message = self._pubsub.get_message()
-            return ids - {""}
+            heard.pop("", None)
+            return heard
 
     def wake(self) -> None:
         self._store.wake(self._owner_id)
