@@ -157,8 +157,12 @@ class Both(RuleBasedStateMachine):
     @initialize(owned=st.lists(st.none() | owners, min_size=3, max_size=3), retries=st.booleans())
     def begin(self, owned: list[str | None], retries: bool) -> None:
         """Begin with jobs that wait: random steps of their own would seldom find one."""
-        for owner in OWNERS:
-            self.do(partial(lambda worker, store: store.register(worker), owner_of(owner)), None)
+
+        def register(store: Store) -> None:
+            for owner in OWNERS:
+                store.register(owner_of(owner))
+
+        self.do(register, None)
         rows = [
             row_of(job, owner=owner, step=0, retries=int(retries))
             for job, owner in zip(JOBS, owned, strict=False)
