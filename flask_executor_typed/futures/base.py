@@ -404,7 +404,7 @@ class ClaimableFuture(Future[R]):
         return _is_forked and self._process is not _this_process and not self._outcomes
 
 
-# -- the right to run ----------------------------------------------------------------------------
+# -- the right to run ------------------------------------------------------------------------------
 
 
 def begin(future: ClaimableFuture[Any]) -> bool:
@@ -463,7 +463,7 @@ def may_never_run(future: Future[Any]) -> bool:
     return isinstance(future, ClaimableFuture) and (future._held or future._is_of_parent())
 
 
-# -- the outcome ---------------------------------------------------------------------------------
+# -- the outcome -----------------------------------------------------------------------------------
 
 
 def succeed(future: ClaimableFuture[R], result: R) -> bool:
@@ -497,7 +497,7 @@ def interrupt(
     return True
 
 
-# -- watchers ------------------------------------------------------------------------------------
+# -- watchers --------------------------------------------------------------------------------------
 
 
 def add_default_callback(future: F, fn: Callable[[F], object]) -> None:
@@ -514,6 +514,9 @@ def is_waited_for(future: ClaimableFuture[Any]) -> bool:
     )
 
 
+# -- chains ----------------------------------------------------------------------------------------
+
+
 def last_followed(future: Future[Any]) -> Future[Any]:
     """Return the future at the end of the chain, which may be long, but never is a ring."""
     while isinstance(future, ClaimableFuture) and future._followed is not None:
@@ -527,7 +530,7 @@ def pending_call(future: ClaimableFuture[Any]) -> PendingCall | None:
     return last._call if isinstance(last, ClaimableFuture) and not last._starts else None
 
 
-# -- logs and records ----------------------------------------------------------------------------
+# -- logs and records ------------------------------------------------------------------------------
 
 
 def keep_log(future: ClaimableFuture[Any]) -> None:

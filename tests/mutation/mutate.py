@@ -38,7 +38,7 @@ PACKAGE = "flask_executor_typed"
 TESTS = {
     "futures/as_completed": "as_completed",
     "futures/callbacks": "futures calls",
-    "futures/base": "futures calls forking deadlocks threads",
+    "futures/base": "futures calls forking deadlocks threads later log_tails stores_client",
     "futures/collection": "future_collection forking",
     "futures/chaining": "futures calls deadlocks",
     "runtime/loop_inbox": "futures as_completed threads",
