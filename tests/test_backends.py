@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -430,6 +431,25 @@ def test_blocking_part_of_a_coroutine_job_may_shut_its_executor_down(app: Flask)
     executor = Executor(app)
     assert executor.submit(shut_down).result(TIMEOUT) is None
     in_time(executor.shutdown)
+
+
+def test_job_that_a_coroutine_job_runs_in_a_thread_of_its_own_may_shut_the_outer_executor_down(
+    app: Flask,
+) -> None:
+    outer = Executor(app)
+    app.config["INNER_EXECUTOR_TYPE"] = "sync"
+    inner = Executor(app, name="inner")
+
+    with ThreadPoolExecutor(1) as own:  # whose thread neither executor knows
+
+        async def job() -> None:
+            in_own_thread = sync_to_async(
+                lambda: inner.submit(outer.shutdown), thread_sensitive=False, executor=own
+            )
+            await in_own_thread()
+
+        assert outer.submit(job).result(TIMEOUT) is None
+    in_time(outer.shutdown)
 
 
 def test_coroutine_job_may_shut_down_while_a_plain_job_needs_its_loop(app: Flask) -> None:

@@ -38,7 +38,10 @@ PACKAGE = "flask_executor_typed"
 TESTS = {
     "futures/as_completed": "as_completed",
     "futures/callbacks": "futures calls",
-    "futures/base": "futures calls forking deadlocks threads later log_tails stores_client",
+    "futures/base": (
+        "futures calls forking deadlocks threads later signals log_tails stores_client "
+        "attack/futures"
+    ),
     "futures/collection": "future_collection forking",
     "futures/chaining": "futures calls deadlocks",
     "runtime/loop_inbox": "futures as_completed threads",
