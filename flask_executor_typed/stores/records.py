@@ -100,8 +100,8 @@ class JobRecord:
 
     result_state: ResultState
     cancel_requested: bool
-    """Whether the job was asked to end, pending or running: by ``cancel()`` in any process, because
-    its time was up, or because the commit that it waited for was rolled back."""
+    """Whether the job was asked to end while it was pending or running. It was cancelled in some
+    process, its time was up, or the commit that it waited for was rolled back."""
 
     kind: str = "call"
     """Or ``"view"``: then the result is a response."""
