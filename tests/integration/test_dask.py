@@ -292,6 +292,8 @@ with app.app_context():
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script],
         cwd=ROOT,
+        # Otherwise it may say that its connection is closed, which it then is.
+        env={**os.environ, "DASK_LOGGING__DISTRIBUTED": "error"},
         capture_output=True,
         text=True,
         timeout=PATIENCE,
