@@ -360,9 +360,8 @@ def test_time_limit_of_a_job_that_is_quick_is_lifted(
     assert [future.result(TIMEOUT) for future in futures] == [0] * 50
     # A timer that is still to go off would refer to its future.
     freed = [threading.Event() for _ in futures]
-    for future, event in zip(futures, freed, strict=True):
-        weakref.finalize(future, event.set)
-    del futures, future
+    while futures:
+        weakref.finalize(futures.pop(), freed[len(futures)].set)
     executor.submit(int).result(TIMEOUT)
     executor.submit(asyncio.sleep, 0).result(TIMEOUT)
     gc.collect()
