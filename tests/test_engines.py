@@ -44,6 +44,7 @@ from flask_executor_typed.backends import Capabilities
 from flask_executor_typed.engines import Message, Route, run_message
 from flask_executor_typed.engines.submitter import _Answer
 from flask_executor_typed.engines.worker import _Killer
+from flask_executor_typed.futures import facts_of
 from flask_executor_typed.signing import JobSigner
 from flask_executor_typed.stores import client as clients
 from flask_executor_typed.stores.client import StoreClient
@@ -372,6 +373,10 @@ def test_killing_a_running_job_is_refused_if_the_engine_cannot(
     assert client_of(executor, app).take(future.id, 1) is not None
     with pytest.raises(UnsupportedError, match="ListEngine cannot kill a running job"):
         future.cancel(kill=True)
+    record = executor.jobs.get(future.id)
+    assert record is not None
+    assert not record.cancel_requested
+    assert not facts_of(future).cancel_requested
 
 
 def test_a_killed_job_has_its_record_before_its_process_ends(

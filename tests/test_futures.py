@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 import pytest
 from flask import Flask
 
-from flask_executor_typed import Executor, FutureProxy
-from flask_executor_typed.futures import Status, follow, succeed
+from flask_executor_typed import Executor, FutureProxy, UnsupportedError
+from flask_executor_typed.futures import Status, facts_of, follow, last_followed, succeed
 from flask_executor_typed.runtime.loop_inbox import LoopInbox
 
 from .conftest import TIMEOUT, until
@@ -1309,3 +1309,19 @@ def test_inbox_of_a_loop_that_is_gone_says_so_every_time() -> None:
     gc.collect()
     assert not inbox.post(fail)
     assert not inbox.post(fail)
+
+
+def test_a_job_whose_kill_was_refused_by_the_future_that_it_follows_was_not_asked_to_end(
+    executor: Executor,
+) -> None:
+    gate = threading.Event()
+    followed = executor.submit(gate.wait, TIMEOUT)
+    follower = executor.submit(lambda: followed)
+    until(lambda: followed.running() and last_followed(follower) is followed)
+    with pytest.raises(UnsupportedError):
+        follower.cancel(kill=True)
+    assert not facts_of(follower).cancel_requested
+    assert not follower.cancel()  # a plain function that runs
+    assert facts_of(follower).cancel_requested
+    gate.set()
+    assert follower.result(TIMEOUT)

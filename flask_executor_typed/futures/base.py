@@ -197,8 +197,8 @@ _hear_of_loss = signals.receivers_of(signals.job_lost)
 class ClaimableFuture(Future[R]):
     """A future as the workers see it: the right to start its call, its outcome, and its watchers.
 
-    :class:`FutureProxy` adds what users may do. Slots of both are here, for one ``__init__``. What
-    only this package does to a future are functions of this module: users need not see it there.
+    :class:`FutureProxy` adds what users may do. Slots of both are here, for one ``__init__``. The
+    package's own operations on a future are functions of this module, so that users don't see them.
     """
 
     # What makes a stdlib future slow is its Condition: creating, taking and notifying it for every
@@ -242,7 +242,7 @@ class ClaimableFuture(Future[R]):
     # Few futures set these; defaults on the class cost the others nothing.
     key: Hashable | None = None
     _cancel_requested: bool = False
-    _followed: Future[R] | None = None  # that settles this one; set under shared_lock()
+    _followed: Future[R] | None = None  # that answers for this one
     _held: bool = False  # the call waits for its response or commit, which may never come
     _is_interrupted: bool = False  # the settling thread was, and another may go on for it
     _log: LogTail | None = None
@@ -308,7 +308,7 @@ class ClaimableFuture(Future[R]):
     # -- the outcome -----------------------------------------------------------------------------
 
     def _end_by_cancel(self) -> bool:
-        """End the call because that was asked for."""
+        """Settle as cancelled, because ``cancel()`` was called."""
         self._cancel_requested = True  # first: a recorder reads it as soon as the call is over
         return end_cancelled(self)
 
@@ -484,7 +484,7 @@ def end_cancelled(future: ClaimableFuture[Any]) -> bool:
 def interrupt(
     future: ClaimableFuture[Any], error: BaseException | None = None, *, kill: bool = False
 ) -> bool:
-    """End a running call, with ``error`` or as cancelled; ``False`` if it was done before.
+    """Settle the call, with ``error`` or as cancelled, and stop it; ``False`` if it was done.
 
     A coroutine is stopped at its next ``await``; a plain function is only asked to end.
     """

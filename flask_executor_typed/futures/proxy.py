@@ -159,7 +159,7 @@ class FutureProxy(ClaimableFuture[R]):
     @property
     def started_at(self) -> datetime | None:
         """When a worker began to run the call, in UTC; ``None`` if it has not, or never did."""
-        self.running()  # the record of a job that it follows may say so
+        self.running()  # for a job on an engine: reads its record, which sets the start
         started = self._started
         return datetime.fromtimestamp(started, timezone.utc) if started else None
 
@@ -272,13 +272,19 @@ class FutureProxy(ClaimableFuture[R]):
 
     def _cancel_followed(self, last: Future[Any], *, kill: bool) -> bool:
         """Cancel the future whose end settles this one."""
-        self._cancel_requested = True  # first: as in _end_by_cancel()
-        note_change(self)
-        if isinstance(last, FutureProxy):
-            return last.cancel(kill=kill)
-        cancelled = last.cancel()
-        if kill and last.running():
-            raise self._cannot_be_killed()
+        before, self._cancel_requested = self._cancel_requested, True  # as in _end_by_cancel()
+        try:
+            if isinstance(last, FutureProxy):
+                cancelled = last.cancel(kill=kill)
+            else:
+                cancelled = last.cancel()
+                if kill and last.running():
+                    raise self._cannot_be_killed()
+        except UnsupportedError:
+            self._cancel_requested = before
+            raise
+        if not self._outcomes:
+            note_change(self)
         return cancelled
 
     def _cannot_be_killed(self) -> UnsupportedError:

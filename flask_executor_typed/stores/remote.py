@@ -61,6 +61,8 @@ class RemoteFuture(FutureProxy[R]):
 
     def adopt(self, row: Row | None) -> None:
         """Show what a record says, and settle the future if it is final or gone."""
+        if row is None:  # removed after another thread has read the end, perhaps
+            row = self._end
         if row is None:
             fail(self, JobLostError(self.name, "its record is gone"))
         elif not row.done:
@@ -92,6 +94,11 @@ class RemoteFuture(FutureProxy[R]):
         progress = row.progress
         if progress is not None and progress != self._progress:
             self._report(progress)
+        end = self._end
+        if (
+            end is not None and end is not row
+        ):  # it was read meanwhile, and its progress is the last
+            self._note(end)
 
     def _look(self) -> None:
         if not self._outcomes:

@@ -15,7 +15,7 @@ from flask import Flask
 
 from flask_executor_typed import Executor, FutureProxy
 from flask_executor_typed.calls import Capacity
-from flask_executor_typed.futures import begin, follow, succeed
+from flask_executor_typed.futures import begin, facts_of, follow, succeed
 
 from ..conftest import TIMEOUT
 from ..helpers.held import Held
@@ -164,6 +164,7 @@ def test_worker_finishes_a_cancel_that_was_interrupted(app: Flask) -> None:
         executor.submit(int).result(TIMEOUT)
         assert all(future.done() for future in futures)
         assert ran == [n for n, future in enumerate(futures) if not future.cancelled()]
+        assert all(facts_of(future).cancel_requested for future in futures if future.cancelled())
         stats = executor.stats()
         assert (stats.pending, stats.running) == (0, 0)
         assert stats.cancelled == len(futures) - len(ran)
