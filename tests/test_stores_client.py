@@ -33,7 +33,7 @@ from flask_executor_typed.stores.client import Settings, StoreClient
 from flask_executor_typed.stores.memory import MemoryStore
 from flask_executor_typed.stores.protocol import Query
 from flask_executor_typed.stores.recording import Codec
-from flask_executor_typed.stores.records import JobRecord, Row
+from flask_executor_typed.stores.records import COLUMNS, JobRecord, Row
 from flask_executor_typed.stores.remote import RemoteFuture
 from flask_executor_typed.stores.responses import RecordedResponse
 
@@ -531,6 +531,49 @@ def test_a_record_that_was_read_before_the_end_changes_nothing_after_it(
     assert (elsewhere.status, elsewhere.progress) == ("succeeded", Progress(1.0))
     assert elsewhere.started_at == future.started_at
     assert elsewhere.finished_at == future.finished_at
+
+
+def test_the_end_decides_the_progress_while_another_thread_notes_an_older_record(
+    here: StoreClient, there: StoreClient
+) -> None:
+    future = job(here)
+    elsewhere = remote(there, future)
+    assert isinstance(elsewhere, RemoteFuture)
+    late = here.store.get([future.id])[future.id]
+    late.progress_done = 0.5
+    future.set_running_or_notify_cancel()
+    report(future, Progress(1.0))
+    future.set_result(5)
+
+    class ReadInTheMiddle(Row):
+        """Is noted up to its progress when another thread reads the end."""
+
+        @property
+        def progress(self) -> Progress | None:
+            assert elsewhere.result(TIMEOUT) == 5
+            return super().progress
+
+    elsewhere.adopt(ReadInTheMiddle(**{name: getattr(late, name) for name in COLUMNS}))
+    assert (elsewhere.status, elsewhere.progress) == ("succeeded", Progress(1.0))
+    assert elsewhere.started_at == future.started_at
+
+
+def test_a_record_that_is_removed_while_its_end_is_read_is_not_lost(
+    here: StoreClient, there: StoreClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    future = job(here)
+    elsewhere = remote(there, future)
+    assert isinstance(elsewhere, RemoteFuture)
+    future.set_result(5)
+    outcome_of = there.outcome_of
+
+    def outcome_while_another_thread_finds_no_record(row: Row) -> Any:
+        monkeypatch.setattr(there, "outcome_of", outcome_of)
+        elsewhere.adopt(None)
+        return outcome_of(row)
+
+    monkeypatch.setattr(there, "outcome_of", outcome_while_another_thread_finds_no_record)
+    assert elsewhere.result(TIMEOUT) == 5
 
 
 def report(future: FutureProxy[Any], progress: Progress) -> None:
