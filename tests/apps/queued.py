@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 
 from flask import Flask, current_app, g
 
-from flask_executor_typed import Executor, current_job
+from flask_executor_typed import Executor, FutureProxy, current_job
 
 PATIENCE = 120.0
 
@@ -69,7 +69,7 @@ def create_app(**config: Any) -> Flask:
 
 @contextmanager
 def opened(**config: Any) -> Generator[Flask]:
-    """Create the app, and close its executor when the block ends; what is queued stays so."""
+    """Create the app, and close its executor when the block ends; queued jobs stay queued."""
     app = create_app(**config)
     try:
         yield app
@@ -88,15 +88,37 @@ def note(line: object) -> None:
 
 
 def notes() -> list[str]:
-    """Return the lines of that file."""
+    """Return the lines that :func:`note` has written."""
     file = folder() / "runs"
     return file.read_text("utf-8").splitlines() if file.exists() else []
 
 
+def count_of(prefix: str) -> int:
+    """Return how many of them begin like this."""
+    return sum(line.startswith(prefix) for line in notes())
+
+
+def start(name: str) -> FutureProxy[str]:
+    """Submit a job that waits for :func:`let_end`, and wait until it runs."""
+    future = wait.submit(name)
+    _until(lambda: count_of(name) > 0)
+    return future
+
+
+def let_end(*names: str) -> None:
+    """Let those jobs end that wait for that."""
+    for name in names:
+        (folder() / f"{name}-may-end").touch()
+
+
 def wait_for(name: str) -> None:
     """Wait until the test says so."""
+    _until((folder() / name).exists)
+
+
+def _until(condition: Callable[[], bool]) -> None:
     limit = time.monotonic() + PATIENCE
-    while not (folder() / name).exists() and time.monotonic() < limit:
+    while not condition() and time.monotonic() < limit:
         time.sleep(0.01)
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -94,13 +94,31 @@ class Program:
 
 @contextmanager
 def running(ready: str, log: Path, *command: str, **environment: str) -> Generator[Program]:
-    """Run a program until the block ends, from when its log contains ``ready``."""
+    """Run a program until the block ends. The block begins once the log contains ``ready``."""
     program = Program(log, *command, environment=environment)
     try:
         until(lambda: program.says(ready), PATIENCE)
         yield program
     finally:
         program.kill()
+
+
+PREFORK = ("--pool", "prefork", "--concurrency", "2")
+THREADS = ("--pool", "threads", "--concurrency", "4")
+
+
+def celery_worker(
+    folder: Path, name: str, *options: str, **environment: str
+) -> AbstractContextManager[Program]:
+    """Run a worker of Celery for the app of tests/apps/queued.py."""
+    return running(
+        " ready.",
+        folder / f"{name}.log",
+        *(sys.executable, "-m", "celery", "-A", "tests.apps.queued", "worker"),
+        *("--without-gossip", "--without-mingle", "--without-heartbeat"),
+        *("--loglevel", "INFO", *options),
+        **{"QUEUED_CELERY": "1", "QUEUED_RELEASE": "old", **environment},
+    )
 
 
 class Server(Program):

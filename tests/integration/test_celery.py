@@ -6,9 +6,7 @@ import asyncio
 import base64
 import os
 import pickle
-import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,6 @@ from flask import Flask, g
 from flask_executor_typed import (
     DeadlockError,
     Executor,
-    FutureProxy,
     JobExpiredError,
     JobFailedError,
     JobLostError,
@@ -31,30 +28,12 @@ from flask_executor_typed.engines import Message
 
 from ..conftest import until
 from ..helpers.services import RedisServer, redis_server, skip_without
-from .conftest import PATIENCE, Program, running
+from .conftest import PATIENCE, PREFORK, THREADS, Program, celery_worker
 
 skip_without("celery")
 pytest.importorskip("celery", reason="Celery is not installed beside the oldest Flask")
 
 from ..apps import queued  # noqa: E402
-
-
-def worker(
-    folder: Path, name: str, *options: str, **environment: str
-) -> AbstractContextManager[Program]:
-    """Run a Celery worker until the block ends."""
-    return running(
-        " ready.",
-        folder / f"{name}.log",
-        *(sys.executable, "-m", "celery", "-A", "tests.apps.queued", "worker"),
-        *("--without-gossip", "--without-mingle", "--without-heartbeat"),
-        *("--loglevel", "INFO", *options),
-        **{"QUEUED_CELERY": "1", "QUEUED_RELEASE": "old", **environment},
-    )
-
-
-PREFORK = ("--pool", "prefork", "--concurrency", "2")
-THREADS = ("--pool", "threads", "--concurrency", "4")
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +59,7 @@ def app(folder: Path) -> Iterator[Flask]:
 
 @pytest.fixture(scope="module", params=[PREFORK, THREADS], ids=["prefork", "threads"])
 def celery(request: pytest.FixtureRequest, app: Flask, folder: Path) -> Iterator[Program]:
-    with worker(folder, request.param[1], *request.param) as started:
+    with celery_worker(folder, request.param[1], *request.param) as started:
         yield started
         assert started.stop() == 0, started.log
 
@@ -109,21 +88,13 @@ def count_records(redis: RedisServer) -> int:
         return len(client.keys("{fet1}:job:*"))
 
 
-def count_of(prefix: str) -> int:
-    return sum(line.startswith(prefix) for line in queued.notes())
-
-
-def start(name: str) -> FutureProxy[str]:
-    future = queued.wait.submit(name)
-    until(lambda: future.status == "running", PATIENCE)
-    return future
-
-
 # -- with workers of their own: first, since one that others share would take their jobs -----------
 
 
 def test_a_worker_with_another_secret_key_runs_nothing(app: Flask, folder: Path) -> None:
-    with worker(folder, "other-key", "--pool", "solo", QUEUED_SECRET_KEY="other") as stranger:
+    with celery_worker(
+        folder, "other-key", "--pool", "solo", QUEUED_SECRET_KEY="other"
+    ) as stranger:
         future = queued.add.submit(1, 2)
         until(lambda: "every process needs the same EXECUTOR_SIGNING_KEY" in stranger.log, PATIENCE)
         assert future.status == "pending"
@@ -137,7 +108,7 @@ def test_a_job_that_is_cancelled_before_it_begins_never_runs(app: Flask, folder:
     record = queued.executor.jobs.get(future.id)
     assert record is not None
     assert record.status == "cancelled"
-    with worker(folder, "late", "--pool", "solo") as late:
+    with celery_worker(folder, "late", "--pool", "solo") as late:
         assert queued.add.submit(3, 4).result(PATIENCE) == 7
         loops = {queued.add_async.submit(n, n).result(PATIENCE)[1] for n in range(5)}
         assert len(loops) == 1  # which lasts
@@ -146,34 +117,34 @@ def test_a_job_that_is_cancelled_before_it_begins_never_runs(app: Flask, folder:
 
 
 def test_killed_workers_lose_what_they_ran_and_nothing_else(app: Flask, folder: Path) -> None:
-    with worker(folder, "first", "--disable-prefetch", *PREFORK) as first:
-        neighbour = start("neighbour")
+    with celery_worker(folder, "first", "--disable-prefetch", *PREFORK) as first:
+        neighbour = queued.start("neighbour")
         dead = queued.die.submit("dead")
         again = queued.die_once.using(retries=1).submit("again")
         with pytest.raises(JobLostError, match=r"its worker has died|has ended"):
             dead.result(PATIENCE)
         assert dead.status == "lost"
         assert again.result(PATIENCE) == 2
-        (folder / "neighbour-may-end").touch()
+        queued.let_end("neighbour")
         assert neighbour.result(PATIENCE) == "neighbour"
-        doomed = [start(f"doomed-{number}") for number in range(2)]
-        until(lambda: count_of("doomed") == 2, PATIENCE)
+        doomed = [queued.start(f"doomed-{number}") for number in range(2)]
+        until(lambda: queued.count_of("doomed") == 2, PATIENCE)
         waiting = [queued.add.submit(number, number) for number in range(4)]
         first.kill()
     for future in doomed:
         with pytest.raises(JobLostError, match="has ended"):
             future.result(PATIENCE)
-    with worker(folder, "second", "--disable-prefetch", *PREFORK):
+    with celery_worker(folder, "second", "--disable-prefetch", *PREFORK):
         assert [future.result(PATIENCE) for future in waiting] == [0, 2, 4, 6]
     begun = [line for line in queued.notes() if line.startswith(("dead", "again"))]
     assert begun == ["dead 1", "again 1", "again 2"]
-    assert count_of("doomed") == 2
+    assert queued.count_of("doomed") == 2
 
 
 def test_queue_priority_delay_and_expires(app: Flask, folder: Path) -> None:
     gpu = queued.wait.using(queue="gpu")
     options = ("--pool", "prefork", "--concurrency", "1", "--disable-prefetch", "-Q", "gpu")
-    with worker(folder, "gpu", *options):
+    with celery_worker(folder, "gpu", *options):
         elsewhere = queued.add.using(expires=0.5).submit(1, 2)  # a queue that has no worker
         first = gpu.submit("first")
         until(lambda: first.status == "running", PATIENCE)
@@ -183,7 +154,7 @@ def test_queue_priority_delay_and_expires(app: Flask, folder: Path) -> None:
         waiting = [gpu.using(priority=number).submit(f"{number}") for number in (9, 6, 3, 0)]
         assert never.cancel()
         for name in ("first", "9", "6", "3", "0", "delayed"):
-            (folder / f"{name}-may-end").touch()
+            queued.let_end(name)
         assert [future.result(PATIENCE) for future in waiting] == ["9", "6", "3", "0"]
         assert delayed.result(PATIENCE) == "delayed"
         for future in (late, elsewhere):
@@ -246,12 +217,12 @@ def test_a_job_is_known_in_every_process(celery: Program, folder: Path) -> None:
         found = other.futures.get("shared")
         assert found is not None
         assert found.id == future.id
-        (folder / "shared-may-end").touch()
+        queued.let_end("shared")
         assert found.result(PATIENCE) == "shared"
         by_id = other.jobs.future(future.id)
         assert by_id is not None
         assert by_id.result(PATIENCE) == "shared"
-    assert count_of("shared") == 1
+    assert queued.count_of("shared") == 1
     queued.executor.futures.pop("shared")
 
 
@@ -293,7 +264,7 @@ def test_progress_is_seen_while_the_job_runs(celery: Program, folder: Path) -> N
     until(lambda: future.progress is not None and future.progress.done == 4, PATIENCE)
     assert future.status == "running"
     assert future.started_at is not None
-    (folder / "count-may-end").touch()
+    queued.let_end("count")
     assert future.result(PATIENCE) == 5
 
 
@@ -322,9 +293,9 @@ def test_a_running_job_is_killed_in_a_process_of_its_own_and_else_asked(
         heard.append(app)
 
     with job_lost.connected_to(hear):
-        neighbour = start("neighbour")
+        neighbour = queued.start("neighbour")
         future = queued.wait.using(retries=1).submit("doomed")
-        until(lambda: count_of("doomed"), PATIENCE)
+        until(lambda: queued.count_of("doomed"), PATIENCE)
         assert not future.cancel()  # which it does not look for
         future.cancel(kill=True)
         if is_prefork:
@@ -334,11 +305,11 @@ def test_a_running_job_is_killed_in_a_process_of_its_own_and_else_asked(
             assert queued.add.submit(1, 2).result(PATIENCE) == 3  # in another process
         else:
             assert future.status == "running"
-            (folder / "doomed-may-end").touch()
+            queued.let_end("doomed")
             assert future.result(PATIENCE) == "doomed"
-        (folder / "neighbour-may-end").touch()
+        queued.let_end("neighbour")
         assert neighbour.result(PATIENCE) == "neighbour"
-    assert count_of("doomed") == 1
+    assert queued.count_of("doomed") == 1
     assert future.status == ("cancelled" if is_prefork else "succeeded")
     assert heard == []
 
@@ -355,7 +326,7 @@ def test_a_time_limit_fails_the_job(celery: Program, folder: Path) -> None:
     future = queued.wait.using(timeout=0.2).submit("limited")
     with pytest.raises(JobTimeoutError):
         future.result(PATIENCE)
-    (folder / "limited-may-end").touch()  # it goes on, and keeps its worker
+    queued.let_end("limited")  # it goes on, and keeps its worker
     until(lambda: f"[{future.id}] raised expected" in celery.log, PATIENCE)
 
 
@@ -386,16 +357,16 @@ def send(app: Flask, message: Message) -> None:
 def test_a_message_that_comes_many_times_runs_its_job_once(
     app: Flask, celery: Program, folder: Path
 ) -> None:
-    future = start("repeated")
+    future = queued.start("repeated")
     message = message_of(app, future.id)
     for _ in range(5):
         send(app, message)
-    (folder / "repeated-may-end").touch()
+    queued.let_end("repeated")
     assert future.result(PATIENCE) == "repeated"
     for attempt in range(5):
         send(app, message._replace(attempt=attempt))
     until(lambda: celery.log.count("succeeded in") >= 11, PATIENCE)
-    assert count_of("repeated") == 1
+    assert queued.count_of("repeated") == 1
 
 
 class Explosive:
@@ -411,7 +382,7 @@ class Explosive:
 def test_a_message_that_is_not_genuine_is_not_unpickled(
     app: Flask, celery: Program, folder: Path
 ) -> None:
-    future = start("genuine")
+    future = queued.start("genuine")
     message = message_of(app, future.id)
     explosive = pickle.dumps(Explosive(folder / "exploded"))
     signature, _, _ = base64.b64decode(message.token).partition(b".")
@@ -423,7 +394,7 @@ def test_a_message_that_is_not_genuine_is_not_unpickled(
     until(lambda: celery.log.count(wrong.format(message.id)) == 3, PATIENCE)
     until(lambda: celery.log.count(wrong.format("of another job")) == 1, PATIENCE)
     assert not (folder / "exploded").exists()
-    (folder / "genuine-may-end").touch()
+    queued.let_end("genuine")
     assert future.result(PATIENCE) == "genuine"
 
 

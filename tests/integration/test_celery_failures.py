@@ -17,17 +17,16 @@ import httpx
 import pytest
 from flask import Flask
 
-from flask_executor_typed import EngineUnreachableError, FutureProxy, JobLostError
+from flask_executor_typed import EngineUnreachableError, JobLostError
 
 from ..conftest import until
 from ..helpers.services import RedisServer, redis_server, skip_without
-from .conftest import PATIENCE, ROOT, Program, Server, ServerFactory
+from .conftest import PATIENCE, PREFORK, ROOT, Program, Server, ServerFactory, celery_worker
 
 skip_without("celery")
 pytest.importorskip("celery", reason="Celery is not installed beside the oldest Flask")
 
 from ..apps import queued  # noqa: E402
-from .test_celery import PREFORK, count_of, worker  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -88,7 +87,7 @@ def app(folder: Path) -> Iterator[Flask]:
 
 @pytest.fixture(scope="module", autouse=True)
 def celery(app: Flask, folder: Path) -> Iterator[Program]:
-    with worker(folder, "failures", "--disable-prefetch", *PREFORK) as started:
+    with celery_worker(folder, "failures", "--disable-prefetch", *PREFORK) as started:
         yield started
 
 
@@ -96,16 +95,6 @@ def celery(app: Flask, folder: Path) -> Iterator[Program]:
 def context(app: Flask) -> Iterator[None]:
     with app.app_context():
         yield
-
-
-def start(name: str) -> FutureProxy[str]:
-    future = queued.wait.submit(name)
-    until(lambda: count_of(name), PATIENCE)
-    return future
-
-
-def let_end(name: str, folder: Path) -> None:
-    (folder / f"{name}-may-end").touch()
 
 
 # -- processes that end ----------------------------------------------------------------------------
@@ -130,17 +119,17 @@ def test_the_jobs_of_a_killed_submitter_end_and_are_found(folder: Path) -> None:
     ) as submitter:
         assert submitter.stdout is not None
         ids: list[str] = json.loads(submitter.stdout.readline())
-        until(lambda: count_of("orphan") == 2, PATIENCE)  # and two wait
+        until(lambda: queued.count_of("orphan") == 2, PATIENCE)  # and two wait
         submitter.kill()
     for number in range(4):
-        let_end(f"orphan-{number}", folder)
+        queued.let_end(f"orphan-{number}")
     for number, job_id in enumerate(ids):
         by_id = queued.executor.jobs.future(job_id)
         by_key = queued.executor.futures.get(f"orphan-{number}")
         assert by_id is not None
         assert by_id is by_key
         assert by_id.result(PATIENCE) == f"orphan-{number}"
-    assert count_of("orphan") == 4
+    assert queued.count_of("orphan") == 4
 
 
 @pytest.fixture
@@ -176,7 +165,7 @@ def test_each_server_process_answers_for_a_job_even_if_one_is_killed(
         job = other.get(address).json()
         assert (job["status"], job["progress"]["percent"]) == ("running", 80)
         os.kill(int(process), signal.SIGKILL)
-        let_end("count", folder)
+        queued.let_end("count")
         until(lambda: other.get(address).json()["status"] == "succeeded", PATIENCE)
         assert other.get(f"{address}/result").json() == 5
 
@@ -185,7 +174,7 @@ def test_each_server_process_cancels_a_job(server: Server) -> None:
     begun = httpx.post(f"{server.url}/obey/told", timeout=PATIENCE, trust_env=False)
     assert begun.status_code == 202, server.log
     address, process = begun.headers["Location"], begun.headers["X-Process"]
-    until(lambda: count_of("told"), PATIENCE)
+    until(lambda: queued.count_of("told"), PATIENCE)
     with closing(other_than(process, server)) as other:
         assert other.delete(address).status_code in {200, 202}
         until(lambda: other.get(address).json()["status"] == "cancelled", PATIENCE)
@@ -193,13 +182,13 @@ def test_each_server_process_cancels_a_job(server: Server) -> None:
 
 def test_a_time_limit_of_celery_loses_the_job(folder: Path) -> None:
     queue = ("-Q", "limited", "--time-limit", "1")
-    with worker(folder, "limited", *PREFORK, *queue):
+    with celery_worker(folder, "limited", *PREFORK, *queue):
         limited = queued.wait.using(queue="limited").submit("limited")
         with pytest.raises(JobLostError, match="its worker has died: TimeLimitExceeded"):
             limited.result(PATIENCE)
         assert limited.status == "lost"
         assert queued.add.using(queue="limited").submit(1, 2).result(PATIENCE) == 3
-    assert count_of("limited") == 1
+    assert queued.count_of("limited") == 1
 
 
 # -- Redis -----------------------------------------------------------------------------------------
@@ -210,28 +199,28 @@ def test_a_frozen_redis_refuses_jobs_and_loses_none(
     redis: Redis, folder: Path, key: str | None
 ) -> None:
     name = f"frozen-{key}"
-    future = start(name)
+    future = queued.start(name)
     with redis.frozen():
         with pytest.raises(EngineUnreachableError) as caught:
             queued.add.using(key=key).submit(1, 2)
         assert not caught.value.may_run
-        let_end(name, folder)
+        queued.let_end(name)
     assert future.result(PATIENCE) == name
     jobs = queued.executor.jobs
     # What was sent to the frozen Redis may have been done: then it is withdrawn.
     until(lambda: jobs.counts().get("pending", 0) == 0, PATIENCE)
     until(lambda: queued.executor.futures.get("refused") is None, PATIENCE)
     assert queued.add.submit(3, 4).result(PATIENCE) == 7
-    assert count_of(name) == 1
+    assert queued.count_of(name) == 1
 
 
 def test_a_redis_that_is_stopped_and_started_loses_no_job(redis: Redis, folder: Path) -> None:
-    future = start("stopped")
+    future = queued.start("stopped")
     with redis.stopped():
         with pytest.raises(EngineUnreachableError) as caught:
             queued.add.submit(1, 2)
         assert not caught.value.may_run
-        let_end("stopped", folder)
+        queued.let_end("stopped")
     assert future.result(PATIENCE) == "stopped"
     assert future.status == "succeeded"
 
@@ -242,21 +231,21 @@ def test_a_redis_that_is_stopped_and_started_loses_no_job(redis: Redis, folder: 
             return False
 
     until(is_served, PATIENCE)
-    assert count_of("stopped") == 1
+    assert queued.count_of("stopped") == 1
 
 
 def test_an_emptied_redis_loses_what_waits(redis: Redis, folder: Path) -> None:
-    running = [start(f"emptied-{number}") for number in range(2)]
+    running = [queued.start(f"emptied-{number}") for number in range(2)]
     waiting = [queued.wait.submit(f"waiting-{number}") for number in range(3)]
     redis.empty()
     for future in waiting:
         with pytest.raises(JobLostError, match="its record is gone"):
             future.result(PATIENCE)
     for number, future in enumerate(running):
-        let_end(f"emptied-{number}", folder)
+        queued.let_end(f"emptied-{number}")
         # Its worker may have written the record anew before this process looked for it.
         error = future.exception(PATIENCE)
         assert error is None or isinstance(error, JobLostError)
     assert queued.add.submit(1, 2).result(PATIENCE) == 3
-    assert count_of("waiting") == 0
-    assert count_of("emptied") == 2
+    assert queued.count_of("waiting") == 0
+    assert queued.count_of("emptied") == 2

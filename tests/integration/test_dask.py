@@ -24,7 +24,6 @@ from flask import Flask, g
 
 from flask_executor_typed import (
     EngineUnreachableError,
-    FutureProxy,
     JobFailedError,
     JobLostError,
     JobTimeoutError,
@@ -104,17 +103,6 @@ def app(folder: Path) -> Iterator[Flask]:
 pytestmark = pytest.mark.usefixtures("app")
 
 
-def start(name: str) -> FutureProxy[str]:
-    future = queued.wait.submit(name)
-    until(lambda: any(line.startswith(name) for line in queued.notes()), PATIENCE)
-    return future
-
-
-def let_end(folder: Path, *names: str) -> None:
-    for name in names:
-        (folder / f"{name}-may-end").touch()
-
-
 # -- what works in a worker ------------------------------------------------------------------------
 
 
@@ -166,7 +154,7 @@ def test_an_error_is_logged_once_and_raised_as_its_class(dask: Program) -> None:
 def test_map_progress_retries_and_a_time_limit(dask: Program, folder: Path) -> None:
     counting = queued.count_to.submit(5)
     until(lambda: counting.progress is not None and counting.progress.done == 4, PATIENCE)
-    let_end(folder, "count")
+    queued.let_end("count")
     assert counting.result(PATIENCE) == 5
     assert list(queued.executor.map(queued.divmod_ten, range(9), chunksize=4)) == [
         divmod(n, 10) for n in range(9)
@@ -175,7 +163,7 @@ def test_map_progress_retries_and_a_time_limit(dask: Program, folder: Path) -> N
     limited = queued.wait.using(timeout=0.2).submit("limited")
     with pytest.raises(JobTimeoutError):
         limited.result(PATIENCE)
-    let_end(folder, "limited")
+    queued.let_end("limited")
 
 
 def test_cancelling(dask: Program, folder: Path) -> None:
@@ -187,10 +175,10 @@ def test_cancelling(dask: Program, folder: Path) -> None:
         function.cancel(kill=True)
     function.cancel()
     until(lambda: function.status == "cancelled", PATIENCE)
-    busy = [start(f"busy-{number}") for number in range(2)]
+    busy = [queued.start(f"busy-{number}") for number in range(2)]
     pending = queued.add.submit(1, 2)
     assert pending.cancel()
-    let_end(folder, "busy-0", "busy-1")
+    queued.let_end("busy-0", "busy-1")
     assert [future.result(PATIENCE) for future in busy] == ["busy-0", "busy-1"]
     assert queued.add.submit(3, 4).result(PATIENCE) == 7
     assert queued.notes().count("add") == 1
@@ -207,7 +195,7 @@ def test_more_jobs_wait_for_others_than_there_are_threads(dask: Program) -> None
 def test_a_message_that_comes_many_times_runs_its_job_once(
     app: Flask, dask: Program, folder: Path
 ) -> None:
-    future = start("repeated")
+    future = queued.start("repeated")
     state = queued.executor.state_of(app)
     assert state.client is not None
     row = state.client.store.get([future.id])[future.id]
@@ -215,7 +203,7 @@ def test_a_message_that_comes_many_times_runs_its_job_once(
     engine: Any = state._engine
     for attempt in range(5):  # another attempt is another task to Dask
         publish(engine, app.name, replace(row, attempts=attempt))
-    let_end(folder, "repeated")
+    queued.let_end("repeated")
     assert future.result(PATIENCE) == "repeated"
     assert queued.add.submit(1, 2).result(PATIENCE) == 3
     assert sum(line.startswith("repeated") for line in queued.notes()) == 1
@@ -244,7 +232,7 @@ with app.app_context():
 
 
 def test_jobs_outlive_a_submitter_that_is_killed(dask: Program, folder: Path) -> None:
-    let_end(folder, "orphan-0")
+    queued.let_end("orphan-0")
     done = subprocess.run(
         [sys.executable, "-c", SUBMITTER],
         cwd=ROOT,
@@ -255,7 +243,7 @@ def test_jobs_outlive_a_submitter_that_is_killed(dask: Program, folder: Path) ->
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     futures = [queued.executor.jobs.future(job_id) for job_id in done.stdout.split()]
-    let_end(folder, *(f"orphan-{number}" for number in range(4)))
+    queued.let_end(*(f"orphan-{number}" for number in range(4)))
     given = [future.result(PATIENCE) for future in futures if future is not None]
     assert given == [f"orphan-{number}" for number in range(4)]
     assert sum(line.startswith("orphan") for line in queued.notes()) == 4
@@ -300,7 +288,7 @@ with app.app_context():
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    let_end(folder, "left-True", "left-False")
+    queued.let_end("left-True", "left-False")
     until(lambda: sum(line.startswith("left") for line in queued.notes()) == 2, PATIENCE)
 
 
@@ -332,7 +320,7 @@ def test_killed_schedulers_and_workers_lose_what_ran_and_nothing_else(
                 assert refused.cancel()
                 assert stranger.stop() == 0, stranger.log
             with worker(folder, "first") as lost:
-                doomed = [start(f"doomed-{number}") for number in range(2)]
+                doomed = [queued.start(f"doomed-{number}") for number in range(2)]
                 waiting = [queued.add.submit(number, number) for number in range(4)]
                 lost.kill()
             for future in doomed:
@@ -340,10 +328,10 @@ def test_killed_schedulers_and_workers_lose_what_ran_and_nothing_else(
                     future.result(PATIENCE)
             with worker(folder, "second") as second:
                 assert [future.result(PATIENCE) for future in waiting] == [0, 2, 4, 6]
-                survivors = [start(f"survivor-{number}") for number in range(2)]
+                survivors = [queued.start(f"survivor-{number}") for number in range(2)]
                 waiting = [queued.add.submit(number, number) for number in range(4)]
                 first.kill()
-                let_end(folder, "survivor-0", "survivor-1")
+                queued.let_end("survivor-0", "survivor-1")
                 given = [future.result(PATIENCE) for future in survivors]
                 assert given == ["survivor-0", "survivor-1"]
                 second.kill()
