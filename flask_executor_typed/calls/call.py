@@ -115,14 +115,14 @@ class CallLoop(Protocol):
     def call_is_over(self, call: Call[Any], /) -> None: ...
 
 
-# Bound once, because each call uses it.
+# Bound once, because each call uses them.
 _set_running_call = running_call.set
 _begin, _succeed = futures.begin, futures.succeed
 _hear_of_start = signals.receivers_of(signals.job_started)
 
 _no_future: FutureProxy[Any] = FutureProxy("a call that is over")
 futures.refuse(_no_future)
-futures.end_cancelled(_no_future)  # no cancel(): that of a call that is over was not asked for
+futures.end_cancelled(_no_future)  # not cancel(), which would say that it was asked for
 
 _nothing: Any = None  # in place of what a call that is over has dropped
 

@@ -448,7 +448,7 @@ def times_of(future: ClaimableFuture[Any]) -> tuple[float, float]:
 
 
 def hold(future: ClaimableFuture[Any]) -> None:
-    """Note that the call waits for a response or commit, before any worker gets it."""
+    """Note, before any worker has the call, that it waits for a response or commit."""
     future._held = True
 
 
@@ -507,7 +507,7 @@ def add_default_callback(future: F, fn: Callable[[F], object]) -> None:
 
 
 def is_waited_for(future: ClaimableFuture[Any]) -> bool:
-    """Return whether a future has watchers of its end, apart from its recorder, or its progress."""
+    """Return whether a future has watchers of its progress, or any of its end but the recorder."""
     own = future._recorder
     return bool(future._progress_watchers) or any(
         not isinstance(each, _Ticket) and each is not own for each in list(future._watchers)
@@ -534,7 +534,7 @@ def pending_call(future: ClaimableFuture[Any]) -> PendingCall | None:
 
 
 def keep_log(future: ClaimableFuture[Any]) -> None:
-    """Keep what a call logs, which no worker knows of yet."""
+    """Keep what the call logs. Called before any worker has it."""
     future._log = LogTail()
 
 

@@ -73,12 +73,12 @@ class Program:
         return text in self.log
 
     def stop(self, by: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal to the program and wait until it ends; its exit code."""
+        """Send a signal to the program, wait until it ends, and return its exit code."""
         self.process.send_signal(by)
         return self.process.wait(PATIENCE)
 
     def processes_are_left(self) -> bool:
-        """Whether any process of the program's group is alive."""
+        """Return whether any process of the program's group is alive."""
         try:
             os.killpg(self.process.pid, 0)
         except ProcessLookupError:

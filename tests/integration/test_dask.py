@@ -280,7 +280,7 @@ with app.app_context():
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script],
         cwd=ROOT,
-        # Otherwise it may say that its connection is closed, which it then is.
+        # Else Dask may log, at exit, that the connection was closed.
         env={**os.environ, "DASK_LOGGING__DISTRIBUTED": "error"},
         capture_output=True,
         text=True,
