@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
@@ -43,13 +44,13 @@ from flask_executor_typed import (
 from flask_executor_typed.backends import Capabilities
 from flask_executor_typed.engines import Message, Route, run_message
 from flask_executor_typed.engines.submitter import _Answer
-from flask_executor_typed.engines.worker import _Killer
-from flask_executor_typed.futures import facts_of
+from flask_executor_typed.engines.worker import _find, _Killer
+from flask_executor_typed.futures import facts_of, future_with_id
 from flask_executor_typed.signing import JobSigner
 from flask_executor_typed.stores import client as clients
 from flask_executor_typed.stores.client import StoreClient
 from flask_executor_typed.stores.protocol import Owner, Query
-from flask_executor_typed.stores.records import Row
+from flask_executor_typed.stores.records import Row, utc
 
 from .conftest import TIMEOUT, until
 from .helpers.services import RedisServer, redis_server
@@ -338,6 +339,81 @@ def test_no_record_is_written_again_that_its_reader_has_removed(
     worker.shutdown()  # all that it writes is written
     assert len(ids) == 100
     until(lambda: not client.store.get(ids), TIMEOUT)
+
+
+@pytest.fixture
+def listening(app: Flask, executor: Executor[Any], engine: ListEngine) -> StoreClient:
+    """A client that has heard of the end of a job, and looks at nothing else for an hour."""
+    client = client_of(executor, app)
+    client._interval = 3600.0
+    future = executor.submit(work, "first")
+    engine.run()
+    assert future.result(TIMEOUT) == "first"
+    return client
+
+
+def test_what_was_heard_is_looked_at_again_after_the_store_has_failed(
+    executor: Executor[Any],
+    engine: ListEngine,
+    listening: StoreClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    look_at = listening._look_at
+
+    def fail_once(heard: Any, *, is_due: bool) -> None:
+        monkeypatch.setattr(listening, "_look_at", look_at)
+        raise StoreError(listening.store.url, "it does not answer")
+
+    future = executor.submit(work, 1)
+    monkeypatch.setattr(listening, "_look_at", fail_once)
+    engine.run()
+    assert future.result(TIMEOUT) == 1
+    assert listening._look_at == look_at
+
+
+def test_a_message_that_cannot_be_understood_ends_no_listener(
+    executor: Executor[Any], engine: ListEngine, listening: StoreClient, redis: RedisServer
+) -> None:
+    future = executor.submit(work, 1)
+    messages = (f"{future.id}\n{{", f'{future.id}\n{{"version": "x"}}', "no id", b"\xff\xfe", b"")
+    client: Any = import_module("redis").Redis(port=redis.port)
+    with client:
+        for message in messages:
+            assert client.publish(f"{{fet1}}:events:{listening.settings.space}", message) == 1
+    engine.run()
+    assert future.result(TIMEOUT) == 1
+    again = executor.submit(work, 2)
+    engine.run()
+    assert again.result(TIMEOUT) == 2
+
+
+def test_a_job_that_was_taken_is_recorded_as_running_before_it_begins(
+    app: Flask, executor: Executor[Any]
+) -> None:
+    client = client_of(executor, app)
+    row = client.take(executor.submit(work, 1).id, 1)
+    assert row is not None
+    taken = future_with_id(row.name, row.id, None)
+    client.adopt(taken, row)
+    assert client.note_attempt(taken, 0.0)  # which writes the record
+    record = executor.jobs.get(row.id)
+    assert record is not None
+    assert (record.status, record.started_at) == ("running", utc(row.started or 0.0))
+    taken.set_result(None)
+
+
+def test_a_job_that_cannot_run_may_be_cancelled_meanwhile(
+    app: Flask, executor: Executor[Any]
+) -> None:
+    client = client_of(executor, app)
+    row = client.take(executor.submit(work, 1).id, 1)
+    assert row is not None
+    taken = future_with_id(row.name, row.id, None)
+    assert taken.cancel()  # by a thread that has heard of it
+    _find("engines", "").runner()._fail(taken, row, ImportError("no module"))
+    client.write_end(taken, TIMEOUT)
+    assert taken.status == "cancelled"
+    assert executor.jobs.counts()["cancelled"] == 1
 
 
 def look_for_the_request() -> None:

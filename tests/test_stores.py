@@ -869,15 +869,17 @@ def test_a_listener_hears_the_whole_of_a_record_that_its_owner_has_finished(
         store.ask_to_cancel(job_id, 1000.5)
         store.write([row_of(job_id, step=2, status="succeeded", finished=1001.0, **values)])
         store.write([row_of("last", step=next(steps))])
-        heard: dict[str, Row | None] = {}
+        heard: dict[str, bytes] = {}
         while "last" not in heard:
             heard.update(listener.wait(TIMEOUT, Hears.CHANGES) or {})
-        return heard[job_id]
+        return listener.row_of(heard[job_id])
 
     every_byte = bytes(range(256))
     for number, result in enumerate((b"", b"null", every_byte, "\u20ac/\\".encode())):
         row = heard_of(f"job-{number}", result=result, name="caf\xe9 \U0001f600", started=0.1 + 0.2)
         assert row == got(store, f"job-{number}")
+    for record in (b"null", b"{}", b'{"version": []}', b"\xff", b"[", b'{"version": 1}'):
+        assert listener.row_of(record) is None  # of another release, say
     assert heard_of("large", result=bytes(5000)) is None  # it is read, by those that wait for it
     listener.close()
 

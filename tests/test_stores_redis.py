@@ -85,7 +85,7 @@ def test_a_redis_behind_a_unix_socket(tmp_path: Path) -> None:
         listener = store.listener(SPACE, "o1")
         assert listener.wait(TIMEOUT, Hears.STARTS) is None
         store.write([row_of("a", step=2, status="running")])
-        assert listener.wait(TIMEOUT, Hears.STARTS) == {"a": None}
+        assert listener.wait(TIMEOUT, Hears.STARTS) == {"a": b""}
         listener.close()
         store.close()
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 import threading
 import time
+import weakref
+from contextvars import ContextVar
 from pathlib import Path
 from queue import SimpleQueue
 from textwrap import dedent
@@ -791,6 +793,27 @@ def test_a_spare_thread_runs_one_call_after_the_other_and_ends_when_closed() -> 
     assert len(used) == 1
     spare.close()
     until(lambda: not threads_called("spare"), TIMEOUT)
+
+
+def test_a_spare_thread_keeps_nothing_of_what_it_has_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_SPARE", TIMEOUT)
+
+    class Call:
+        def __call__(self) -> None:
+            seen.append(variable.get())
+            variable.set("changed")
+
+    seen, variable = list[str](), ContextVar("variable", default="empty")
+    spare, left = threads.SpareThreads("forgetful"), weakref.WeakSet[Call]()
+    for _ in range(3):
+        call = Call()
+        left.add(call)
+        spare.run(call)
+        del call
+        until(lambda: spare._idle._value == 1 and not left, TIMEOUT)
+    assert len(threads_called("forgetful")) == 1
+    assert seen == ["empty"] * 3
+    spare.close()
 
 
 def test_a_spare_thread_that_is_blocked_holds_up_no_other_call() -> None:

@@ -32,6 +32,7 @@ from ..errors import (
 from ..futures import (
     FutureProxy,
     block_until_done,
+    fail,
     future_with_id,
     keep_log,
     recorder_of,
@@ -303,6 +304,7 @@ class _Runner(ClosableRunner):
                 call.fail(error)
                 call.release()
             if not isinstance(error, Exception):
+                self._setup.client.write_end(future, _PATIENCE)
                 raise
         finally:
             killer.release()
@@ -310,7 +312,8 @@ class _Runner(ClosableRunner):
 
     def _fail(self, future: FutureProxy[Any], row: Row, error: BaseException) -> None:
         self._setup.client.adopt(future, row)
-        future.set_exception(error)
+        if not fail(future, error):  # it was cancelled meanwhile
+            return
         if (app := self._setup.app()) is not None:
             message = "background job %s [%s] cannot run in this worker"
             log_exception(app.logger, message, future.name, row.id, error=error)

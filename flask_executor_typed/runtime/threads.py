@@ -140,7 +140,10 @@ def _run_calls(
 
 
 class SpareThreads:
-    """Runs each function at once, in a thread that has nothing else to do, or in a new one."""
+    """Runs each function at once, in a thread that has nothing else to do, or in a new one.
+
+    Each in an empty context of its own.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -153,7 +156,7 @@ class SpareThreads:
         if self._idle.acquire(blocking=False):
             self._calls.put(call)
         else:
-            start_thread(self._name, partial(self._serve, call))
+            start_thread(self._name, partial(self._serve, [call]))
 
     def close(self) -> None:
         """Have the threads end once they have nothing to do."""
@@ -161,10 +164,12 @@ class SpareThreads:
         while self._idle.acquire(blocking=False):
             self._calls.put(None)
 
-    def _serve(self, call: Callable[[], object] | None) -> None:
+    def _serve(self, first: list[Callable[[], object]]) -> None:
+        # An idle thread keeps no call alive, and a thread keeps what it was started with.
+        call: Callable[[], object] | None = first.pop()
         while call is not None:
-            call()
-            del call  # an idle thread keeps nothing alive
+            Context().run(call)
+            del call
             self._idle.release()
             if self._is_closed:  # after the release: close() has seen that, or we see this
                 self.close()

@@ -390,6 +390,7 @@ class StoreClient(ClosableThreads):
             raise
         if not is_withdrawn:
             self.wait_for(answer)
+            self._look_again()  # its end may have come meanwhile
         return is_withdrawn
 
     def is_over(self, answer: RemoteFuture[Any], *, listed: bool) -> None:
@@ -818,7 +819,7 @@ class StoreClient(ClosableThreads):
             if self._hears >= hears:
                 return
             self._hears = hears
-        if (listener := self._listener) is not None:
+        if (listener := self._listener) is not None and not self._down_since:
             with contextlib.suppress(StoreError):  # then it comes to that within a second
                 listener.wake()
 
@@ -1244,7 +1245,9 @@ class StoreClient(ClosableThreads):
                 # Who wants to hear more sets this first, and then wakes the listener found here.
                 heard = listener.wait(1.0, self._hears)
                 pause = _RETRY_FIRST
-            except StoreError:
+            except Exception as error:  # a thread that ended would leave all to the next beats
+                if not isinstance(error, StoreError):
+                    log_exception(self._logger(), "error in the thread that listens for jobs")
                 if listener is not None:
                     listener.close()
                 self._listener = listener = None
@@ -1256,7 +1259,7 @@ class StoreClient(ClosableThreads):
                 self._wake.set()
             elif matters := self._that_matter(heard):
                 for each in matters:
-                    self._heard[each] = heard[each]
+                    self._heard[each] = listener.row_of(heard[each])
                 self._wake.set()
         if listener is not None:
             listener.close()
@@ -1270,9 +1273,15 @@ class StoreClient(ClosableThreads):
     def _look(self, now: float) -> None:
         """Settle what is waited for, and cancel what is to be cancelled."""
         heard = dict(self._heard.popitem() for _ in range(len(self._heard)))
-        is_due = self._may_have_changed(now)
-        if not is_due and not heard:
-            return
+        try:
+            is_due = self._may_have_changed(now)
+            if is_due or heard:
+                self._look_at(heard, is_due=is_due)
+        except StoreError:
+            self._look_is_due = True  # in place of what was heard
+            raise
+
+    def _look_at(self, heard: Mapping[str, Row | None], *, is_due: bool) -> None:
         if is_due or self.owner.id in heard:
             self._look_at_cancels()
         waiting, watches = list(self._waiting), self._watches

@@ -100,11 +100,11 @@ class Hears(IntEnum):
 class Listener(Protocol):
     """Receives changes as they happen, in one thread."""
 
-    def wait(self, seconds: float, hears: Hears) -> Mapping[str, Row | None] | None:
+    def wait(self, seconds: float, hears: Hears) -> Mapping[str, bytes] | None:
         """Return the ids of jobs that have changed, and the owner's if it is to cancel a job.
 
-        With an id comes the job's record, if that is final and need not be read. ``None``: changes
-        may have been missed, so the caller must check everything.
+        With each comes what :meth:`row_of` takes. ``None``: changes may have been missed, so the
+        caller must check everything.
 
         Args:
             seconds: How long to wait for the first.
@@ -113,6 +113,10 @@ class Listener(Protocol):
         Raises:
             StoreError: the connection is lost.
         """
+        ...
+
+    def row_of(self, record: bytes) -> Row | None:
+        """Return the final record that came with an id; ``None``: it must be read."""
         ...
 
     def wake(self) -> None:

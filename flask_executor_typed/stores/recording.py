@@ -278,6 +278,8 @@ class Recording:
             _add_outcome(row, kept if isinstance(kept, Outcome) else self._outcome_of(future))
         if (taken := self.taken) is not None:
             row.step += taken.step
+            if row.status == "pending":  # it is about to begin, of which on_change() says nothing
+                row.status, row.started = "running", taken.started
             row.is_async, row.listed, row.token = taken.is_async, taken.listed, taken.token
             row.route, row.expires = taken.route, taken.expires  # for an attempt after a loss
             row.retries = max(0, taken.retries + taken.attempts - row.attempts)

@@ -209,11 +209,11 @@ local function update(old, row)  -- the record is replaced by the row, but for w
   for _, name in ipairs(COLUMNS) do
     if not row[name] then none[#none + 1] = name end
   end
-  call('HDEL', P .. 'job:' .. row.id, unpack(none))
-  local message = row.id
-  if row.finished and #(row.result or '') <= CARRIED then
-    local record = cjson.encode(row)
-    if #record <= CARRIED then message = message .. '\\n' .. record end
+  if #none > 0 then call('HDEL', P .. 'job:' .. row.id, unpack(none)) end
+  local message, size = row.id, 0
+  for _, value in pairs(row) do size = size + #tostring(value) end
+  if row.finished and size <= CARRIED then
+    message = message .. '\\n' .. cjson.encode(row)
   end
   call('PUBLISH', P .. 'events:' .. row.space, message)
 end
@@ -476,16 +476,6 @@ def _row(names: Sequence[str], values: Sequence[bytes | None]) -> Row | None:
         if value is not None
     }
     return Row(**given) if "version" in given else None
-
-
-def _carried(record: bytes) -> Row | None:
-    """Return the row in a message. Lua's JSON leaves all bytes above 127 as they are."""
-    values = {
-        name: str(value).encode("latin-1")
-        for name, value in json.loads(record.decode("latin-1")).items()
-        if name in _PARSER_OF
-    }
-    return _row(list(values), list(values.values()))
 
 
 def _flat(row: Row, url: str) -> list[bytes]:
@@ -836,7 +826,7 @@ class _RedisListener:
         self._channels = [f"asks:{owner_id}", f"events:{space}", f"starts:{space}"]
         """Those that are not subscribed to yet, in the order of :class:`Hears`."""
 
-    def wait(self, seconds: float, hears: Hears) -> dict[str, Row | None] | None:
+    def wait(self, seconds: float, hears: Hears) -> dict[str, bytes] | None:
         with self._store.errors():
             if self._pubsub is None:
                 self._pubsub = self._store.new_subscription()
@@ -846,14 +836,24 @@ class _RedisListener:
                 is_new = True
             if is_new:
                 return None  # earlier changes were missed
-            heard: dict[str, Row | None] = {}
+            heard: dict[str, bytes] = {}
             message = self._pubsub.get_message(timeout=seconds)
             while message is not None:
-                job_id, _, record = message["data"].partition(b"\n")
-                heard[job_id.decode()] = _carried(record) if record else None
+                if message["type"] == "message":
+                    job_id, _, record = message["data"].partition(b"\n")
+                    heard[job_id.decode()] = record
                 message = self._pubsub.get_message()
             heard.pop("", None)
             return heard
+
+    def row_of(self, record: bytes) -> Row | None:
+        try:
+            # Lua's JSON leaves all bytes above 127 as they are.
+            given = json.loads(record.decode("latin-1"))
+            values = {name: str(given[name]).encode("latin-1") for name in COLUMNS if name in given}
+            return _row(list(values), list(values.values()))
+        except Exception:  # there is none, or another release has other columns: it is read
+            return None
 
     def wake(self) -> None:
         self._store.wake(self._owner_id)
