@@ -31,7 +31,11 @@ def ask(server: Server, method: str, path: str, **headers: str) -> httpx.Respons
     # A connection of its own, so that any of the processes may accept it.
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     url = server.url + path
-    return httpx.request(method, url, headers=named, timeout=PATIENCE, trust_env=False)
+    while True:
+        answer = httpx.request(method, url, headers=named, timeout=PATIENCE, trust_env=False)
+        # A request waits for a busy store a quarter of a second, and this machine may be slow.
+        if method != "GET" or answer.status_code != 503:
+            return answer
 
 
 def ask_each(server: Server, path: str, **headers: str) -> Answers:

@@ -56,10 +56,16 @@ class Site:
         (self.folder / gate).touch()
 
     def ask(self, method: str, url: str, **headers: str) -> httpx.Response:
+        if method == "GET":
+            return self.get(url, _named(headers))
         return self.http.request(method, url, headers=_named(headers))
 
     def get(self, url: str, headers: dict[str, str] | None = None) -> httpx.Response:
-        return self.http.get(url, headers=headers)
+        while True:
+            answer = self.http.get(url, headers=headers)
+            # A request waits for a busy store a quarter of a second, and this machine may be slow.
+            if answer.status_code != 503 or "Retry-After" not in answer.headers:
+                return answer
 
     def in_time(self, url: str, **headers: str) -> httpx.Response:
         """Return the answer of a view that need not wait."""

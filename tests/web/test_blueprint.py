@@ -684,6 +684,7 @@ def test_a_store_that_is_down_is_a_503_and_a_late_view_is_cancelled(
         json_of(shop.client.get(f"/jobs/{job_id}"), 503)
         page = shop.client.get(f"/jobs/{job_id}", headers=HTML)
         assert (page.status_code, page.mimetype) == (503, "text/html")
+        assert page.headers["Retry-After"] == "2"
         shop.go.set()
 
 
