@@ -99,8 +99,7 @@ class Routes:
 
     def unavailable(self, error: StoreError) -> HTTPException:
         """Return the error for a store that cannot be used now."""
-        retry = [("Retry-After", "2")]  # seconds; by then a store is tried again
-        return self._answers.problem(503, TEXTS["store_down"], headers=retry, cause=error)
+        return self._answers.problem(503, TEXTS["store_down"], cause=error)
 
     def _answer_unavailable(self, error: StoreError) -> Any:
         return current_app.handle_user_exception(self.unavailable(error))

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from ..conftest import until
+from ..helpers.answers import found_the_store_busy
 from .conftest import PATIENCE, ROOT, Server, stop_cleanly
 
 Answers = dict[str, httpx.Response]
@@ -33,8 +34,7 @@ def ask(server: Server, method: str, path: str, **headers: str) -> httpx.Respons
     url = server.url + path
     while True:
         answer = httpx.request(method, url, headers=named, timeout=PATIENCE, trust_env=False)
-        # A request waits for a busy store a quarter of a second, and this machine may be slow.
-        if method != "GET" or answer.status_code != 503:
+        if method != "GET" or not found_the_store_busy(answer):
             return answer
 
 

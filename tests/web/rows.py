@@ -22,6 +22,7 @@ from flask_executor_typed.web import job_schema, problem_schema
 
 from ..apps.served_rows import LARGE, SCRIPT
 from ..apps.served_rows import __file__ as served_file
+from ..helpers.answers import found_the_store_busy
 
 __all__ = ("ROWS", "Row", "Site")
 
@@ -63,8 +64,7 @@ class Site:
     def get(self, url: str, headers: dict[str, str] | None = None) -> httpx.Response:
         while True:
             answer = self.http.get(url, headers=headers)
-            # A request waits for a busy store a quarter of a second, and this machine may be slow.
-            if answer.status_code != 503 or "Retry-After" not in answer.headers:
+            if not found_the_store_busy(answer):
                 return answer
 
     def in_time(self, url: str, **headers: str) -> httpx.Response:
