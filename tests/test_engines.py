@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import math
 import subprocess
 import sys
 import threading
@@ -44,12 +45,12 @@ from flask_executor_typed import (
 from flask_executor_typed.backends import Capabilities
 from flask_executor_typed.engines import Message, Route, run_message
 from flask_executor_typed.engines.submitter import _Answer
-from flask_executor_typed.engines.worker import _find, _Killer
+from flask_executor_typed.engines.worker import _find, _Killer, _Runner
 from flask_executor_typed.futures import facts_of, future_with_id
 from flask_executor_typed.signing import JobSigner
 from flask_executor_typed.stores import client as clients
 from flask_executor_typed.stores.client import StoreClient
-from flask_executor_typed.stores.protocol import Owner, Query
+from flask_executor_typed.stores.protocol import Hears, Owner, Query
 from flask_executor_typed.stores.records import Row, utc
 
 from .conftest import TIMEOUT, until
@@ -369,6 +370,45 @@ def test_what_was_heard_is_looked_at_again_after_the_store_has_failed(
     engine.run()
     assert future.result(TIMEOUT) == 1
     assert listening._look_at == look_at
+
+
+def test_a_listener_is_not_woken_while_the_store_is_down(
+    listening: StoreClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken: list[Hears] = []
+    monkeypatch.setattr(listening._listener, "wake", lambda: woken.append(listening._hears))
+    monkeypatch.setattr(listening, "_hears", Hears.ASKS)
+    with monkeypatch.context() as down:
+        down.setattr(listening, "_down_since", time.monotonic())
+        listening._hear(Hears.CHANGES)  # nobody waits for a store that does not answer
+    listening._hear(Hears.STARTS)
+    assert woken == [Hears.STARTS]
+
+
+def test_a_job_that_ended_while_it_could_not_be_published_is_seen_to_have_ended(
+    executor: Executor[Any],
+    engine: ListEngine,
+    listening: StoreClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    messages: list[Message] = []
+    withdraw = listening.store.withdraw
+
+    def publish(message: Message, route: Route) -> None:  # which arrives, and its answer doesn't
+        messages.append(message)
+        raise TimeoutError("no answer")
+
+    def run_and_withdraw(job_id: str) -> bool:  # when the end of the job is waited for no more
+        run_message(*messages.pop())
+        monkeypatch.undo()
+        heard = executor.submit(work, "heard")
+        engine.run()
+        assert heard.result(TIMEOUT) == "heard"  # and so was what came before
+        return withdraw(job_id)
+
+    monkeypatch.setattr(engine, "publish", publish)
+    monkeypatch.setattr(listening.store, "withdraw", run_and_withdraw)
+    assert executor.submit(work, 1).result(TIMEOUT) == 1
 
 
 def test_a_message_that_cannot_be_understood_ends_no_listener(
@@ -1336,6 +1376,21 @@ def test_a_job_fails_if_its_worker_can_start_no_thread(
     with pytest.raises(RuntimeError, match="can't start new thread"):
         future.result(TIMEOUT)
     assert ran == []
+
+
+def test_a_worker_that_is_ending_writes_the_end_of_its_job(
+    app: Flask, executor: Executor[Any], engine: ListEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exit_instead(*_: object) -> None:
+        raise SystemExit(1)
+
+    future = executor.submit(work, 1)
+    client_of(executor, app)._flushed = math.inf  # the thread that writes records comes too late
+    monkeypatch.setattr(_Runner, "_run_call", exit_instead)
+    with pytest.raises(SystemExit):
+        run_message(*engine.messages.pop())
+    with pytest.raises(JobFailedError, match="SystemExit: 1"):
+        future.result(TIMEOUT)
 
 
 def test_a_cancel_while_a_job_is_being_recorded_is_not_lost(
