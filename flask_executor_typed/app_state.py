@@ -222,7 +222,7 @@ class AppState:
         if not url.startswith(("redis:", "rediss:", "unix:")):
             expected = f"{key_of('store', name=name)} to be 'redis://...', where its jobs are kept"
             raise ConfigError(key, shown, expected)
-        if not signing_keys(app.config, config.signing_key):
+        if not signing_keys(app.config, config):
             expected = "SECRET_KEY, or EXECUTOR_SIGNING_KEY, to be set, which signs its messages"
             raise ConfigError(key, shown, expected)
         if engine is not None:
@@ -251,7 +251,7 @@ class AppState:
             engine=engine,
             settings=settings._replace(app=app.import_name),  # its contexts travel
             client=client,
-            signer=JobSigner(signing_keys(app.config, self.config.signing_key)),
+            signer=JobSigner(signing_keys(app.config, self.config)),
             app=self._app,
             app_name=app.name,
             logs_exceptions=self.logs_exceptions,
@@ -286,7 +286,7 @@ class AppState:
         )
         signer = None
         if config.store_results == "pickle":
-            keys = signing_keys(app.config, config.signing_key)
+            keys = signing_keys(app.config, config)
             if not keys:
                 raise ConfigError(
                     key_of("store_results", name=self.name),

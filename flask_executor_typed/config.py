@@ -196,6 +196,9 @@ class ExecutorConfig:
     signing_key: Secret | None = None
     """The key that signs pickled data for other processes; ``None``: ``SECRET_KEY``."""
 
+    signing_key_fallbacks: Secret | None = None
+    """Other keys whose signatures are accepted, in a list. They never sign."""
+
     celery_app: Any = None
     """The Celery app that carries jobs, or ``"package.module:name"``; ``None``: that of Flask's
     recipe, in ``app.extensions``."""
@@ -259,16 +262,21 @@ _SHARED = ("store", "signing_key", "release")
 """Prefixes of the fields for which a named executor falls back on the settings without a name."""
 
 
-def signing_keys(config: Mapping[str, Any], given: Secret | None) -> list[str | bytes]:
-    """Return the keys that check pickled data. The first one also signs. Empty if there is none.
+def signing_keys(config: Mapping[str, Any], parsed: ExecutorConfig) -> list[str | bytes]:
+    """Return the keys that check pickled data. The first one also signs. Empty if none signs.
 
     Args:
         config: The app's config.
-        given: The value of ``EXECUTOR_SIGNING_KEY``.
+        parsed: The settings of the executor.
     """
-    if given is not None:
-        return [given.value]
-    keys = [config.get("SECRET_KEY"), *(config.get("SECRET_KEY_FALLBACKS") or ())]
+    if parsed.signing_key is not None:
+        keys = [parsed.signing_key.value]
+    else:
+        keys = [config.get("SECRET_KEY"), *(config.get("SECRET_KEY_FALLBACKS") or ())]
+    if not keys[0]:
+        return []  # rather than have a fallback sign
+    if parsed.signing_key_fallbacks is not None:
+        keys += parsed.signing_key_fallbacks.value
     return [key for key in keys if key]
 
 
@@ -429,6 +437,21 @@ def _signing_key(key: str, value: object) -> Secret:
     raise ConfigError(key, Secret(value), "secret text or bytes")
 
 
+def _signing_key_fallbacks(key: str, value: object) -> Secret:
+    expected = "a list of secret texts or bytes, or None"
+    if not isinstance(value, (list, tuple)):  # a text would be a list of its letters
+        raise ConfigError(
+            key, Secret(value), f"{expected} (this is of type {type(value).__name__})"
+        )
+    keys: tuple[object, ...] = tuple(value)
+    for i, each in enumerate(keys, 1):
+        if not isinstance(each, (str, bytes)) or not each:
+            kind = type(each).__name__
+            problem = f"number {i} is of type {kind}" if each else f"number {i} is empty"
+            raise ConfigError(key, Secret(value), f"{expected} ({problem})")
+    return Secret(keys)
+
+
 def _celery_app(key: str, value: object) -> object:
     if callable(getattr(value, "send_task", None)) or (isinstance(value, str) and ":" in value):
         return value
@@ -574,6 +597,7 @@ _PARSERS: dict[str, Callable[[str, object], object]] = {
     "store_logs": _boolean,
     "store_strict": _boolean,
     "signing_key": _signing_key,
+    "signing_key_fallbacks": _signing_key_fallbacks,
     "celery_app": _celery_app,
     "release": _release,
     "dask_address": _dask_address,

@@ -55,6 +55,7 @@ OTHERS = (
     "store_lease",
     "store_results",
     "signing_key",
+    "signing_key_fallbacks",
     "celery_app",
     "dask_address",
     "release",
@@ -104,6 +105,7 @@ def test_defaults() -> None:
         store_logs=False,
         store_strict=False,
         signing_key=None,
+        signing_key_fallbacks=None,
         celery_app=None,
         dask_address=None,
         release=None,
@@ -125,6 +127,21 @@ def test_defaults() -> None:
         ("release", 7, "text that names the version of the app, or None"),
         ("release", "", "text that names the version of the app, or None"),
         ("signing_key", 7, "secret text or bytes"),
+        *(
+            (
+                "signing_key_fallbacks",
+                value,
+                f"a list of secret texts or bytes, or None ({problem})",
+            )
+            for value, problem in [
+                ("old", "this is of type str"),
+                (7, "this is of type int"),
+                (["old", 7], "number 2 is of type int"),
+                ([["old"]], "number 1 is of type list"),
+                (["old", b""], "number 2 is empty"),
+                ([None], "number 1 is empty"),
+            ]
+        ),
         ("store_ttl", 0, "seconds, more than 0"),
         ("store_lease", "-1", "seconds, more than 0"),
     ],
@@ -145,15 +162,21 @@ def test_settings_of_the_store_may_be_strings() -> None:
 
 def test_no_message_shows_a_secret() -> None:
     config = ExecutorConfig.from_mapping(
-        {"EXECUTOR_STORE": "redis://me:s3cret@host/0?a=s3cret", "EXECUTOR_SIGNING_KEY": "s3cret"}
+        {
+            "EXECUTOR_STORE": "redis://me:s3cret@host/0?a=s3cret",
+            "EXECUTOR_SIGNING_KEY": "s3cret",
+            "EXECUTOR_SIGNING_KEY_FALLBACKS": ["s3cret"],
+        }
     )
     assert config.store is not None
     assert config.store.value == "redis://me:s3cret@host/0?a=s3cret"
     assert "redis://***@host/0" in repr(config)
     assert "s3cret" not in repr(config) + str(config.store) + ExecutorConfig().changes(config)
-    with pytest.raises(ConfigError) as caught:
-        parsed("signing_key", ["s3cret"])
-    assert "s3cret" not in str(caught.value)
+    for field in ("signing_key", "signing_key_fallbacks"):
+        for value in (["s3cret", 7], {"s3cret"}):
+            with pytest.raises(ConfigError) as caught:
+                parsed(field, value)
+            assert "s3cret" not in str(caught.value)
 
 
 def test_an_executor_with_a_name_has_the_store_of_the_one_without_unless_it_has_its_own() -> None:
@@ -170,9 +193,25 @@ def test_an_executor_with_a_name_has_the_store_of_the_one_without_unless_it_has_
 
 def test_signing_keys_are_the_secret_key_and_older_ones_unless_one_is_given() -> None:
     app = {"SECRET_KEY": "new", "SECRET_KEY_FALLBACKS": ["old"]}
-    assert signing_keys(app, None) == ["new", "old"]
-    assert signing_keys(app, Secret("own")) == ["own"]
-    assert signing_keys({}, None) == []
+    assert signing_keys(app, ExecutorConfig()) == ["new", "old"]
+    assert signing_keys(app, ExecutorConfig(signing_key=Secret("own"))) == ["own"]
+    assert signing_keys({}, ExecutorConfig()) == []
+
+
+@pytest.mark.parametrize("fallbacks", [["older", b"oldest"], ("older", b"oldest")])
+def test_fallbacks_of_the_signing_key_come_after_the_key_that_signs(fallbacks: object) -> None:
+    given = {"EXECUTOR_SIGNING_KEY_FALLBACKS": fallbacks}
+    without = ExecutorConfig.from_mapping(given)
+    app = {"SECRET_KEY": "new", "SECRET_KEY_FALLBACKS": ["old"]}
+    assert signing_keys(app, without) == ["new", "old", "older", b"oldest"]
+    with_key = ExecutorConfig.from_mapping({**given, "EXECUTOR_SIGNING_KEY": "own"}, name="mail")
+    assert signing_keys(app, with_key) == ["own", "older", b"oldest"]
+
+
+def test_a_fallback_never_signs() -> None:
+    fallbacks = {"EXECUTOR_SIGNING_KEY_FALLBACKS": ["old"]}
+    assert signing_keys({}, ExecutorConfig.from_mapping(fallbacks)) == []
+    assert signing_keys({"SECRET_KEY_FALLBACKS": ["old"]}, ExecutorConfig()) == []
 
 
 def test_every_setting_is_tested_here() -> None:

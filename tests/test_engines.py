@@ -835,14 +835,20 @@ def test_a_worker_that_lacks_the_function_says_which_release_it_is(
 
 
 def run_across(
-    app: Flask, engine: ListEngine, servers: tuple[str, ...], workers: tuple[str, ...]
+    app: Flask,
+    engine: ListEngine,
+    servers: tuple[str, ...],
+    workers: tuple[str, ...],
+    setting: str = "SECRET_KEY",
 ) -> object:
-    """Run a job of a server in a worker. The first key of each is its SECRET_KEY."""
+    """Run a job of a server in a worker. The first key of each signs; the others are fallbacks."""
     with contextlib.ExitStack() as stack:
         apps: list[Flask] = []
         for key, *others in (servers, workers):  # the newest app of that name runs messages
             apps.append(Flask(app.name))
-            apps[-1].config.from_mapping(app.config, SECRET_KEY=key, SECRET_KEY_FALLBACKS=others)
+            apps[-1].config.from_mapping(
+                app.config, **{setting: key, f"{setting}_FALLBACKS": others}
+            )
             stack.enter_context(Executor[Any](apps[-1]))
         stack.enter_context(apps[0].app_context())
         executor: Executor[Any] = apps[0].extensions["executor"]
@@ -859,10 +865,15 @@ ROTATION = (("old",), ("old", "new"), ("new", "old"), ("new",))
     [*itertools.pairwise(ROTATION), *itertools.pairwise(reversed(ROTATION))],
     ids="+".join,
 )
+@pytest.mark.parametrize("setting", ["SECRET_KEY", "EXECUTOR_SIGNING_KEY"])
 def test_jobs_go_on_at_each_step_of_a_rotation_of_keys(
-    app: Flask, engine: ListEngine, servers: tuple[str, ...], workers: tuple[str, ...]
+    app: Flask,
+    engine: ListEngine,
+    setting: str,
+    servers: tuple[str, ...],
+    workers: tuple[str, ...],
 ) -> None:
-    assert run_across(app, engine, servers, workers) == 1j
+    assert run_across(app, engine, servers, workers, setting) == 1j
 
 
 def test_a_server_without_the_workers_key_does_not_unpickle_its_result(
