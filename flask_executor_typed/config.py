@@ -437,13 +437,13 @@ def _signing_key(key: str, value: object) -> Secret:
     raise ConfigError(key, Secret(value), "secret text or bytes")
 
 
-def _signing_key_fallbacks(key: str, value: object) -> Secret:
+def _signing_key_fallbacks(key: str, value: Any) -> Secret:
     expected = "a list of secret texts or bytes, or None"
     if not isinstance(value, (list, tuple)):  # a text would be a list of its letters
         raise ConfigError(
             key, Secret(value), f"{expected} (this is of type {type(value).__name__})"
         )
-    keys: tuple[object, ...] = tuple(value)
+    keys: list[Any] = [*value]
     for i, each in enumerate(keys, 1):
         if not isinstance(each, (str, bytes)) or not each:
             kind = type(each).__name__

@@ -834,6 +834,65 @@ def test_a_worker_that_lacks_the_function_says_which_release_it_is(
     assert ran == []
 
 
+class Moody:
+    """Can be pickled; raises an error of its own when it is unpickled."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __getstate__(self) -> Exception:
+        return self.error
+
+    def __setstate__(self, error: Exception) -> None:
+        raise error
+
+
+@pytest.mark.parametrize("error", [AttributeError("no mood"), ImportError("no mood")])
+def test_an_error_of_an_argument_that_is_unpickled_is_not_that_of_another_release(
+    executor: Executor[Any], engine: ListEngine, error: Exception
+) -> None:
+    future = executor.submit(work, Moody(error))
+    engine.run()
+    expected = rf"an argument cannot be sent.*in the worker: {type(error).__name__}: no mood"
+    with pytest.raises(TypeError, match=expected) as caught:
+        future.result(TIMEOUT)
+    assert not isinstance(caught.value, JobVersionError)
+    assert ran == []
+
+
+class Kit:
+    """Has a method that a worker may lack."""
+
+    def work(self) -> None:
+        work(self)
+
+
+def work_of_a_job() -> None:
+    """Is replaced by its job in the next test."""
+
+
+@pytest.mark.parametrize("what", ["function", "class", "method", "job"])
+def test_whatever_a_worker_lacks_it_is_of_another_release(
+    executor: Executor[Any], engine: ListEngine, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    here = sys.modules[__name__]
+    monkeypatch.setattr(here, "work_of_a_job", executor.job(work_of_a_job))
+    calls: dict[str, tuple[object, str, Callable[[], FutureProxy[Any]]]] = {
+        "function": (here, "work", lambda: executor.submit(work, 1)),
+        "class": (here, "Kit", lambda: executor.submit(work, Kit())),
+        "method": (Kit, "work", lambda: executor.submit(Kit().work)),
+        "job": (here, "work_of_a_job", lambda: cast("Any", work_of_a_job).submit()),
+    }
+    owner, name, submit = calls[what]
+    future = submit()
+    with monkeypatch.context() as older:
+        older.delattr(owner, name)
+        engine.run()
+    with pytest.raises(JobVersionError, match=f"'{name}'.* restart the workers first"):
+        future.result(TIMEOUT)
+    assert ran == []
+
+
 def run_across(
     app: Flask,
     engine: ListEngine,

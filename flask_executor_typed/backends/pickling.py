@@ -11,6 +11,7 @@ import pickle
 import sys
 import traceback
 from collections.abc import Callable, Iterable
+from functools import partial
 from importlib import import_module
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -23,7 +24,13 @@ from werkzeug.local import LocalProxy
 from ..calls import Call, Carried, Carriers, CarryingCall
 from ..carriers import Carrier
 from ..context import PortableContext
-from ..errors import RemoteTracebackError, UnpicklableError, UploadsLeftBehindError, WorkerError
+from ..errors import (
+    JobVersionError,
+    RemoteTracebackError,
+    UnpicklableError,
+    UploadsLeftBehindError,
+    WorkerError,
+)
 from ..futures import id_of
 from ..runtime.logs import fields_of
 
@@ -38,6 +45,7 @@ __all__ = (
     "dump_result",
     "load_carried",
     "load_error",
+    "load_function",
 )
 
 
@@ -124,6 +132,26 @@ def _function_of_job(module: str, qualname: str) -> Any:
     return found.fn
 
 
+class _Unpickler(pickle.Unpickler):
+    """Distinguishes a name that is missing from errors of the user's own code."""
+
+    def __init__(self, job: str, pickled: bytes) -> None:
+        super().__init__(io.BytesIO(pickled))
+        self._job = job
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = self._find(super().find_class, module, name)
+        if found is getattr or found is _function_of_job:  # of a method; of the function of a job
+            return partial(self._find, found)
+        return found
+
+    def _find(self, find: Callable[..., Any], *where: Any) -> Any:
+        try:
+            return find(*where)
+        except (AttributeError, ImportError) as error:
+            raise JobVersionError(self._job, str(error)) from error
+
+
 def _dumps(value: object) -> bytes:
     buffer = io.BytesIO()
     _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(value)
@@ -152,6 +180,15 @@ def dump_function(call: Call[Any]) -> bytes:
                     reason = "it is a Flask proxy, such as request or current_app"
                 raise UnpicklableError(call.future.name, what, reason) from error
         raise
+
+
+def load_function(job: str, pickled: bytes) -> Any:
+    """Load what :func:`dump_function` has pickled, in a worker that may be of another release.
+
+    Raises:
+        JobVersionError: this worker lacks a module, function, class or method.
+    """
+    return _Unpickler(job, pickled).load()
 
 
 def dump_context(context: PortableContext) -> tuple[bytes, list[str]]:

@@ -23,7 +23,7 @@ from ..context import (
     missing_context,
     rebuild,
 )
-from ..errors import ConfigError, OutsideContextError, UnpicklableError
+from ..errors import ConfigError, JobVersionError, OutsideContextError, UnpicklableError
 from ..futures import (
     FutureProxy,
     block_until_done,
@@ -153,10 +153,13 @@ class Runner:
 
         Raises:
             UnpicklableError: this worker lacks the function, say.
+            JobVersionError: the same, in a worker that may be of another release.
         """
         try:
-            fn, args, kwargs = pickle.loads(work.function)
-        except Exception as error:  # most likely, the worker's modules lack it
+            fn, args, kwargs = self._load_function(work)
+        except JobVersionError:
+            raise
+        except Exception as error:
             reason = f"in the worker: {type(error).__name__}: {error}"
             raise UnpicklableError(work.name, "its function or an argument", reason) from error
         key = None if work.key is None else pickle.loads(work.key)
@@ -177,6 +180,10 @@ class Runner:
             catch_logs()
             call.send_log = partial(self._send_log, future)
         return call
+
+    def _load_function(self, work: Work) -> Any:
+        """Return the function of a call, its positional and its keyword arguments."""
+        return pickle.loads(work.function)
 
     def _run_call(self, call: WorkersCall, number: int) -> None:
         """Run a call until it is over."""

@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary, finalize, ref
 
 from flask import Flask
 
-from ..backends.pickling import Settings
+from ..backends.pickling import Settings, Work, load_function
 from ..backends.runner import ClosableRunner, WorkersCall
 from ..callables import is_async_callable
 from ..calls import Call
@@ -27,7 +27,6 @@ from ..errors import (
     JobFailedError,
     JobVersionError,
     SignatureError,
-    UnpicklableError,
 )
 from ..futures import (
     FutureProxy,
@@ -50,9 +49,6 @@ from .envelope import Envelope, open_envelope
 from .protocol import Engine
 
 __all__ = ("EngineSetup", "Serving", "lose", "run_message")
-
-_NAMES_ARE_MISSING = (AttributeError, ImportError)
-"""What pickle raises if a worker has no function or class of a name."""
 
 WhileWaiting = Callable[[], AbstractContextManager[object]]
 
@@ -279,9 +275,8 @@ class _Runner(ClosableRunner):
         try:
             call = self._load(work, self._setup.app())
         except BaseException as error:
-            cause = error.__cause__
-            if isinstance(error, UnpicklableError) and isinstance(cause, _NAMES_ARE_MISSING):
-                error = JobVersionError(work.name, str(cause), release, self._setup.release)
+            if isinstance(error, JobVersionError):
+                error = JobVersionError(work.name, error.reason, release, self._setup.release)
             return future_with_id(work.name, work.id, None), error
         future = call.future
         call.limits = limits
@@ -309,6 +304,9 @@ class _Runner(ClosableRunner):
         finally:
             killer.release()
         return future, None
+
+    def _load_function(self, work: Work) -> Any:
+        return load_function(work.name, work.function)
 
     def _fail(self, future: FutureProxy[Any], row: Row, error: BaseException) -> None:
         self._setup.client.adopt(future, row)
