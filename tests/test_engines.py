@@ -428,13 +428,17 @@ def test_a_message_that_cannot_be_understood_ends_no_listener(
     assert again.result(TIMEOUT) == 2
 
 
+def take_job(executor: Executor[Any], app: Flask) -> tuple[Row, FutureProxy[Any]]:
+    """Submit a job, and take it as a worker does, which then has a future of its own."""
+    row = client_of(executor, app).take(executor.submit(work, 1).id, 1)
+    assert row is not None
+    return row, future_with_id(row.name, row.id, None)
+
+
 def test_a_job_that_was_taken_is_recorded_as_running_before_it_begins(
     app: Flask, executor: Executor[Any]
 ) -> None:
-    client = client_of(executor, app)
-    row = client.take(executor.submit(work, 1).id, 1)
-    assert row is not None
-    taken = future_with_id(row.name, row.id, None)
+    client, (row, taken) = client_of(executor, app), take_job(executor, app)
     client.adopt(taken, row)
     assert client.note_attempt(taken, 0.0)  # which writes the record
     record = executor.jobs.get(row.id)
@@ -446,10 +450,7 @@ def test_a_job_that_was_taken_is_recorded_as_running_before_it_begins(
 def test_a_job_that_cannot_run_may_be_cancelled_meanwhile(
     app: Flask, executor: Executor[Any]
 ) -> None:
-    client = client_of(executor, app)
-    row = client.take(executor.submit(work, 1).id, 1)
-    assert row is not None
-    taken = future_with_id(row.name, row.id, None)
+    client, (row, taken) = client_of(executor, app), take_job(executor, app)
     assert taken.cancel()  # by a thread that has heard of it
     _find("engines", "").runner()._fail(taken, row, ImportError("no module"))
     client.write_end(taken, TIMEOUT)

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 from ddtrace.trace import Span, TraceFilter, tracer
-from flask import Flask
 
 from flask_executor_typed import Executor, FutureProxy
+from tests.carriers.shop import create_app, view_was_asked
 from tests.conftest import TIMEOUT
 
 APP = "tests.carriers.run_ddtrace:create_app"
@@ -37,14 +37,6 @@ kept = Keep()
 tracer.configure(trace_processors=[kept])
 
 
-def create_app(**settings: object) -> Flask:
-    app = Flask("shop")
-    for name, value in settings.items():
-        app.config[f"EXECUTOR_{name}"] = value
-    Executor(app)
-    return app
-
-
 @pytest.fixture(autouse=True)
 def no_spans() -> Iterator[None]:
     kept.spans.clear()
@@ -56,24 +48,11 @@ def finished(name: str) -> list[Span]:
     return [span for span in kept.spans if span.name == name]
 
 
-@contextmanager
 def asked(
     view: Callable[[Executor], object], **settings: object
-) -> Generator[Executor, None, None]:
-    """Ask for a view within a span, which ends with it; yield the executor."""
-    app = create_app(**settings)
-    executor: Executor = app.extensions["executor"]
-
-    def index() -> str:
-        with tracer.trace("view"):
-            view(executor)
-        return ""
-
-    app.add_url_rule("/", view_func=index)
-    with executor:
-        with app.test_client() as web:
-            assert web.get("/").status_code == 200
-        yield executor
+) -> AbstractContextManager[Executor]:
+    """Ask for a view within a span, which ends with it; return the executor."""
+    return view_was_asked(create_app(**settings), tracer.wrap("view")(view))
 
 
 def assert_all_are_of_the_view(count: int) -> None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
@@ -24,6 +24,7 @@ from opentelemetry.trace import StatusCode
 
 from flask_executor_typed import Executor, FutureProxy, current_job
 from flask_executor_typed.carriers import opentelemetry
+from tests.carriers import shop
 from tests.conftest import TIMEOUT
 
 START = 60.0
@@ -40,13 +41,8 @@ recorder = opentelemetry(spans=True)
 
 
 def create_app(**settings: object) -> Flask:
-    app = Flask("shop")
-    app.config["EXECUTOR_CARRIERS"] = f"{__name__}:recorder"
-    app.config["EXECUTOR_LOG_EXCEPTIONS"] = False
-    for name, value in settings.items():
-        app.config[f"EXECUTOR_{name}"] = value
-    Executor(app)
-    return app
+    spans = {"CARRIERS": f"{__name__}:recorder", "LOG_EXCEPTIONS": False}
+    return shop.create_app(**{**spans, **settings})
 
 
 def create_app_without_spans() -> Flask:
@@ -68,24 +64,12 @@ def attributes_of(span: ReadableSpan) -> dict[str, Any]:
     return dict(span.attributes or {})
 
 
-@contextmanager
 def asked(
     view: Callable[[Executor], object], **settings: object
-) -> Generator[Executor, None, None]:
-    """Ask for a view within a span, which ends with it; yield the executor."""
-    app = create_app(**settings)
-    executor: Executor = app.extensions["executor"]
-
-    def index() -> str:
-        with tracer.start_as_current_span("view"):
-            view(executor)
-        return ""
-
-    app.add_url_rule("/", view_func=index)
-    with executor:
-        with app.test_client() as web:
-            assert web.get("/").status_code == 200
-        yield executor
+) -> AbstractContextManager[Executor]:
+    """Ask for a view within a span, which ends with it; return the executor."""
+    traced = tracer.start_as_current_span("view")(view)
+    return shop.view_was_asked(create_app(**settings), traced)
 
 
 # -- jobs ------------------------------------------------------------------------------------------

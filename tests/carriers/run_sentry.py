@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 import sentry_sdk
-from flask import Flask
 from sentry_sdk.envelope import Envelope
 from sentry_sdk.transport import Transport
 
 from flask_executor_typed import Executor
+from tests.carriers.shop import create_app, view_was_asked
 from tests.conftest import TIMEOUT
 
 APP = "tests.carriers.run_sentry:create_app"
@@ -36,14 +36,6 @@ class Memory(Transport):
 
 
 sentry_sdk.init(dsn="http://key@127.0.0.1:9/1", transport=Memory, traces_sample_rate=1.0)
-
-
-def create_app(**settings: object) -> Flask:
-    app = Flask("shop")
-    for name, value in settings.items():
-        app.config[f"EXECUTOR_{name}"] = value
-    Executor(app)
-    return app
 
 
 @pytest.fixture(autouse=True)
@@ -64,18 +56,14 @@ def sent() -> dict[str, dict[str, Any]]:
 @contextmanager
 def asked(view: Callable[[Executor], object], **settings: object) -> Generator[None, None, None]:
     """Ask an app for a view that submits jobs; yield when all is over."""
-    app = create_app(**settings)
-    executor: Executor = app.extensions["executor"]
 
-    def index() -> str:
+    def tagged(executor: Executor) -> None:
         sentry_sdk.set_tag("view", "yes")
         view(executor)
         sentry_sdk.capture_message("view")
-        return ""
 
-    app.add_url_rule("/", view_func=index)
-    with executor, app.test_client() as web:
-        assert web.get("/").status_code == 200
+    with view_was_asked(create_app(**settings), tagged):
+        pass
     yield
 
 

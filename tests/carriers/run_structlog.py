@@ -11,21 +11,13 @@ from typing import Any
 
 import pytest
 import structlog
-from flask import Flask
 from structlog.contextvars import bind_contextvars, bound_contextvars, merge_contextvars
 
 from flask_executor_typed import Executor
+from tests.carriers.shop import create_app
 from tests.conftest import TIMEOUT
 
 START = 60.0
-
-
-def create_app(**settings: object) -> Flask:
-    app = Flask("shop")
-    for name, value in settings.items():
-        app.config[f"EXECUTOR_{name}"] = value
-    Executor(app)
-    return app
 
 
 def entry_of(name: str) -> dict[str, Any]:
