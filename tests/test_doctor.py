@@ -6,6 +6,7 @@ import asyncio
 import functools
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from flask_executor_typed.runtime import greenlets as green
 from .conftest import TIMEOUT
 from .helpers.greenlets import patch
 from .helpers.services import RedisServer, redis_server
+from .helpers.stores import url_of_user
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -223,6 +225,33 @@ def test_redis_that_is_down_or_evicts_records_must_be_mended(app: Flask) -> None
             findings = found(app)
             assert mends(findings) == {"store-unusable"}
             assert findings["store-unusable"].what.startswith(f"The job store {redis.url} cannot")
+
+
+@pytest.mark.parametrize(
+    ("rights", "what"),
+    [
+        (["resetchannels"], ["access .*channel.* Jobs cannot be recorded"]),
+        (["resetkeys"], ["access .*key.* Jobs cannot be recorded"]),
+        (["-info"], ["'info' command.* Whether Redis drops records is unknown"]),
+        (["-@all"], ["'setrange' command.* Jobs cannot", "'info' command.* Whether"]),
+        ([], []),
+    ],
+    ids=["channels", "keys", "info", "all", "none"],
+)
+def test_rights_that_the_user_of_redis_lacks(
+    app: Flask, rights: list[str], what: list[str]
+) -> None:
+    with redis_server() as redis:
+        app.config["EXECUTOR_STORE"] = url_of_user(redis, *rights)
+        with Executor(app):
+            findings = check(app)
+    assert len(findings) == len(what)
+    for finding, text in zip(findings, what, strict=True):
+        assert finding.code == "store-forbids"
+        assert re.search(text, finding.what)
+        assert finding.must_mend == ("Jobs" in text)
+        page = Path(__file__, "../../docs/records.rst").resolve().read_text()
+        assert finding.cure.partition("ACL SETUSER: ")[2] in page
 
 
 def keys_of(server: RedisServer) -> list[bytes]:

@@ -24,7 +24,7 @@ from flask_executor_typed.stores.sqlite import SqliteStore
 
 from .conftest import TIMEOUT
 from .helpers.services import RedisServer, redis_server
-from .helpers.stores import SPACE, empty_redis, owner_of, row_of
+from .helpers.stores import SPACE, empty_redis, owner_of, row_of, url_of_user
 
 DATABASES = ("sqlite", "redis")
 KINDS = ("memory", *DATABASES)
@@ -46,16 +46,18 @@ def open_again(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opene
     opened: list[Store] = []
     kind: str = request.param
     memory = MemoryStore()
+    url = ""
     redis: RedisServer | None = request.getfixturevalue("redis") if kind == "redis" else None
     if redis is not None:
         empty_redis(redis)
+        url = url_of_user(redis)  # the rights that the documentation names are enough
 
     def open_store() -> Store:
         store: Store = memory
         if kind == "sqlite":
             store = SqliteStore(tmp_path / "jobs.db")
         elif redis is not None:
-            store = RedisStore(redis.url, redis.url, ttl=100.0)
+            store = RedisStore(url, redis.url, ttl=100.0)
         opened.append(store)
         return store
 

@@ -63,6 +63,12 @@ _INTEGERS = range(-(2**63), 2**63)
 #   asks:<owner>       the channel of a process that is to cancel a job; an empty message wakes it
 _PREFIX = "{fet1}:"
 
+_RIGHTS = (
+    f"~{_PREFIX}* &{_PREFIX}* +@read +@write +@scripting +@pubsub +@transaction +@connection "
+    "-@dangerous +info"
+)
+"""What a user of Redis must be allowed to do, as in the documentation. INFO is for hazards()."""
+
 _GUARDS = (
     *("owner", "finished", "step", "version", "space", "user", "key", "listed", "status"),
     *("retries", "result_size", "expires", "attempts", "held", "cancel", "seq", "submitted"),
@@ -794,8 +800,13 @@ class RedisStore:
     # -- the place -------------------------------------------------------------------------------
 
     def hazards(self) -> Iterator[Hazard]:
+        forbidden = self._redis.exceptions.NoPermissionError
+        memory: dict[str, Any] = {}
         with self.errors():
-            memory = self._client.info("memory")
+            try:
+                memory = self._client.info("memory")
+            except forbidden as error:
+                yield _without_rights(error, "Whether Redis drops records is unknown.", vital=False)
         policy = memory.get("maxmemory_policy", "")
         if policy.startswith("allkeys-"):
             full = "when it is full" if memory.get("maxmemory") else "once it has a maxmemory"
@@ -808,12 +819,25 @@ class RedisStore:
                 must_mend=bool(memory.get("maxmemory")),
             )
         with self.errors():
-            # Changes nothing, but is refused wherever records would be: by a replica, or by a full
-            # Redis.
-            self._client.setrange(f"{_PREFIX}seq", 0, b"")
+            try:
+                # Both change nothing. The first is refused wherever records would be: by a replica,
+                # or by a full Redis. The second needs a right to channels.
+                self._client.setrange(f"{_PREFIX}seq", 0, b"")
+                self._client.publish(f"{_PREFIX}asks:", "")
+            except forbidden as error:
+                yield _without_rights(error, "Jobs cannot be recorded.", vital=True)
 
     def close(self) -> None:
         self._client.connection_pool.disconnect()
+
+
+def _without_rights(error: Exception, effect: str, *, vital: bool) -> Hazard:
+    return Hazard(
+        "store-forbids",
+        f"Redis: {error}. {effect}",
+        f"Give the user these rights with ACL SETUSER: {_RIGHTS}",
+        must_mend=vital,
+    )
 
 
 class _RedisListener:

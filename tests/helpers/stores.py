@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from flask_executor_typed.stores.protocol import Owner
@@ -31,6 +33,17 @@ def row_of(job_id: str, **values: Any) -> Row:
 def owner_of(owner_id: str = "o1", **values: Any) -> Owner:
     given: dict[str, Any] = {"host": "h", "pid": 1, "born": "1", "server": "host:1", **values}
     return Owner(id=owner_id, **given)
+
+
+def url_of_user(server: RedisServer, *other_rights: str) -> str:
+    """Create the user of the documentation in a Redis, with other rights last. Return its URL."""
+    page = Path(__file__, "../../../docs/records.rst").resolve().read_text()
+    (rule,) = re.findall(r"^ +ACL SETUSER (\S+ .*)$", page, re.MULTILINE)
+    client: Any = import_module("redis").Redis(port=server.port)
+    client.execute_command("ACL", "SETUSER", *rule.split(), *other_rights)
+    client.close()
+    user, password = rule.split()[0], rule.split(">")[1].split()[0]
+    return server.url.replace("//", f"//{user}:{password}@")
 
 
 def empty_redis(server: RedisServer) -> None:
