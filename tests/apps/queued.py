@@ -7,6 +7,7 @@ recipe, runs the jobs; or ``dask worker``, which loads the app.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -58,6 +59,7 @@ def create_app(**config: Any) -> Flask:
             "broker_connection_retry_on_startup": True,
             "task_acks_late": True,  # which must not matter
             "task_reject_on_worker_lost": True,
+            "broker_transport_options": json.loads(os.environ.get("QUEUED_TRANSPORT", "{}")),
         },
     )
     app.config.from_mapping(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
 import pickle
 from collections.abc import Iterator
@@ -166,6 +167,26 @@ def test_queue_priority_delay_and_expires(app: Flask, folder: Path) -> None:
     assert delayed.started_at is not None
     assert (delayed.started_at - delayed.submitted_at).total_seconds() > 1.4
     assert never.status == "cancelled"
+
+
+def test_a_delay_beyond_the_visibility_timeout_brings_the_message_again_and_runs_the_job_once(
+    app: Flask, folder: Path
+) -> None:
+    impatient = {
+        "visibility_timeout": 1,
+        "unacked_restore_interval": 1,
+        "unacked_restore_throttle": 1,
+    }
+    with celery_worker(folder, "impatient", *PREFORK, QUEUED_TRANSPORT=json.dumps(impatient)) as it:
+        queued.let_end("far-off")
+        future = queued.wait.using(delay=10).submit("far-off")
+        assert future.result(PATIENCE) == "far-off"
+        received = it.log.count("received")
+        assert received > 1
+        until(lambda: it.log.count("succeeded in") >= received, PATIENCE)
+    assert future.started_at is not None
+    assert (future.started_at - future.submitted_at).total_seconds() >= 10
+    assert queued.count_of("far-off") == 1
 
 
 # -- what works in a worker ------------------------------------------------------------------------
