@@ -175,6 +175,65 @@ def test_call_that_is_cancelled_while_it_is_submitted_never_runs(tmp_path: Path)
     assert not (tmp_path / "ran").exists()
 
 
+class Queue(concurrent.futures.Executor):
+    """Keeps what is submitted waiting, and lets the test do something meanwhile."""
+
+    def __init__(self, meanwhile: Callable[[], object]) -> None:
+        self.meanwhile = meanwhile
+        self.waiting: list[Future[Any]] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.waiting.append(Future())
+        self.meanwhile()
+        return self.waiting[-1]
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        for future in self.waiting:
+            future.cancel()
+
+
+def test_cancel_while_the_executor_takes_the_call_reaches_it(app: Flask) -> None:
+    def cancel() -> None:
+        future = executor.futures.get("key")
+        assert future is not None
+        future.cancel()
+
+    app.config["EXECUTOR_TYPE"] = queue = Queue(cancel)
+    with Executor(app) as executor, queue:
+        future = executor.submit_stored("key", working.add, 1)
+        assert queue.waiting[0].cancelled()
+        assert future.cancelled()
+
+
+def test_cancel_that_begins_before_the_executor_has_taken_the_call_reaches_it(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, is_cancelling, is_taken = (threading.Event() for _ in range(3))
+
+    def can_interrupt(*_: object, kill: bool) -> bool:  # asked before cancel() notes the request
+        is_cancelling.set()
+        return not is_taken.wait(TIMEOUT)
+
+    def meanwhile() -> None:
+        begun.set()
+        assert is_cancelling.wait(TIMEOUT)
+
+    monkeypatch.setattr(
+        "flask_executor_typed.backends.adapter.Unreachable.can_interrupt", can_interrupt
+    )
+    app.config["EXECUTOR_TYPE"] = queue = Queue(meanwhile)
+    with Executor(app) as executor, queue, ThreadPoolExecutor(1) as submitting:
+        submitted = submitting.submit(executor.submit_stored, "key", working.add, 1)
+        submitted.add_done_callback(lambda _: is_taken.set())
+        assert begun.wait(TIMEOUT)
+        future = executor.futures.get("key")
+        assert future is not None
+        future.cancel()
+        assert submitted.result(TIMEOUT) is future
+        assert queue.waiting[0].cancelled()
+        assert future.cancelled()
+
+
 def test_app_is_loaded_once_in_each_worker() -> None:
     app = working.create_app(EXECUTOR_TYPE=make_processes)
     with Executor(app) as executor:

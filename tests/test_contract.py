@@ -38,6 +38,7 @@ from flask_executor_typed import (
 from flask_executor_typed.backends import Capabilities
 from flask_executor_typed.engines.celery import CeleryEngine
 from flask_executor_typed.engines.dask import DaskEngine
+from flask_executor_typed.futures import facts_of
 
 from .apps import working
 from .conftest import TIMEOUT
@@ -394,6 +395,8 @@ def test_shutdown_with_cancel_futures_ends_every_call_once(
     assert futures[-1].cancelled()
     done = [str(n) for n, future in enumerate(futures) if not future.cancelled()]
     assert sorted(ran.read_text().split()) == done
+    for future in futures:
+        assert facts_of(future).cancel_requested == future.cancelled()
 
 
 @pytest.mark.parametrize("name", TYPES)

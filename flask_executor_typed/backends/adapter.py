@@ -222,6 +222,10 @@ class RemoteBackend(BorrowingBackend):
             self.release(call)
             raise
         call.delegate_to(running)
+        # cancel() sets the request, and then looks for ``running``. So either it has seen that, or
+        # this sees the request.
+        if call.cancel_requested:
+            running.cancel()
         running.add_done_callback(partial(self._settle, call))
 
     def _settle(self, call: Call[Any], running: Future[tuple[bytes, bytes, float]]) -> None:
@@ -229,6 +233,7 @@ class RemoteBackend(BorrowingBackend):
         try:
             with self.working_here():
                 if running.cancelled():
+                    call.cancel()  # note the request: a shutdown cancels ``running`` only
                     call.end_cancelled()
                 elif (error := running.exception()) is not None:
                     call.fail(_lost(call, error))

@@ -265,6 +265,10 @@ class FutureProxy(ClaimableFuture[R]):
             raise self._cannot_be_killed()
         else:
             self._cancel_requested = True
+            # Another thread may have begun to have the call followed. It looks for the request
+            # after that, so one of the two sees what the other has done.
+            if (last := last_followed(self)) is not self:
+                return self._cancel_followed(last, kill=kill)
             note_change(self)
             if call is not None:
                 call.ask_to_end()
