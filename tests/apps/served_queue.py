@@ -1,10 +1,10 @@
-"""The app that test_celery_failures.py serves, whose jobs run in Celery."""
+"""The app that test_celery_served.py and test_celery_failures.py serve; its jobs run in Celery."""
 
 from __future__ import annotations
 
 import os
 
-from flask import Response
+from flask import Response, request
 
 from flask_executor_typed.web import JobsBlueprint
 
@@ -19,6 +19,22 @@ app.register_blueprint(jobs)
 def name_process(response: Response) -> Response:
     response.headers["X-Process"] = str(os.getpid())
     return response
+
+
+@app.post("/submit/<name>")
+def submit(name: str) -> Response:
+    asked = request.get_json()
+    return jobs.accepted(getattr(queued, name).using(**asked["using"]).submit(*asked["args"]))
+
+
+@app.get("/sum")
+async def sum_in_a_view() -> list[int]:
+    return [await queued.add.submit(20, 22)]
+
+
+@app.get("/divided")
+def divided() -> list[tuple[int, int]]:
+    return list(queued.executor.map(queued.divmod_ten, range(20), chunksize=4))
 
 
 @app.post("/count/<int:total>")
