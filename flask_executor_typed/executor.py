@@ -99,7 +99,6 @@ from .loops import LoopResource
 from .map import MapOptions, Results
 from .options import (
     NO_OPTIONS,
-    EngineOptions,
     carriers_given,
     carry_predicate,
     check_seconds,
@@ -325,7 +324,10 @@ class Executor(concurrent.futures.Executor, Generic[T]):
         user: str | None = None,
         labels: Mapping[str, str] | None = None,
         record: bool | None = None,
-        **engine: Unpack[EngineOptions],
+        queue: str | None = None,
+        priority: int | None = None,
+        delay: float | None = None,
+        expires: float | None = None,
     ) -> Self:
         """Return this executor with options for the calls that are submitted through it.
 
@@ -356,13 +358,12 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             labels: Texts to find the record by: ``{"tenant": "acme"}``.
             record: Whether the job has a record that other processes can read; instead of
                 ``EXECUTOR_STORE_RECORD``.
-            engine: For calls that an engine carries, such as Celery; other backends refuse them:
-
-                - ``queue``: the queue that the call waits in.
-                - ``priority``: 0 to 9, as the engine and its broker understand it.
-                - ``delay``: seconds before a worker may begin the call.
-                - ``expires``: seconds after which no worker begins it any more: it fails with
-                  ``JobExpiredError``.
+            queue: The queue that the call waits in. This and the options below are for calls that
+                an engine carries, such as Celery; other backends refuse them.
+            priority: 0 to 9, as the engine and its broker understand it.
+            delay: Seconds before a worker may begin the call.
+            expires: Seconds after which no worker begins it any more: it fails with
+                ``JobExpiredError``.
 
         Raises:
             TypeError: an option has the wrong type.
@@ -379,7 +380,10 @@ class Executor(concurrent.futures.Executor, Generic[T]):
             user=user,
             labels=labels,
             record=record,
-            **engine,
+            queue=queue,
+            priority=priority,
+            delay=delay,
+            expires=expires,
         )
 
     def after_response(self) -> Self:

@@ -31,7 +31,6 @@ from .callables import check_function
 from .calls import Backoff
 from .futures import FutureKey, FutureProxy, OnDuplicate
 from .map import MapOptions, Results
-from .options import EngineOptions
 from .runtime.logs import without_data
 
 __all__ = ("ExecutorJob", "JobDecorator", "Submitter", "no_attribute")
@@ -100,7 +99,10 @@ class Submitter(Protocol):
         user: str | None = None,
         labels: Mapping[str, str] | None = None,
         record: bool | None = None,
-        **engine: Unpack[EngineOptions],
+        queue: str | None = None,
+        priority: int | None = None,
+        delay: float | None = None,
+        expires: float | None = None,
     ) -> Submitter: ...
 
     def after_response(self) -> Submitter: ...
@@ -265,7 +267,10 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
         user: str | None = None,
         labels: Mapping[str, str] | None = None,
         record: bool | None = None,
-        **engine: Unpack[EngineOptions],
+        queue: str | None = None,
+        priority: int | None = None,
+        delay: float | None = None,
+        expires: float | None = None,
     ) -> Self:
         """Return this job with options for its calls; see :meth:`Executor.using`."""
         return self._submitting_to(
@@ -280,7 +285,10 @@ class ExecutorJob(Generic[P, R_co, T_contra]):
                 user=user,
                 labels=labels,
                 record=record,
-                **engine,
+                queue=queue,
+                priority=priority,
+                delay=delay,
+                expires=expires,
             )
         )
 

@@ -6,9 +6,9 @@ Whether a backend can do what they ask for is checked by its capabilities.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from math import inf
-from typing import Any, TypedDict
+from typing import Any
 
 from .calls import Backoff, Limits, Route, Until
 from .carriers import Carrier
@@ -18,22 +18,12 @@ from .futures import OnDuplicate, plain_key
 
 __all__ = (
     "NO_OPTIONS",
-    "EngineOptions",
     "carriers_given",
     "carry_predicate",
     "check_count",
     "check_seconds",
     "user_of",
 )
-
-
-class EngineOptions(TypedDict, total=False):
-    """The options of ``using()`` that only engines have, for executors and jobs."""
-
-    queue: str | None
-    priority: int | None
-    delay: float | None
-    expires: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,12 +68,9 @@ class Options:
         """Return a copy with the given options replaced; ``None`` leaves an option as it is.
 
         Raises:
-            TypeError: an option has the wrong type or is unknown, or cannot be combined with
-                another.
+            TypeError: an option has the wrong type, or cannot be combined with another.
             ValueError: an option has an unusable value.
         """
-        for name in given.keys() - _NAMES:
-            raise TypeError(f"using() got an unexpected keyword argument {name!r}")
         given = {name: value for name, value in given.items() if value is not None}
         for name, check in _CHECKS.items():
             if name in given:
@@ -112,7 +99,6 @@ class Options:
 
 
 NO_OPTIONS = Options()
-_NAMES = frozenset(each.name for each in fields(Options))
 
 
 def carry_predicate(carry_g: CarryG) -> Callable[[str, object], bool]:

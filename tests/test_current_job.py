@@ -430,8 +430,6 @@ def test_options_that_make_no_sense_are_refused(
             ValueError,
             "expires=1 with delay=2: the call would expire before it may begin",
         ),
-        ({"queu": "gpu"}, TypeError, "using() got an unexpected keyword argument 'queu'"),
-        ({"queu": None}, TypeError, "using() got an unexpected keyword argument 'queu'"),
     ],
 )
 def test_options_for_engines_that_make_no_sense_are_refused(

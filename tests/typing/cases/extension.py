@@ -130,7 +130,6 @@ executor.using("k")  # error: expected
 executor.using(key=[])  # error: expected
 executor.using(on_duplicate="ignore")  # error: expected
 executor.using(name=1)  # error: expected
-# except ty: allows any keyword argument beside an unpacked TypedDict
 executor.using(unknown=1)  # error: expected
 executor.using(key="k").submit(number, "1")  # error: expected
 executor.using(key="k").submit(number)  # error: expected

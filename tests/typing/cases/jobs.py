@@ -303,7 +303,6 @@ fib.using(key=[])  # error: expected
 fib.using("k")  # error: expected
 fib.using(on_duplicate="ignore")  # error: expected
 fib.using(name=1)  # error: expected
-# except ty: allows any keyword argument beside an unpacked TypedDict
 fib.using(unknown=1)  # error: expected
 fetch.using(key="k").submit(1)  # error: expected
 

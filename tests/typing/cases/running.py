@@ -80,10 +80,8 @@ assert_type(limited.using(queue="gpu", delay=None).submit(1), FutureProxy[str])
 executor.using(queue=1)  # error: expected
 executor.using(priority=1.5)  # error: expected
 executor.using(delay="1")  # error: expected
-# except ty: allows any keyword argument beside an unpacked TypedDict
 executor.using(queu="gpu")  # error: expected
 limited.using(expires="1")  # error: expected
-# except ty: allows any keyword argument beside an unpacked TypedDict
 limited.using(queu="gpu")  # error: expected
 limited.submit("1")  # error: expected
 alimited.submit("1")  # error: expected
