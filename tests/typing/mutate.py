@@ -115,9 +115,9 @@ MUTATIONS = (
     ),
     Mutation(
         "using: queue takes anything",
-        "options.py",
-        r"queue: str \| None\n    priority",
-        "queue: Any\n    priority",
+        "executor.py",
+        r"queue: str \| None = None",
+        "queue: Any = None",
     ),
     Mutation(
         "current_job.executor: is Any",
