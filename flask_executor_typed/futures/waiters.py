@@ -1,7 +1,7 @@
 """The waiters in a future's list of watchers. Each is called once, when the future is done.
 
 Waiters come before callbacks: all of them are woken before any callback runs. How a job waits for
-another one without a deadlock is up to its backend: see thread.py there.
+another one without a deadlock is up to its backend: see backends/thread.py.
 """
 
 from __future__ import annotations
