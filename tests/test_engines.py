@@ -350,6 +350,7 @@ def listening(app: Flask, executor: Executor[Any], engine: ListEngine) -> StoreC
     future = executor.submit(work, "first")
     engine.run()
     assert future.result(TIMEOUT) == "first"
+    until(lambda: client._listener is not None)
     return client
 
 
@@ -859,6 +860,18 @@ def test_an_error_of_an_argument_that_is_unpickled_is_not_that_of_another_releas
         future.result(TIMEOUT)
     assert not isinstance(caught.value, JobVersionError)
     assert ran == []
+
+
+def test_a_job_may_be_getattr_whose_error_is_not_that_of_another_release(
+    executor: Executor[Any], engine: ListEngine
+) -> None:
+    found, missing = executor.submit(getattr, 1, "real"), executor.submit(getattr, 1, "mood")
+    executor.submit(work, getattr)
+    engine.run()
+    assert (found.result(TIMEOUT), ran) == (1, [getattr])
+    with pytest.raises(AttributeError, match="mood"):
+        missing.result(TIMEOUT)
+    assert not isinstance(missing.exception(0), JobVersionError)
 
 
 class Kit:

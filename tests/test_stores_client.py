@@ -833,6 +833,29 @@ def test_a_process_that_ends_writes_everything_and_retires(processes: Processes)
     assert processes.store.owners() == []
 
 
+def test_a_thread_that_ends_leaves_the_store_to_one_that_was_started_meanwhile(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = processes.start()
+    steps: list[str] = []
+
+    def announce() -> None:
+        if not client._runs:  # the thread ends
+            steps.append("announces")
+            if len(steps) == 1:
+                client._awake()  # which starts the second thread
+
+    monkeypatch.setattr(client, "_announce", announce)
+    monkeypatch.setattr(client.store, "close", lambda: steps.append("closes"))
+    future = job(client)
+    future.set_result(1)
+    client.close()
+    until(lambda: "closes" in steps)
+    for thread in client.threads():
+        thread.join(TIMEOUT)
+    assert steps == ["announces", "announces", "closes"]
+
+
 def test_a_process_ends_although_its_store_is_down(
     processes: Processes, caplog: pytest.LogCaptureFixture
 ) -> None:

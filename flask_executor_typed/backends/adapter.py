@@ -233,8 +233,7 @@ class RemoteBackend(BorrowingBackend):
         try:
             with self.working_here():
                 if running.cancelled():
-                    call.cancel()  # note the request: a shutdown cancels ``running`` only
-                    call.end_cancelled()
+                    call.end_by_cancel()  # of a shutdown, say, which knows ``running`` only
                 elif (error := running.exception()) is not None:
                     call.fail(_lost(call, error))
                 else:

@@ -141,9 +141,7 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         found = self._find(super().find_class, module, name)
-        if found is getattr or found is _function_of_job:  # of a method; of the function of a job
-            return partial(self._find, found)
-        return found
+        return partial(self._find, found) if found is _function_of_job else found
 
     def _find(self, find: Callable[..., Any], *where: Any) -> Any:
         try:
@@ -188,7 +186,13 @@ def load_function(job: str, pickled: bytes) -> Any:
     Raises:
         JobVersionError: this worker lacks a module, function, class or method.
     """
-    return _Unpickler(job, pickled).load()
+    try:
+        return _Unpickler(job, pickled).load()
+    except AttributeError as error:
+        # pickle itself looks for a method; an error of the user's own code has that code's frames.
+        if (frames := error.__traceback__) is not None and frames.tb_next is None:
+            raise JobVersionError(job, str(error)) from error
+        raise
 
 
 def dump_context(context: PortableContext) -> tuple[bytes, list[str]]:

@@ -324,6 +324,10 @@ class Call(Generic[R]):
         """Settle the call as cancelled; ``False`` if it is settled already."""
         return futures.end_cancelled(self.future)
 
+    def end_by_cancel(self) -> bool:
+        """Settle the call as cancelled, which was asked for; ``False`` if it is settled already."""
+        return futures.end_by_cancel(self.future)
+
     def release(self) -> None:
         """Drop all references, so that a failed call is freed without the garbage collector.
 

@@ -35,6 +35,7 @@ __all__ = (
     "add_default_callback",
     "add_log",
     "begin",
+    "end_by_cancel",
     "end_cancelled",
     "end_hold",
     "facts_of",
@@ -479,6 +480,11 @@ def fail(future: ClaimableFuture[Any], exception: BaseException) -> bool:
 def end_cancelled(future: ClaimableFuture[Any]) -> bool:
     """Settle the future as cancelled; ``False`` if it is settled already."""
     return future._settle(CANCELLED_AND_NOTIFIED)
+
+
+def end_by_cancel(future: ClaimableFuture[Any]) -> bool:
+    """Settle the future as cancelled, which was asked for; ``False`` if it is settled already."""
+    return future._end_by_cancel()
 
 
 def interrupt(

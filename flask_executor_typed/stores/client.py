@@ -144,6 +144,7 @@ class StoreClient(ClosableThreads):
         self._writing = threading.RLock()
         """Held by the thread, and by those of jobs that were taken, from the look at what is open
         until it is written. Not by requests: it may be held while a disk is slow."""
+        self._ending = threading.Lock()  # held by a thread that ends
         self._is_registered = False  # set under _lock
         self._thread: threading.Thread | None = None  # this and the next: set under _lock
         self._runs = False
@@ -1358,6 +1359,12 @@ class StoreClient(ClosableThreads):
         return any(each.done() or not facts_of(each).is_held for each in list(self._open))
 
     def _end(self) -> bool:
+        # Another thread may be started as soon as _runs is cleared, and end as well. The second one
+        # waits here, and the first leaves the store to it.
+        with self._ending:
+            return self._end_alone()
+
+    def _end_alone(self) -> bool:
         with self._lock:
             self._runs = False
             if not self._may_end():
@@ -1378,7 +1385,9 @@ class StoreClient(ClosableThreads):
             if self._is_registered and not self._open:
                 self._announce()
                 self.store.retire(self.owner.id)
-        self.store.close()
+        with self._lock:
+            if not self._runs:
+                self.store.close()
         return True
 
     def close(self, *, cancel_pending: bool = False) -> None:

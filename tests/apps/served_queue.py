@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from flask import Response, request
+from flask import Response, jsonify, request
 
 from flask_executor_typed.web import JobsBlueprint
 
@@ -28,13 +28,13 @@ def submit(name: str) -> Response:
 
 
 @app.get("/sum")
-async def sum_in_a_view() -> list[int]:
-    return [await queued.add.submit(20, 22)]
+async def sum_in_a_view() -> Response:
+    return jsonify([await queued.add.submit(20, 22)])
 
 
 @app.get("/divided")
-def divided() -> list[tuple[int, int]]:
-    return list(queued.executor.map(queued.divmod_ten, range(20), chunksize=4))
+def divided() -> Response:
+    return jsonify(list(queued.executor.map(queued.divmod_ten, range(20), chunksize=4)))
 
 
 @app.post("/count/<int:total>")

@@ -37,7 +37,8 @@ class Processes:
 
     def _have_two(self) -> bool:
         url = self._server.url
-        client = httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False)
+        limits = httpx.Limits(keepalive_expiry=None)
+        client = httpx.Client(base_url=url, timeout=PATIENCE, trust_env=False, limits=limits)
         self._stack.callback(client.close)
         self._clients.setdefault(client.get("/jobs/").headers["X-Process"], client)
         return len(self._clients) == 2
@@ -94,7 +95,8 @@ def celery(folder: Path) -> Iterator[Program]:
 
 @pytest.fixture(scope="module")
 def processes(folder: Path, celery: Program) -> Iterator[Processes]:
-    options = ("--workers", "2", "--threads", "8")
+    # Kept alive, so that each connection goes to the same process all the time.
+    options = ("--workers", "2", "--threads", "8", "--keep-alive", "3600")
     server = Server(folder / "server.log", "gunicorn", "tests.apps.served_queue", *options)
     try:
         with ExitStack() as stack:

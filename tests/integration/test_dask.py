@@ -348,8 +348,8 @@ def test_a_job_that_fails_is_no_failure_of_its_task(dask: Program) -> None:
     with pytest.raises(JobFailedError):
         future.result(PATIENCE)
     with distributed.Client(os.environ["QUEUED_DASK"], set_as_default=False) as client:
-        until(lambda: client.run_on_scheduler(_count_tasks) == 0, PATIENCE)
+        until(lambda: not client.run_on_scheduler(_has_task, future.id), PATIENCE)
 
 
-def _count_tasks(dask_scheduler: Any) -> int:
-    return len(dask_scheduler.tasks)
+def _has_task(job_id: str, dask_scheduler: Any) -> bool:
+    return any(job_id in key for key in dask_scheduler.tasks)
