@@ -23,6 +23,9 @@ from ..helpers.steps import at_each_step
 HANGS_AFTER = 60
 """Seconds for a child to do what takes it a few milliseconds."""
 
+HELD_UP_AFTER = 1.0
+"""Seconds after which a fork waits for the thread that stands, most likely."""
+
 
 async def none() -> None:
     pass
@@ -34,10 +37,11 @@ def use(executor: Executor) -> None:
     executor.using(key="of the child", on_duplicate="replace").submit(int).result()
 
 
-def in_child(executor: Executor, app: Flask) -> int:
+def in_child(executor: Executor, app: Flask, forked: threading.Event) -> int:
     """Fork, use the executor in the child, and return its exit status."""
     pid = os.fork()
     if pid:
+        forked.set()
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     status = 1
     try:
@@ -75,20 +79,26 @@ def explore(action: Callable[[Executor], object], every: int) -> tuple[int, list
     app = Flask("forks")
     statuses: list[int] = []
     executors: list[Executor] = []
+    threads: list[threading.Thread] = []
 
     def prepare() -> tuple[Callable[[], object], Callable[[], object]]:
         executor = Executor(app, name=f"number{len(executors)}")
         executors.append(executor)
 
         def fork_elsewhere() -> None:
-            forks = lambda: statuses.append(in_child(executor, app))  # noqa: E731
-            thread = threading.Thread(target=forks)
-            thread.start()
-            thread.join()
+            forked = threading.Event()
+            forks = lambda: statuses.append(in_child(executor, app, forked))  # noqa: E731
+            threads.append(threading.Thread(target=forks))
+            threads[-1].start()
+            # With a lock that forks wait for, as at an import, this thread must go on.
+            if forked.wait(HELD_UP_AFTER):
+                threads[-1].join()
 
         return lambda: action(executor), fork_elsewhere
 
     for raised in at_each_step(prepare, every=every):
+        while threads:
+            threads.pop().join()
         if raised is not None:
             raise raised
         executors[-1].shutdown()
