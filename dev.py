@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = Path(os.environ.get("DEV_VENV") or ROOT / ".venv").absolute()
 BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
 PYTHON = BIN / ("python.exe" if os.name == "nt" else "python")
-ENGINES = ("celery", "from_celery", "dask", "rq")
+ENGINES = ("celery", "celery_served", "celery_failures", "from_celery", "dask", "rq")
 
 
 def demo(args: list[str]) -> None:
